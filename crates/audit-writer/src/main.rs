@@ -1,0 +1,2 @@
+//! The `audit-writer` process.
+fn main() {}

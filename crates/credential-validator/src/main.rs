@@ -1,0 +1,2 @@
+//! The `credential-validator` process.
+fn main() {}

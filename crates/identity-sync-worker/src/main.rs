@@ -1,0 +1,2 @@
+//! The `identity-sync-worker` process.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The simulator process.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The `integration-api` process.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The `mitigation-executor` process.
+fn main() {}
