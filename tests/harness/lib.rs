@@ -1,1 +1,9 @@
-//! The end-to-end harness.
+//! The end-to-end harness: real servers, and what tests do with them.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a harness that cannot set up its world fails the test, loudly and at once"
+)]
+
+pub mod servers;
+
+pub use servers::{Database, Servers, Vhost, database, database_on, prepare, servers, unique, vhost};

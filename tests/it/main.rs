@@ -1,1 +1,3 @@
-//! End-to-end tests.
+//! End-to-end tests: one binary, one process, one set of servers.
+
+mod servers;

@@ -1,1 +1,7 @@
-//! parapet
+//! The command line `parapet`: the local stack, and the operator's and the analyst's commands.
+//!
+//! Belongs here: whatever a person types, and the private servers that tests borrow. Does not: anything a service
+//! needs at run time.
+
+pub mod migrate;
+pub mod servers;
