@@ -6,4 +6,6 @@
 
 pub mod servers;
 
-pub use servers::{Database, Servers, Vhost, database, database_on, prepare, servers, unique, vhost};
+pub use servers::{
+    Database, Servers, Vhost, database, database_on, prepare, server_dir, servers, unique, vhost,
+};

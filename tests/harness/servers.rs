@@ -121,6 +121,12 @@ impl Drop for Vhost {
     }
 }
 
+/// A directory for the servers of one test, which the database server's user can reach. It is removed with this value.
+pub fn server_dir() -> tempfile::TempDir {
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    tempfile::Builder::new().permissions(open).tempdir().unwrap()
+}
+
 /// A name that no other test of this process has.
 pub fn unique(prefix: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);

@@ -7,7 +7,7 @@ use sqlx::{ConnectOptions as _, Connection as _};
 
 #[tokio::test]
 async fn committed_rows_survive_a_kill_of_the_database_server() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = e2e::server_dir();
     let server = Postgres::start(&dir.path().join("pg"), PostgresSettings::for_tests()).await.unwrap();
     let mut connection = server.connect("postgres").await.unwrap();
     sqlx::raw_sql("CREATE TABLE kept (n int); INSERT INTO kept SELECT generate_series(1, 1000)")
@@ -25,7 +25,7 @@ async fn committed_rows_survive_a_kill_of_the_database_server() {
 
 #[tokio::test]
 async fn a_server_finds_its_data_and_its_port_at_the_next_start() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = e2e::server_dir();
     let dir = dir.path().join("pg");
     let first = Postgres::start(&dir, PostgresSettings::for_tests()).await.unwrap();
     first.create_database("mine", None).await.unwrap();
@@ -40,7 +40,7 @@ async fn a_server_finds_its_data_and_its_port_at_the_next_start() {
 #[tokio::test]
 async fn two_sets_of_servers_live_side_by_side() {
     let shared = e2e::servers().await;
-    let dir = tempfile::tempdir().unwrap();
+    let dir = e2e::server_dir();
     let (postgres_dir, rabbitmq_dir) = (dir.path().join("pg"), dir.path().join("mq"));
     let (postgres, rabbitmq) = tokio::try_join!(
         Postgres::start(&postgres_dir, PostgresSettings::for_tests()),
@@ -62,7 +62,7 @@ async fn two_sets_of_servers_live_side_by_side() {
 
 #[tokio::test]
 async fn a_killed_broker_comes_back_on_its_port_with_its_virtual_hosts() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = e2e::server_dir();
     let server = RabbitMq::start(&dir.path().join("mq")).await.unwrap();
     server.create_vhost("kept").await.unwrap();
     server.create_user("worker", "secret").await.unwrap();
