@@ -1,0 +1,169 @@
+//! An integration's configuration and settings, as stored in JSON columns by integration-api and read by all.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::provider::{Action, Capability};
+
+/// How to reach a directory. No secret is part of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+pub enum Connection {
+    /// Microsoft Entra ID.
+    EntraId(EntraConnection),
+    /// Okta.
+    Okta(OktaConnection),
+}
+
+/// Where an Entra tenant lives and as which application we come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EntraConnection {
+    /// Which national cloud.
+    pub cloud: EntraCloud,
+    /// Tenant GUID or a verified domain.
+    pub tenant: String,
+    /// Application (client) id for Graph.
+    pub client_id: String,
+    /// Application id for the password check; without it the Graph application is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ropc_client_id: Option<String>,
+}
+
+/// A national cloud of Microsoft (entra.md §1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntraCloud {
+    /// Worldwide, including GCC.
+    Global,
+    /// US government L4, GCC High.
+    UsGov,
+    /// US government L5, DoD.
+    UsGovDod,
+    /// China, operated by 21Vianet.
+    China,
+}
+
+/// Where an Okta org lives and as which service app we come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OktaConnection {
+    /// Host name only, lower case, for example `acme.okta.com`.
+    pub host: String,
+    /// Client id of the service app.
+    pub client_id: String,
+}
+
+/// What an integration is allowed to do, switch by switch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Make identity profiles and identifiers from synced accounts.
+    pub identity_creation: bool,
+    /// Password validation.
+    pub validation: ValidationSettings,
+    /// Containment.
+    pub mitigation: MitigationSettings,
+}
+
+/// Switches and limits of validation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ValidationSettings {
+    /// Validate new exposures by themselves.
+    pub automated: bool,
+    /// Let analysts ask for validation.
+    pub manual: bool,
+    /// Attempts per account in any 24 hours, 1 to 5 (design §5).
+    pub daily_max: u32,
+    /// Try accounts whose password lives in Active Directory, against an assumed threshold of 5.
+    pub allow_ad_backed: bool,
+    /// With a lockout threshold of 4 or less: allow one attempt in total since the owner's last sign-in.
+    pub low_threshold_opt_in: bool,
+}
+
+impl Default for ValidationSettings {
+    fn default() -> Self {
+        Self {
+            automated: false,
+            manual: true,
+            daily_max: 2,
+            allow_ad_backed: false,
+            low_threshold_opt_in: false,
+        }
+    }
+}
+
+/// The switches per action.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MitigationSettings {
+    /// Revoke sessions.
+    pub revoke_sessions: ActionSwitch,
+    /// Disable or suspend.
+    pub disable_account: ActionSwitch,
+    /// Mark as compromised.
+    pub mark_compromised: ActionSwitch,
+}
+
+/// One action's switches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ActionSwitch {
+    /// Carried out by itself after a valid verdict.
+    pub automated: bool,
+    /// Analysts may ask for it.
+    pub manual: bool,
+}
+
+impl MitigationSettings {
+    /// The switches of one action.
+    pub const fn switch(&self, action: Action) -> ActionSwitch {
+        match action {
+            Action::RevokeSessions => self.revoke_sessions,
+            Action::DisableAccount => self.disable_account,
+            Action::MarkCompromised => self.mark_compromised,
+        }
+    }
+    /// The actions that follow a valid verdict by themselves, in order.
+    pub fn automated(&self) -> impl Iterator<Item = Action> + '_ {
+        Action::ALL.into_iter().filter(|a| self.switch(*a).automated)
+    }
+}
+
+impl Settings {
+    /// Whether exposures are validated by themselves: asked for directly, or because an automated mitigation
+    /// needs the verdict (design §11).
+    pub fn validates_automatically(&self) -> bool {
+        self.validation.automated || self.mitigation.automated().next().is_some()
+    }
+    /// The capabilities a connection test has to try.
+    pub fn capabilities(&self) -> BTreeSet<Capability> {
+        let mut wanted = BTreeSet::from([Capability::Read]);
+        if self.validation.manual || self.validates_automatically() {
+            wanted.insert(Capability::Validate);
+        }
+        for action in Action::ALL {
+            let switch = self.mitigation.switch(action);
+            if switch.automated || switch.manual {
+                wanted.insert(action.capability());
+            }
+        }
+        wanted
+    }
+}
+
+/// The secret part of an integration, sealed at rest under purpose `integration`. Serialised only into a sealed envelope.
+#[derive(Clone, Debug)]
+pub enum IntegrationSecret {
+    /// Entra: the client secret's value.
+    ClientSecret(crate::secret::SecretBytes),
+    /// Okta: PKCS#8 DER of our RSA client key, and its key id.
+    ClientKey {
+        /// Key id published in the JWKS.
+        kid: String,
+        /// PKCS#8 DER.
+        pkcs8: crate::secret::SecretBytes,
+    },
+}

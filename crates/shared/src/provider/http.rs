@@ -1,0 +1,351 @@
+//! The one way services talk HTTP to directories: timeouts everywhere, no redirects, no hidden retries, capped
+//! answers, filtered addresses.
+//!
+//! Password submissions do not come through here but through [`super::attempt`], which cannot even pool a connection.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+use super::ProviderError;
+
+/// The largest answer of a directory that is read, in bytes: 999 Graph users with every property stay under 4 MiB.
+pub const ANSWER_LIMIT: usize = 16 * 1024 * 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How traffic leaves for the directories. Deployment configuration, never part of a request (design §9).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EgressConfig {
+    /// PEM file with extra trusted certificate authorities.
+    pub extra_ca: Option<PathBuf>,
+    /// Explicit HTTPS proxy, `http://host:port`. The environment's proxy variables are never read.
+    pub proxy: Option<url::Url>,
+    /// Maps host suffixes to fixed addresses: the only exemption from the address filter, for local stacks.
+    pub resolve: Vec<FixedAddress>,
+}
+
+/// Sends every host that equals or ends in `.suffix` to one address and port.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FixedAddress {
+    /// Host name, or the part after its first label.
+    pub suffix: String,
+    /// Address and port.
+    pub address: SocketAddr,
+}
+
+/// The egress configuration could not be put to use.
+#[derive(Debug, thiserror::Error)]
+pub enum EgressError {
+    /// The extra CA file cannot be read as PEM certificates.
+    #[error("idp.extra_ca {path}: not a readable PEM file of certificates")]
+    ExtraCa {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The client could not be built.
+    #[error("the HTTP client cannot be built: {0}")]
+    Client(#[from] reqwest::Error),
+    /// The proxy is not an `http://host:port` URL.
+    #[error("idp.proxy must be http://host:port")]
+    Proxy,
+    /// TLS configuration.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// Egress, ready for use; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Egress {
+    client: reqwest::Client,
+    resolver: Resolver,
+    tls: Arc<ClientConfig>,
+    proxy: Option<url::Url>,
+}
+
+impl Egress {
+    /// Reads the CA file and builds the client.
+    pub fn new(config: &EgressConfig) -> Result<Self, EgressError> {
+        let roots = roots(config)?;
+        let tls =
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()?
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+        let resolver = Resolver { fixed: Arc::from(config.resolve.clone()) };
+        let mut client_tls = tls.clone();
+        client_tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(client_tls)
+            .https_only(true)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(CALL_TIMEOUT)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .dns_resolver(resolver.clone())
+            .user_agent(USER_AGENT)
+            .no_proxy();
+        if let Some(proxy) = &config.proxy {
+            if proxy.scheme() != "http" || proxy.port_or_known_default().is_none() {
+                return Err(EgressError::Proxy);
+            }
+            builder = builder.proxy(reqwest::Proxy::all(proxy.clone())?);
+        }
+        let mut tls = tls;
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self { client: builder.build()?, resolver, tls: Arc::new(tls), proxy: config.proxy.clone() })
+    }
+
+    /// Starts a request. The URL must be https; its host must come from the provider's host list.
+    pub fn request(&self, method: http::Method, url: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, url)
+    }
+
+    pub(super) fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+    pub(super) fn tls(&self) -> &Arc<ClientConfig> {
+        &self.tls
+    }
+    pub(super) fn proxy(&self) -> Option<&url::Url> {
+        self.proxy.as_ref()
+    }
+}
+
+/// Names us to directories and in the customer's sign-in logs.
+pub const USER_AGENT: &str =
+    concat!("Parapet/", env!("CARGO_PKG_VERSION"), " (identity exposure management)");
+
+fn roots(config: &EgressConfig) -> Result<RootCertStore, EgressError> {
+    let mut roots = RootCertStore::empty();
+    // A machine without a CA bundle still works with an extra CA alone; a directory is then simply untrusted.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(path) = &config.extra_ca {
+        let bad = || EgressError::ExtraCa { path: path.clone() };
+        let mut found = 0;
+        for certificate in CertificateDer::pem_file_iter(path).map_err(|_| bad())? {
+            roots.add(certificate.map_err(|_| bad())?).map_err(|_| bad())?;
+            found += 1;
+        }
+        if found == 0 {
+            return Err(bad());
+        }
+    }
+    Ok(roots)
+}
+
+/// An answer, read whole and capped.
+#[derive(Debug)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Headers.
+    pub headers: http::HeaderMap,
+    /// Body, at most [`ANSWER_LIMIT`] bytes.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, ProviderError> {
+        serde_json::from_slice(&self.body).map_err(|_| ProviderError::Protocol("not the expected JSON"))
+    }
+    /// A header as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// Sends exactly one request and reads the answer, however it turned out.
+pub async fn send(request: reqwest::RequestBuilder) -> Result<Answer, ProviderError> {
+    let response = request.send().await.map_err(|e| {
+        // The error's text holds the URL; only its kind is kept.
+        if e.is_connect() {
+            ProviderError::NotSent("no connection")
+        } else if e.is_builder() {
+            ProviderError::NotSent("request not built")
+        } else if e.is_timeout() {
+            ProviderError::Lost("timeout")
+        } else {
+            ProviderError::Lost("connection broke off")
+        }
+    })?;
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let mut body = BytesMut::new();
+    let mut stream = response.bytes_stream();
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|_| ProviderError::Lost("answer broke off"))?;
+        if body.len() + chunk.len() > ANSWER_LIMIT {
+            return Err(ProviderError::Protocol("answer too large"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Answer { status, headers, body: body.freeze() })
+}
+
+/// `Retry-After` in every spelling seen: whole or fractional seconds, or an HTTP date. Clamped to 1 s ..= 1 h.
+pub fn retry_after(headers: &http::HeaderMap, now: OffsetDateTime) -> Option<Duration> {
+    let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let seconds = if let Ok(seconds) = text.parse::<f64>() {
+        seconds
+    } else {
+        let format = time::macros::format_description!(
+            "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+        );
+        (time::PrimitiveDateTime::parse(text, format).ok()?.assume_utc() - now).as_seconds_f64()
+    };
+    seconds.is_finite().then(|| Duration::from_secs_f64(seconds.clamp(1.0, 3600.0)))
+}
+
+/// Resolves hosts once, through the address filter.
+#[derive(Clone, Debug)]
+pub struct Resolver {
+    fixed: Arc<[FixedAddress]>,
+}
+
+impl Resolver {
+    /// The addresses to connect to; port 0 stands for the default port.
+    ///
+    /// INVARIANT: if any address of a name is not globally reachable, the name is refused (reliability §4.7).
+    pub async fn resolve(&self, host: &str) -> Result<Vec<SocketAddr>, ProviderError> {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        if let Some(fixed) = self.fixed.iter().find(|f| {
+            host == f.suffix || host.strip_suffix(&f.suffix).is_some_and(|rest| rest.ends_with('.'))
+        }) {
+            return Ok(vec![fixed.address]);
+        }
+        if host.parse::<IpAddr>().is_ok() {
+            return Err(ProviderError::NotSent("address literals are refused"));
+        }
+        let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0))
+            .await
+            .map_err(|_| ProviderError::NotSent("the host name does not resolve"))?
+            .collect();
+        if addresses.is_empty() {
+            return Err(ProviderError::NotSent("the host name does not resolve"));
+        }
+        if !addresses.iter().all(|a| is_globally_reachable(a.ip())) {
+            return Err(ProviderError::NotSent("the host name resolves to a private address"));
+        }
+        Ok(addresses)
+    }
+}
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (this, host) = (self.clone(), name.as_str().to_owned());
+        Box::pin(async move {
+            let addresses = Resolver::resolve(&this, &host).await?;
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Judged on the canonical address, by the IANA special-purpose registries.
+fn is_globally_reachable(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [a, b, c, _] = v4.octets();
+            !(v4.is_unspecified()
+                || v4.is_loopback()
+                || v4.is_private()
+                || v4.is_link_local()
+                || v4.is_broadcast()
+                || v4.is_multicast()
+                || v4.is_documentation()
+                || a == 0
+                || a >= 240
+                || (a == 100 && (64..128).contains(&b))
+                || (a == 192 && b == 0 && c == 0)
+                || (a == 192 && b == 88 && c == 99)
+                || (a == 198 && (b == 18 || b == 19)))
+        }
+        IpAddr::V6(v6) => {
+            let [s0, s1, ..] = v6.segments();
+            !(v6.is_unspecified()
+                || v6.is_loopback()
+                || v6.is_multicast()
+                || v6.is_unique_local()
+                || v6.is_unicast_link_local()
+                || s0 == 0x2002 // 6to4 can wrap a private IPv4 address
+                || (s0 == 0x64 && s1 == 0xff9b) // NAT64 likewise
+                || (s0 == 0x2001 && s1 < 0x200) // IETF protocol assignments, Teredo
+                || (s0 == 0x2001 && s1 == 0xdb8)
+                || s0 == 0x3fff
+                || s0 == 0x5f00 // SRv6
+                || s0 == 0x100)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_are_not_globally_reachable_are_recognised_in_every_disguise() {
+        for bad in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "192.168.0.1",
+            "::1",
+            "::ffff:127.0.0.1",
+            "fd00:ec2::254",
+            "fe80::1",
+            "64:ff9b::a00:1",
+            "2002:7f00:1::",
+            "255.255.255.255",
+        ] {
+            assert!(!is_globally_reachable(bad.parse().unwrap()), "{bad}");
+        }
+        for good in ["20.190.128.1", "2606:4700::1111"] {
+            assert!(is_globally_reachable(good.parse().unwrap()), "{good}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_read_in_every_spelling_and_clamped() {
+        let now = time::macros::datetime!(2026-01-05 10:00:00 UTC);
+        let read = |text: &str| {
+            let mut headers = http::HeaderMap::new();
+            headers.insert(http::header::RETRY_AFTER, text.parse().unwrap());
+            retry_after(&headers, now)
+        };
+        assert_eq!(read("10"), Some(Duration::from_secs(10)));
+        assert_eq!(read("2.128"), Some(Duration::from_secs_f64(2.128)));
+        assert_eq!(read("Mon, 05 Jan 2026 10:00:30 GMT"), Some(Duration::from_secs(30)));
+        assert_eq!(read("999999999"), Some(Duration::from_hours(1)));
+        assert_eq!(read("-5"), Some(Duration::from_secs(1)));
+        assert_eq!(read("soon"), None);
+        assert_eq!(read("NaN"), None);
+    }
+
+    #[tokio::test]
+    async fn only_configured_suffixes_escape_the_address_filter() {
+        let address = "127.0.0.1:8443".parse().unwrap();
+        let resolver = Resolver { fixed: Arc::from([FixedAddress { suffix: "okta.com".into(), address }]) };
+        assert_eq!(resolver.resolve("acme.okta.com").await.unwrap(), [address]);
+        assert!(resolver.resolve("127.0.0.1").await.is_err());
+        assert!(resolver.resolve("localhost").await.is_err());
+        assert!(resolver.resolve("evilokta.com").await.is_err());
+    }
+}

@@ -1,0 +1,425 @@
+//! Identity providers: one small trait for what every directory can do, one for submitting a password.
+//!
+//! Belongs here: what travels to and from a provider, and its adapters. Does not: SQL, messages, gRPC.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::{
+    id::{AccountKey, ProviderKind},
+    limiter::AttemptPermit,
+    secret::SecretBytes,
+    verdict::Verdict,
+};
+
+pub mod attempt;
+pub mod entra;
+pub mod http;
+pub mod okta;
+
+pub use attempt::AttemptConnection;
+
+/// What an integration can do, each with its own permissions and its own outcome in a connection test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Capability {
+    /// Read accounts. Without it the integration is in error.
+    Read,
+    /// Submit a password.
+    Validate,
+    /// Revoke sessions.
+    RevokeSessions,
+    /// Disable or suspend an account.
+    DisableAccount,
+    /// Mark an account as compromised.
+    MarkCompromised,
+}
+
+impl Capability {
+    /// Every capability.
+    pub const ALL: [Self; 5] =
+        [Self::Read, Self::Validate, Self::RevokeSessions, Self::DisableAccount, Self::MarkCompromised];
+    /// The stable name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Validate => "validate",
+            Self::RevokeSessions => "revoke_sessions",
+            Self::DisableAccount => "disable_account",
+            Self::MarkCompromised => "mark_compromised",
+        }
+    }
+    /// The capability with this stable name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|c| c.as_str() == text)
+    }
+}
+
+/// An action that contains an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// End the account's sessions and refresh tokens (Okta: OAuth tokens too).
+    RevokeSessions,
+    /// Entra: `accountEnabled = false`. Okta: suspend. Both can be undone.
+    DisableAccount,
+    /// Entra: confirm the user compromised.
+    MarkCompromised,
+}
+
+impl Action {
+    /// Every action, in the order in which they are carried out: the quickest containment first.
+    pub const ALL: [Self; 3] = [Self::RevokeSessions, Self::DisableAccount, Self::MarkCompromised];
+    /// The stable name.
+    pub const fn as_str(self) -> &'static str {
+        self.capability().as_str()
+    }
+    /// The capability the action needs.
+    pub const fn capability(self) -> Capability {
+        match self {
+            Self::RevokeSessions => Capability::RevokeSessions,
+            Self::DisableAccount => Capability::DisableAccount,
+            Self::MarkCompromised => Capability::MarkCompromised,
+        }
+    }
+    /// The action with this stable name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|a| a.as_str() == text)
+    }
+}
+
+macro_rules! named {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])* $variant:ident = $text:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($(#[doc = $doc])* $variant,)* }
+        impl $name {
+            /// The stable name, as stored.
+            pub const fn as_str(self) -> &'static str { match self { $(Self::$variant => $text,)* } }
+            /// The value with this stable name.
+            pub fn parse(text: &str) -> Option<Self> { match text { $($text => Some(Self::$variant),)* _ => None } }
+        }
+    };
+}
+
+named! {
+    /// An account's state in one vocabulary for all providers.
+    AccountState {
+        /// Can sign in.
+        Active = "active",
+        /// Disabled (Entra) or suspended (Okta).
+        Disabled = "disabled",
+        /// Locked out, as the directory says.
+        Locked = "locked",
+        /// Active, but the password is expired and must be changed.
+        PasswordExpired = "password_expired",
+        /// Not yet able to sign in: staged, provisioned, or in recovery.
+        Pending = "pending",
+        /// Deprovisioned or soft-deleted.
+        Deprovisioned = "deprovisioned",
+    }
+}
+named! {
+    /// Who checks the account's password.
+    PasswordAuthority {
+        /// The directory itself.
+        Cloud = "cloud",
+        /// Active Directory or LDAP behind the directory (pass-through, delegated): its counter counts too.
+        Ad = "ad",
+        /// A federated or social identity provider.
+        Federated = "federated",
+        /// Nobody: the account has no password.
+        None = "none",
+    }
+}
+named! {
+    /// Whether the account is at home in the directory.
+    AccountKind {
+        /// A member of the directory.
+        Member = "member",
+        /// A guest from elsewhere.
+        Guest = "guest",
+    }
+}
+
+/// One user object as the directory shows it. Absent means unknown, never false.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Immutable object id.
+    pub object_id: String,
+    /// Current sign-in name: Entra `userPrincipalName`, Okta `profile.login`.
+    pub login: String,
+    /// Display name, may be empty.
+    pub display_name: String,
+    /// Every further address a leak can carry: mail, proxy addresses, other mails. Not normalised.
+    pub addresses: Vec<String>,
+    /// State.
+    pub state: AccountState,
+    /// Member or guest.
+    pub kind: AccountKind,
+    /// Who checks the password.
+    pub authority: PasswordAuthority,
+    /// Mastered in an on-premises Active Directory.
+    pub hybrid: bool,
+    /// Known to hold an administrative role.
+    pub is_admin: bool,
+    /// When the password last changed.
+    pub password_changed_at: Option<OffsetDateTime>,
+    /// The owner's last successful sign-in, where the permissions allow reading it.
+    pub last_sign_in_at: Option<OffsetDateTime>,
+    /// When the account was created in the directory.
+    pub created_at: Option<OffsetDateTime>,
+    /// True when the directory reported the account as removed (delta tombstone).
+    pub removed: bool,
+}
+
+/// An opaque place in a listing. Stored between pages; made and read only by the adapter that returned it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Cursor(pub String);
+
+/// What a listing covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// Every account.
+    Full,
+    /// What changed since the cursor that the last run ended with.
+    Changes,
+}
+
+/// One page of a listing.
+#[derive(Debug)]
+pub struct Page {
+    /// The accounts; may be empty though more follow.
+    pub accounts: Vec<Account>,
+    /// Where to go on.
+    pub next: Next,
+}
+
+/// What follows a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// More pages follow.
+    Page(Cursor),
+    /// The listing is complete. The cursor starts the next [`Listing::Changes`], where the provider has one.
+    End(Option<Cursor>),
+}
+
+/// The outcome of testing one capability.
+#[derive(Clone, Debug)]
+pub struct CapabilityTest {
+    /// What was tested.
+    pub capability: Capability,
+    /// Passed, or what is missing.
+    pub result: Result<(), Missing>,
+}
+
+/// Why a capability does not work, for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Stable reason, for example `secret_expired`, `consent_missing`, `licence_missing`, `role_missing`.
+    pub reason: &'static str,
+    /// One sentence: what is missing and where to grant it. Never contains a secret or a body.
+    pub message: String,
+    /// True when the provider refused for want of a grant, false when the test failed for another reason.
+    pub not_granted: bool,
+}
+
+/// What a connection test found.
+#[derive(Clone, Debug, Default)]
+pub struct TestReport {
+    /// One entry per capability tested.
+    pub capabilities: Vec<CapabilityTest>,
+    /// The directory's immutable id, when it could be read: Entra tenant GUID (lower case), Okta org id.
+    pub directory_id: Option<String>,
+    /// The directory's own name.
+    pub directory_name: Option<String>,
+}
+
+/// What the directory says about locking accounts, as far as it may be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LockoutPolicy {
+    /// Failed sign-ins that lock an account: the strictest policy that can apply. `None`: unknown.
+    pub threshold: Option<u32>,
+}
+
+/// The state that shows whether an action took effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Containment {
+    /// The account's state.
+    pub state: AccountState,
+    /// Sessions begun before this instant are dead, where the directory tells.
+    pub sessions_valid_from: Option<OffsetDateTime>,
+    /// True when the directory holds the account to be compromised, where it tells.
+    pub compromised: Option<bool>,
+}
+
+/// How an action ended at the provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Acted {
+    /// The provider confirmed it.
+    Done {
+        /// The provider's id of the request, for support.
+        request_id: Option<String>,
+    },
+    /// The provider refused it for good: named reason (`admin_target`, `ad_mastered`, `wrong_state`,
+    /// `licence_missing`, `permission_missing`, `account_gone`) and a sentence.
+    Refused {
+        /// Stable reason.
+        reason: &'static str,
+        /// One sentence for a person.
+        message: String,
+        /// The provider's id of the request.
+        request_id: Option<String>,
+    },
+}
+
+/// One directory behind one integration's credentials.
+#[async_trait]
+pub trait Provider: Send + Sync {
+    /// Its kind.
+    fn kind(&self) -> ProviderKind;
+    /// What this kind can do at all; what an integration may do is a matter of its permissions.
+    fn capabilities(&self) -> &'static [Capability];
+    /// Tries each wanted capability and reports each. Changes nothing and never uses a real person's name.
+    async fn test(&self, wanted: &BTreeSet<Capability>) -> TestReport;
+    /// The directory's immutable id.
+    async fn directory_id(&self) -> Result<String, ProviderError>;
+    /// One page of accounts. `from` is a cursor of the same listing, or `None` for the start of a full one.
+    async fn accounts(&self, listing: Listing, from: Option<&Cursor>) -> Result<Page, ProviderError>;
+    /// One account, read now. `None`: it does not exist (any more).
+    async fn account(&self, object_id: &str) -> Result<Option<Account>, ProviderError>;
+    /// The lockout policy, as far as it may be read.
+    async fn lockout_policy(&self) -> Result<LockoutPolicy, ProviderError>;
+    /// What shows whether actions took effect on an account.
+    async fn containment(&self, object_id: &str) -> Result<Option<Containment>, ProviderError>;
+    /// Carries out one action on one account, exactly one request. Repeating it is harmless.
+    async fn act(&self, action: Action, object_id: &str) -> Result<Acted, ProviderError>;
+    /// Takes an action back, where it can be.
+    async fn undo(&self, action: Action, object_id: &str) -> Result<Acted, ProviderError>;
+    /// The means to submit a password, for providers that have one.
+    fn verifier(&self) -> Option<&dyn Verifier> {
+        None
+    }
+}
+
+/// Submits one password, once.
+#[async_trait]
+pub trait Verifier: Send + Sync {
+    /// Resolves, connects and finishes TLS with the sign-in host, so that a network fault costs no attempt.
+    async fn connect(&self) -> Result<AttemptConnection, ProviderError>;
+    /// Submits the password with exactly one request on the given connection.
+    ///
+    /// INVARIANT: takes the permit by value; only the limiter makes permits; there is no second request.
+    /// `before` is the account as read just before the attempt: its current sign-in name is used.
+    async fn verify(
+        &self,
+        permit: AttemptPermit,
+        connection: AttemptConnection,
+        before: &Account,
+        password: &SecretBytes,
+    ) -> Attempted;
+}
+
+/// What became of an attempt. There is no error: once a permit is spent, everything is an outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempted {
+    /// The verdict the answer proves.
+    pub verdict: Verdict,
+    /// HTTP status, when an answer arrived.
+    pub status: Option<u16>,
+    /// The provider's code, for example `AADSTS50126` or `E0000004`; a constant of the adapter or digits, never
+    /// free text of the answer.
+    pub code: Option<String>,
+    /// The provider's id of the request, for support.
+    pub request_id: Option<String>,
+    /// What else the answer tells beyond this account.
+    pub signal: Signal,
+}
+
+/// What an answer says beyond its verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Nothing.
+    None,
+    /// The account is said to be locked. Many of these from different accounts mean our address is blocked.
+    Locked,
+    /// The directory asks to slow down for the given time.
+    Throttled(Duration),
+    /// Our configuration is refused: stop for this integration and report `error`.
+    Configuration,
+    /// The code is unknown to this version; it is counted.
+    UnknownCode,
+}
+
+/// A call that did not get a usable answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderError {
+    /// No connection, no TLS, or a timeout before anything was sent.
+    #[error("the provider cannot be reached: {0}")]
+    NotSent(&'static str),
+    /// The connection died, timed out or broke off after the request may have been read.
+    #[error("the provider's answer was lost: {0}")]
+    Lost(&'static str),
+    /// The provider asks to slow down.
+    #[error("the provider asks to slow down")]
+    Throttled {
+        /// For how long, if it says so, clamped to 1 s ..= 1 h.
+        retry_after: Option<Duration>,
+    },
+    /// The provider is temporarily unable to answer (5xx).
+    #[error("the provider answered {status}")]
+    Unavailable {
+        /// HTTP status.
+        status: u16,
+    },
+    /// Our credentials or permissions do not suffice.
+    #[error("the provider refuses our credentials: {}", .0.message)]
+    Refused(Missing),
+    /// The listing's cursor is no longer accepted; start a full listing.
+    #[error("the cursor has expired")]
+    CursorExpired,
+    /// The answer is not what the provider's protocol says.
+    #[error("the provider's answer is malformed: {0}")]
+    Protocol(&'static str),
+}
+
+/// Whether an error may pass by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// Try again after at least this time.
+    After(Duration),
+    /// Start the listing again from its beginning.
+    Restart,
+    /// A person has to change something first.
+    Never,
+}
+
+impl ProviderError {
+    /// May the call be tried again? Hints from outside are clamped to `floor ..= 20 × floor`.
+    pub fn retry(&self, floor: Duration) -> Retry {
+        match self {
+            Self::NotSent(_) | Self::Lost(_) | Self::Unavailable { .. } | Self::Protocol(_) => {
+                Retry::After(floor)
+            }
+            Self::Throttled { retry_after } => {
+                Retry::After(retry_after.unwrap_or(floor).clamp(floor, floor.saturating_mul(20)))
+            }
+            Self::CursorExpired => Retry::Restart,
+            Self::Refused(_) => Retry::Never,
+        }
+    }
+}
+
+/// The budget key of an account of this directory.
+pub fn account_key(provider: ProviderKind, directory: &str, object_id: &str) -> AccountKey {
+    let fold = |s: &str| match provider {
+        ProviderKind::EntraId => s.to_ascii_lowercase(), // GUIDs; Graph is not consistent about their case
+        ProviderKind::Okta => s.to_owned(),              // Okta ids are case-sensitive
+    };
+    AccountKey { provider, directory: fold(directory), object: fold(object_id) }
+}
