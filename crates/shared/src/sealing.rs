@@ -1,1 +1,473 @@
-//! Sealing.
+//! Sealing: what is accepted as a secret is readable only by the services that must use it (design §8).
+//!
+//! Each (tenant, purpose) has an X25519 key pair. Whoever has the public half can seal; its signature by the
+//! purpose's top key is checked first, so that a planted key seals nothing. The private half is stored wrapped by
+//! the top key, which only services that may open the purpose are given, as a file. Rotating a top key re-wraps
+//! private halves and touches no payload.
+//!
+//! Formats, all binary, first byte the format's version:
+//! - sealed to a key pair: `1 | key version (u32 BE) | ephemeral public (32) | AES-256-GCM ciphertext and tag`.
+//!   The AES key is HKDF-SHA-256 of the X25519 secret with both public keys as salt, fresh for every envelope.
+//! - sealed with a batch's data key: `2 | nonce (12) | AES-256-GCM ciphertext and tag`.
+//! - wrapped private half: `3 | nonce (12) | AES-256-GCM ciphertext and tag`.
+
+use std::{fmt, path::Path};
+
+use aws_lc_rs::{
+    aead::{self, AES_256_GCM, LessSafeKey, Nonce, UnboundKey},
+    agreement::{self, EphemeralPrivateKey, PrivateKey, UnparsedPublicKey, X25519},
+    hkdf,
+    rand::SystemRandom,
+    signature::{self, Ed25519KeyPair, KeyPair as _},
+};
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::id::TenantId;
+
+const TO_KEY_PAIR: u8 = 1;
+const WITH_DATA_KEY: u8 = 2;
+const WRAPPED: u8 = 3;
+const KEY: usize = 32;
+const NONCE: usize = 12;
+
+/// What a key pair protects; who may open differs by purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// Credentials of integrations: opened by the sync worker, the validator and the executor.
+    Integration,
+    /// Leaked secrets: opened by the validator alone.
+    Leak,
+}
+
+impl Purpose {
+    /// The stable name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Integration => "integration",
+            Self::Leak => "leak",
+        }
+    }
+}
+
+/// Why sealing or opening failed. Says nothing about the content.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// Wrong key, wrong owner, or a changed envelope: these cannot be told apart.
+    #[error("the envelope does not open with this key for this owner")]
+    DoesNotOpen,
+    /// The envelope is not of a format this version knows.
+    #[error("the envelope is malformed or of an unknown version")]
+    Malformed,
+    /// The public half is not signed by the purpose's top key.
+    #[error("the public key is not signed by the top key of purpose {0}")]
+    Unsigned(&'static str),
+    /// A key file is missing or not readable as what it should be.
+    #[error("key file {path}: {fault}")]
+    KeyFile {
+        /// The file.
+        path: String,
+        /// What is wrong; never the content.
+        fault: &'static str,
+    },
+    /// The cryptographic library refused.
+    #[error("cryptography failed")]
+    Crypto,
+}
+
+impl From<aws_lc_rs::error::Unspecified> for SealError {
+    fn from(_: aws_lc_rs::error::Unspecified) -> Self {
+        Self::Crypto
+    }
+}
+
+/// Whom and where a payload belongs to. A ciphertext moved to another tenant, table, row or version does not open.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner<'a> {
+    /// The tenant, or `None` for the installation's own feeds.
+    pub tenant: Option<TenantId>,
+    /// Schema-qualified table and column, for example `api.integrations.secret`.
+    pub table: &'a str,
+    /// The row's id.
+    pub row: Uuid,
+    /// The payload's version within the row, from 1.
+    pub version: u32,
+}
+
+impl Owner<'_> {
+    fn aad(&self) -> Vec<u8> {
+        let mut aad = b"parapet-seal-1".to_vec();
+        append_tenant(&mut aad, self.tenant);
+        // Tables are our own constants, far below 2^32 bytes; the fixed-size fields around make this injective.
+        aad.extend_from_slice(&(self.table.len() as u64).to_be_bytes());
+        aad.extend_from_slice(self.table.as_bytes());
+        aad.extend_from_slice(self.row.as_bytes());
+        aad.extend_from_slice(&self.version.to_be_bytes());
+        aad
+    }
+}
+
+fn append_tenant(to: &mut Vec<u8>, tenant: Option<TenantId>) {
+    match tenant {
+        None => to.push(0),
+        Some(tenant) => {
+            to.push(1);
+            to.extend_from_slice(tenant.uuid().as_bytes());
+        }
+    }
+}
+
+/// The secret file of a purpose: wraps private halves and signs public ones.
+pub struct TopKey {
+    purpose: Purpose,
+    wrap: Zeroizing<Vec<u8>>,
+    signer: Ed25519KeyPair,
+    seed: Zeroizing<Vec<u8>>,
+}
+
+/// The public file of a purpose: checks that a public half was signed by its top key.
+#[derive(Clone, Debug)]
+pub struct TopVerifier {
+    purpose: Purpose,
+    key: Vec<u8>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TopKeyFile {
+    purpose: Purpose,
+    wrapping_key: String,
+    signing_seed: String,
+}
+
+impl Drop for TopKeyFile {
+    fn drop(&mut self) {
+        self.wrapping_key.zeroize();
+        self.signing_seed.zeroize();
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TopVerifierFile {
+    purpose: Purpose,
+    verifying_key: String,
+}
+
+/// A new key pair as it is stored: the private half is already wrapped.
+#[derive(Clone)]
+pub struct StoredKeyPair {
+    /// Public half, 32 bytes.
+    pub public: Vec<u8>,
+    /// Signature of the public half by the top key, 64 bytes.
+    pub signature: Vec<u8>,
+    /// Private half, wrapped by the top key.
+    pub wrapped_private: Vec<u8>,
+}
+
+impl fmt::Debug for TopKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TopKey").field("purpose", &self.purpose).finish_non_exhaustive()
+    }
+}
+
+impl TopKey {
+    /// Makes a new top key.
+    pub fn generate(purpose: Purpose) -> Result<Self, SealError> {
+        Self::build(purpose, random(KEY)?, random(KEY)?)
+    }
+
+    fn build(
+        purpose: Purpose,
+        wrap: Zeroizing<Vec<u8>>,
+        seed: Zeroizing<Vec<u8>>,
+    ) -> Result<Self, SealError> {
+        if wrap.len() != KEY {
+            return Err(SealError::Crypto);
+        }
+        let signer = Ed25519KeyPair::from_seed_unchecked(&seed).map_err(|_| SealError::Crypto)?;
+        Ok(Self { purpose, wrap, signer, seed })
+    }
+
+    /// Reads the secret file.
+    pub fn load(path: &Path) -> Result<Self, SealError> {
+        let fault = |fault| SealError::KeyFile { path: path.display().to_string(), fault };
+        let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|_| fault("cannot be read"))?);
+        let file: TopKeyFile = serde_json::from_str(&text).map_err(|_| fault("is not a top key file"))?;
+        let decode = |text: &str| BASE64.decode(text).map(Zeroizing::new).map_err(|_| fault("is not base64"));
+        Self::build(file.purpose, decode(&file.wrapping_key)?, decode(&file.signing_seed)?)
+            .map_err(|_| fault("holds a key of the wrong size"))
+    }
+
+    /// The content of the secret file; write it with mode 600.
+    pub fn to_file(&self) -> Result<Zeroizing<String>, SealError> {
+        let file = TopKeyFile {
+            purpose: self.purpose,
+            wrapping_key: BASE64.encode(&self.wrap),
+            signing_seed: BASE64.encode(&self.seed),
+        };
+        serde_json::to_string_pretty(&file).map(Zeroizing::new).map_err(|_| SealError::Crypto)
+    }
+
+    /// The public counterpart.
+    pub fn verifier(&self) -> TopVerifier {
+        TopVerifier { purpose: self.purpose, key: self.signer.public_key().as_ref().to_vec() }
+    }
+
+    /// The purpose this key serves.
+    pub fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// Makes a key pair for a tenant (or the installation).
+    pub fn new_key_pair(&self, tenant: Option<TenantId>, version: u32) -> Result<StoredKeyPair, SealError> {
+        let bytes = random(KEY)?;
+        let private = PrivateKey::from_private_key(&X25519, &bytes).map_err(|_| SealError::Crypto)?;
+        let public = private.compute_public_key()?.as_ref().to_vec();
+        let signature = self.signer.sign(&signed(self.purpose, tenant, version, &public)).as_ref().to_vec();
+        let wrapped_private =
+            encrypt(WRAPPED, &self.wrap, &wrapped(self.purpose, tenant, version, &public), &bytes)?;
+        Ok(StoredKeyPair { public, signature, wrapped_private })
+    }
+
+    /// Unwraps a stored private half.
+    pub fn opener(
+        &self,
+        tenant: Option<TenantId>,
+        version: u32,
+        pair: &StoredKeyPair,
+    ) -> Result<Opener, SealError> {
+        let aad = wrapped(self.purpose, tenant, version, &pair.public);
+        let private = decrypt(WRAPPED, &self.wrap, &aad, &pair.wrapped_private)?;
+        let private = PrivateKey::from_private_key(&X25519, &private).map_err(|_| SealError::Crypto)?;
+        Ok(Opener { version, private, public: pair.public.clone() })
+    }
+}
+
+impl TopVerifier {
+    /// Reads the public file.
+    pub fn load(path: &Path) -> Result<Self, SealError> {
+        let fault = |fault| SealError::KeyFile { path: path.display().to_string(), fault };
+        let text = std::fs::read_to_string(path).map_err(|_| fault("cannot be read"))?;
+        let file: TopVerifierFile =
+            serde_json::from_str(&text).map_err(|_| fault("is not a top verifier file"))?;
+        let key = BASE64.decode(file.verifying_key).map_err(|_| fault("is not base64"))?;
+        Ok(Self { purpose: file.purpose, key })
+    }
+
+    /// The content of the public file.
+    pub fn to_file(&self) -> Result<String, SealError> {
+        let file = TopVerifierFile { purpose: self.purpose, verifying_key: BASE64.encode(&self.key) };
+        serde_json::to_string_pretty(&file).map_err(|_| SealError::Crypto)
+    }
+
+    /// Checks a public half and makes it usable for sealing.
+    ///
+    /// INVARIANT: nothing is sealed to a key that the top key did not sign for this tenant and purpose.
+    pub fn sealer(
+        &self,
+        tenant: Option<TenantId>,
+        version: u32,
+        public: &[u8],
+        signature: &[u8],
+    ) -> Result<Sealer, SealError> {
+        signature::UnparsedPublicKey::new(&signature::ED25519, &self.key)
+            .verify(&signed(self.purpose, tenant, version, public), signature)
+            .map_err(|_| SealError::Unsigned(self.purpose.as_str()))?;
+        Ok(Sealer { version, public: public.to_vec() })
+    }
+}
+
+fn signed(purpose: Purpose, tenant: Option<TenantId>, version: u32, public: &[u8]) -> Vec<u8> {
+    key_statement(b"parapet-key-1", purpose, tenant, version, public)
+}
+
+fn wrapped(purpose: Purpose, tenant: Option<TenantId>, version: u32, public: &[u8]) -> Vec<u8> {
+    key_statement(b"parapet-wrap-1", purpose, tenant, version, public)
+}
+
+fn key_statement(
+    label: &[u8],
+    purpose: Purpose,
+    tenant: Option<TenantId>,
+    version: u32,
+    public: &[u8],
+) -> Vec<u8> {
+    let mut statement = label.to_vec();
+    statement.push(match purpose {
+        Purpose::Integration => 1,
+        Purpose::Leak => 2,
+    });
+    append_tenant(&mut statement, tenant);
+    statement.extend_from_slice(&version.to_be_bytes());
+    statement.extend_from_slice(public);
+    statement
+}
+
+/// Can seal, cannot open: the public half of a key pair.
+#[derive(Clone, Debug)]
+pub struct Sealer {
+    version: u32,
+    public: Vec<u8>,
+}
+
+impl Sealer {
+    /// Seals a payload for its owner.
+    pub fn seal(&self, owner: &Owner<'_>, plain: &[u8]) -> Result<Vec<u8>, SealError> {
+        let ephemeral = EphemeralPrivateKey::generate(&X25519, &SystemRandom::new())?;
+        let ephemeral_public = ephemeral.compute_public_key()?.as_ref().to_vec();
+        let peer = UnparsedPublicKey::new(&X25519, &self.public);
+        let key = agreement::agree_ephemeral(ephemeral, peer, SealError::Crypto, |secret| {
+            derive(secret, &ephemeral_public, &self.public)
+        })?;
+        let mut sealed = vec![TO_KEY_PAIR];
+        sealed.extend_from_slice(&self.version.to_be_bytes());
+        sealed.extend_from_slice(&ephemeral_public);
+        let mut body = plain.to_vec();
+        // The key is used for this one message, so the nonce may be constant.
+        cipher(&key)?.seal_in_place_append_tag(
+            Nonce::assume_unique_for_key([0; NONCE]),
+            aead::Aad::from(owner.aad()),
+            &mut body,
+        )?;
+        sealed.append(&mut body);
+        Ok(sealed)
+    }
+}
+
+/// Can open: the private half of a key pair, in memory only.
+pub struct Opener {
+    version: u32,
+    private: PrivateKey,
+    public: Vec<u8>,
+}
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opener").field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+impl Opener {
+    /// The key version an envelope was sealed to, to find its opener.
+    pub fn version_of(sealed: &[u8]) -> Result<u32, SealError> {
+        match sealed.split_first_chunk::<5>() {
+            Some(([TO_KEY_PAIR, a, b, c, d], _)) => Ok(u32::from_be_bytes([*a, *b, *c, *d])),
+            _ => Err(SealError::Malformed),
+        }
+    }
+
+    /// Opens a payload of its owner.
+    pub fn open(&self, owner: &Owner<'_>, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        if Self::version_of(sealed)? != self.version {
+            return Err(SealError::DoesNotOpen);
+        }
+        let (_, rest) = sealed.split_first_chunk::<5>().ok_or(SealError::Malformed)?;
+        let (ephemeral_public, body) = rest.split_first_chunk::<KEY>().ok_or(SealError::Malformed)?;
+        let peer = UnparsedPublicKey::new(&X25519, ephemeral_public);
+        let key = agreement::agree(&self.private, peer, SealError::DoesNotOpen, |secret| {
+            derive(secret, ephemeral_public, &self.public)
+        })?;
+        open_in_place(&key, [0; NONCE], owner.aad(), body)
+    }
+}
+
+/// The symmetric key of one ingest batch: sealed once to the tenant, used for every record of the batch.
+pub struct DataKey(Zeroizing<Vec<u8>>);
+
+impl fmt::Debug for DataKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DataKey(..)")
+    }
+}
+
+impl DataKey {
+    /// A fresh key.
+    pub fn generate() -> Result<Self, SealError> {
+        Ok(Self(random(KEY)?))
+    }
+    /// Seals the data key itself, to be stored beside the batch.
+    pub fn seal_to(&self, sealer: &Sealer, owner: &Owner<'_>) -> Result<Vec<u8>, SealError> {
+        sealer.seal(owner, &self.0)
+    }
+    /// Opens a stored data key.
+    pub fn open(opener: &Opener, owner: &Owner<'_>, sealed: &[u8]) -> Result<Self, SealError> {
+        let key = opener.open(owner, sealed)?;
+        if key.len() == KEY { Ok(Self(key)) } else { Err(SealError::Malformed) }
+    }
+    /// Seals one record's payload.
+    pub fn seal(&self, owner: &Owner<'_>, plain: &[u8]) -> Result<Vec<u8>, SealError> {
+        encrypt(WITH_DATA_KEY, &self.0, &owner.aad(), plain)
+    }
+    /// Opens one record's payload.
+    pub fn unseal(&self, owner: &Owner<'_>, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        decrypt(WITH_DATA_KEY, &self.0, &owner.aad(), sealed)
+    }
+}
+
+fn encrypt(format: u8, key: &[u8], aad: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealError> {
+    let mut nonce = [0; NONCE];
+    aws_lc_rs::rand::fill(&mut nonce)?;
+    let mut body = plain.to_vec();
+    cipher(key)?.seal_in_place_append_tag(
+        Nonce::assume_unique_for_key(nonce),
+        aead::Aad::from(aad),
+        &mut body,
+    )?;
+    let mut sealed = Vec::with_capacity(1 + NONCE + body.len());
+    sealed.push(format);
+    sealed.extend_from_slice(&nonce);
+    sealed.append(&mut body);
+    Ok(sealed)
+}
+
+fn decrypt(format: u8, key: &[u8], aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    let (found, rest) = sealed.split_first().ok_or(SealError::Malformed)?;
+    if *found != format {
+        return Err(SealError::Malformed);
+    }
+    let (nonce, body) = rest.split_first_chunk::<NONCE>().ok_or(SealError::Malformed)?;
+    open_in_place(key, *nonce, aad.to_vec(), body)
+}
+
+fn open_in_place(
+    key: &[u8],
+    nonce: [u8; NONCE],
+    aad: Vec<u8>,
+    body: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    let mut buffer = Zeroizing::new(body.to_vec());
+    let length = cipher(key)?
+        .open_in_place(Nonce::assume_unique_for_key(nonce), aead::Aad::from(aad), &mut buffer)
+        .map_err(|_| SealError::DoesNotOpen)?
+        .len();
+    buffer.truncate(length);
+    Ok(buffer)
+}
+
+fn cipher(key: &[u8]) -> Result<LessSafeKey, SealError> {
+    Ok(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key)?))
+}
+
+fn derive(secret: &[u8], ephemeral: &[u8], recipient: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    let salt = [ephemeral, recipient].concat();
+    let info: [&[u8]; 1] = [b"parapet-seal-1"];
+    let mut key = Zeroizing::new(vec![0; KEY]);
+    hkdf::Salt::new(hkdf::HKDF_SHA256, &salt)
+        .extract(secret)
+        .expand(&info, hkdf::HKDF_SHA256)?
+        .fill(&mut key)?;
+    Ok(key)
+}
+
+fn random(length: usize) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    let mut bytes = Zeroizing::new(vec![0; length]);
+    aws_lc_rs::rand::fill(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;
