@@ -24,6 +24,10 @@ BEGIN
         EXECUTE format('ALTER ROLE %I SET search_path = %I', name, substr(name, 9));
         EXECUTE format('GRANT USAGE ON SCHEMA platform, %I TO %I', substr(name, 9), name);
     END LOOP;
+    -- Owns the budget's functions; nobody can log in as it.
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'parapet_budget_owner') THEN
+        CREATE ROLE parapet_budget_owner NOLOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE;
+    END IF;
 END $$;
 
 -- PUBLIC may create nothing and call nothing by accident.
