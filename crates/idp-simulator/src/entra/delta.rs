@@ -1,0 +1,115 @@
+//! `GET /users/delta`: a full round first, changes afterwards (entra.md §8.2).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+use time::{Duration, OffsetDateTime};
+
+use super::access::{Caller, READ_USERS};
+use super::errors;
+use super::query::{self, Token};
+use crate::model::{Account, Status};
+use crate::wire::{self, Request};
+use crate::world::World;
+
+/// Objects on one page; `$top` is not supported here.
+const PAGE: usize = 200;
+/// Life of a delta token.
+const LIFE: Duration = Duration::days(7);
+
+/// One page of a round.
+pub fn page(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<Bytes> {
+    let now = world.now();
+    if !caller.has_any(READ_USERS) {
+        return errors::denied(request, now);
+    }
+    for unsupported in ["$top", "$expand", "$orderby", "$search"] {
+        if request.param(unsupported).is_some() {
+            let message = format!("'{unsupported}' is not supported by the service.");
+            return errors::graph(request, now, 400, "Request_BadRequest", &message);
+        }
+    }
+    let accounts = &caller.tenant.directory.accounts;
+    let fresh =
+        Token { position: 0, sequence: accounts.sequence(), issued: now.unix_timestamp(), changes: false };
+    let token = match (request.param("$deltatoken"), request.param("$skiptoken")) {
+        (Some(latest), _) if latest == "latest" => {
+            return answer(request, &[], "@odata.deltaLink", "$deltatoken", Token { changes: true, ..fresh });
+        }
+        (Some(text), _) | (None, Some(text)) if !text.is_empty() => match Token::decode(&text) {
+            Some(token) => token,
+            None => {
+                return errors::graph(
+                    request,
+                    now,
+                    400,
+                    "Directory_ExpiredPageToken",
+                    "The page token is invalid.",
+                );
+            }
+        },
+        _ => fresh,
+    };
+    if let Some(gone) = resync(request, caller, token, now) {
+        return gone;
+    }
+
+    let (found, next) = if token.changes {
+        let changed = accounts.changed_since(token.position.max(token.sequence), PAGE);
+        let next = (changed.len() == PAGE).then(|| changed.last().map_or(0, |(sequence, _)| *sequence));
+        (changed.into_iter().map(|(_, account)| account).collect::<Vec<_>>(), next)
+    } else {
+        accounts.page(token.position, PAGE, |_| true)
+    };
+    let select = query::selected(request);
+    let mut value = Vec::with_capacity(found.len());
+    for account in replayed(caller, token, &found) {
+        if account.status == Status::Deleted {
+            value.push(json!({"id": account.id, "@removed": {"reason": "changed"}}));
+            continue;
+        }
+        match query::project(&caller.tenant.settings, account, &select) {
+            // A property that never had a value is omitted.
+            Ok(Value::Object(user)) => {
+                value.push(user.into_iter().filter(|(_, value)| !value.is_null()).collect());
+            }
+            Ok(_) => {}
+            Err(message) => return errors::graph(request, now, 400, "Request_BadRequest", &message),
+        }
+    }
+    if let Some(position) = next {
+        answer(request, &value, "@odata.nextLink", "$skiptoken", Token { position, ..token })
+    } else {
+        let sequence = if token.changes { fresh.sequence } else { token.sequence };
+        let done = Token { position: 0, sequence, issued: now.unix_timestamp(), changes: true };
+        answer(request, &value, "@odata.deltaLink", "$deltatoken", done)
+    }
+}
+
+/// The page, with its first object twice when replays are switched on.
+fn replayed<'a>(caller: &Caller, token: Token, found: &'a [Account]) -> Vec<&'a Account> {
+    let again = if caller.tenant.settings.delta_replays && token.position > 0 { found.first() } else { None };
+    again.into_iter().chain(found).collect()
+}
+
+/// 410 when the token is older than a week, or than the last maintenance of the tenant.
+fn resync(request: &Request, caller: &Caller, token: Token, now: OffsetDateTime) -> Option<Response<Bytes>> {
+    let maintained =
+        caller.tenant.settings.delta_valid_from.is_some_and(|from| token.issued < from.unix_timestamp());
+    let expired = token.issued + LIFE.whole_seconds() < now.unix_timestamp();
+    if maintained {
+        let message = "The sync state generation is not found. Perform a full synchronization.";
+        let mut gone = errors::graph(request, now, 410, "syncStateNotFound", message);
+        wire::set_header(&mut gone, "location", &request.link("/v1.0/users/delta?$deltatoken="));
+        return Some(gone);
+    }
+    expired.then(|| errors::graph(request, now, 410, "resyncRequired", "Resync required."))
+}
+
+fn answer(request: &Request, value: &[Value], name: &str, token_name: &str, token: Token) -> Response<Bytes> {
+    let context = request.link("/v1.0/$metadata#users");
+    let link = query::link(request, "/v1.0/users/delta", token_name, &token);
+    wire::json(StatusCode::OK, &json!({"@odata.context": context, name: link, "value": value}))
+}

@@ -1,0 +1,221 @@
+//! Listing and reading users (entra.md §8.1).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::access::{Caller, READ_USERS};
+use super::query::{self, Condition, Token};
+use super::settings::Licence;
+use super::{errors, user};
+use crate::model::{Account, Status};
+use crate::wire::{self, Request};
+use crate::world::World;
+
+/// Largest page once `signInActivity` is selected.
+const MAX_TOP_WITH_ACTIVITY: usize = 500;
+
+/// `GET /users`
+pub fn list(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<Bytes> {
+    if !caller.has_any(READ_USERS) {
+        return errors::denied(request, world.now());
+    }
+    let now = world.now();
+    if request.param("$skip").is_some() {
+        return errors::graph(
+            request,
+            now,
+            400,
+            "Request_BadRequest",
+            "'$skip' is not supported by the service.",
+        );
+    }
+    let conditions = match request.param("$filter").map(|filter| Condition::parse(&filter)) {
+        None => Vec::new(),
+        Some(Some(conditions)) => conditions,
+        Some(None) => return errors::unsupported(request, now, "Unsupported Query."),
+    };
+    let counts = request.param("$count").is_some();
+    if (counts || conditions.iter().any(Condition::is_advanced)) && !query::advanced(request) {
+        return errors::unsupported(
+            request,
+            now,
+            "Unsupported Query. ConsistencyLevel: eventual and $count=true are needed.",
+        );
+    }
+    let settings = &caller.tenant.settings;
+    page(world, request, caller, "users", |account| {
+        conditions.is_empty() || {
+            let rendered = user::render(settings, account);
+            conditions.iter().all(|condition| condition.holds(&rendered))
+        }
+    })
+}
+
+/// `GET /groups/{id}/transitiveMembers/microsoft.graph.user`: the cast needs the advanced engine (entra.md §9).
+pub fn members(world: &Arc<World>, request: &Request, caller: &Caller, group: &str) -> Response<Bytes> {
+    let now = world.now();
+    if !caller.has_any(&["GroupMember.Read.All", "Group.Read.All", "Directory.Read.All"]) {
+        return errors::denied(request, now);
+    }
+    let directory = &caller.tenant.directory;
+    if !directory.groups.iter().any(|g| g.id == group) {
+        return errors::not_found(request, now, group);
+    }
+    if !query::advanced(request) {
+        return errors::unsupported(
+            request,
+            now,
+            "Unsupported Query. OData cast needs ConsistencyLevel: eventual and $count=true.",
+        );
+    }
+    page(world, request, caller, "directoryObjects", |account| directory.is_member(group, account))
+}
+
+/// One page of users that pass `keep`.
+fn page(
+    world: &Arc<World>,
+    request: &Request,
+    caller: &Caller,
+    context: &str,
+    keep: impl Fn(&Account) -> bool,
+) -> Response<Bytes> {
+    let now = world.now();
+    let top = match query::top(request, now) {
+        Ok(top) => top,
+        Err(refusal) => return refusal,
+    };
+    let select = query::selected(request);
+    if let Some(refusal) = activity_refusal(world, request, caller, &select, top) {
+        return refusal;
+    }
+    let settings = &caller.tenant.settings;
+    let token = match request.param("$skiptoken") {
+        None => Token { position: 0, sequence: 0, issued: now.unix_timestamp(), changes: false },
+        Some(text) => match Token::decode(&text) {
+            Some(token) if token.issued + settings.page_token_life_s > now.unix_timestamp() => token,
+            _ => {
+                let message = "The specified page token value has expired and can no longer be included in your request.";
+                return errors::graph(request, now, 400, "Directory_ExpiredPageToken", message);
+            }
+        },
+    };
+    let accounts = &caller.tenant.directory.accounts;
+    let (found, next) = accounts.page(token.position, top, &keep);
+    let mut value = Vec::with_capacity(found.len());
+    for account in &found {
+        match query::project(settings, account, &select) {
+            Ok(user) => value.push(user),
+            Err(message) => return errors::graph(request, now, 400, "Request_BadRequest", &message),
+        }
+    }
+    let mut body =
+        json!({"@odata.context": request.link(&format!("/v1.0/$metadata#{context}")), "value": value});
+    if let Some(body) = body.as_object_mut() {
+        if let Some(position) = next {
+            let next = Token { position, issued: now.unix_timestamp(), ..token };
+            body.insert(
+                "@odata.nextLink".into(),
+                query::link(request, &request.path, "$skiptoken", &next).into(),
+            );
+        }
+        let first = request.param("$skiptoken").is_none();
+        if first && request.param("$count").as_deref() == Some("true") {
+            let (all, _) = accounts.page(0, usize::MAX, &keep);
+            body.insert("@odata.count".into(), all.len().into());
+        }
+    }
+    wire::json(StatusCode::OK, &body)
+}
+
+/// `GET /users/$count`
+pub fn count(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<Bytes> {
+    if !caller.has_any(READ_USERS) {
+        return errors::denied(request, world.now());
+    }
+    let eventual =
+        request.header("ConsistencyLevel").is_some_and(|level| level.eq_ignore_ascii_case("eventual"));
+    if !eventual {
+        return errors::unsupported(request, world.now(), "$count is not currently supported.");
+    }
+    let mut position = Some(0);
+    let mut count = 0;
+    while let Some(from) = position {
+        let (found, next) = caller.tenant.directory.accounts.page(from, 1000, |_| true);
+        count += found.len();
+        position = next;
+    }
+    let mut response = Response::new(Bytes::from(count.to_string()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
+}
+
+/// `GET /users/{id|upn}`
+pub fn get(world: &Arc<World>, request: &Request, caller: &Caller, key: &str) -> Response<Bytes> {
+    let now = world.now();
+    if !caller.has_any(READ_USERS) {
+        return errors::denied(request, now);
+    }
+    let select = query::selected(request);
+    if let Some(refusal) = activity_refusal(world, request, caller, &select, 1) {
+        return refusal;
+    }
+    let Some(account) = find(caller, key) else { return errors::not_found(request, now, key) };
+    if select.iter().any(|name| name == "signInActivity") && account.id != key {
+        let message = "Get By Key only supports UserId and the key has to be a valid Guid";
+        return errors::graph(request, now, 400, "Request_BadRequest", message);
+    }
+    match query::project(&caller.tenant.settings, &account, &select) {
+        Err(message) => errors::graph(request, now, 400, "Request_BadRequest", &message),
+        Ok(mut user) => {
+            if let Some(user) = user.as_object_mut() {
+                let context = request.link("/v1.0/$metadata#users/$entity");
+                user.insert("@odata.context".into(), context.into());
+            }
+            wire::json(StatusCode::OK, &user)
+        }
+    }
+}
+
+/// The account a path names, unless it is deleted.
+pub fn find(caller: &Caller, key: &str) -> Option<Account> {
+    caller.tenant.directory.accounts.find(key).filter(|account| account.status != Status::Deleted)
+}
+
+/// `signInActivity` needs a permission, a licence, and small pages (entra.md §8.1).
+fn activity_refusal(
+    world: &World,
+    request: &Request,
+    caller: &Caller,
+    select: &[String],
+    top: usize,
+) -> Option<Response<Bytes>> {
+    if !select.iter().any(|name| name == "signInActivity") {
+        return None;
+    }
+    let now = world.now();
+    if !caller.has("AuditLog.Read.All") {
+        return Some(errors::denied(request, now));
+    }
+    if !caller.tenant.settings.licensed(Licence::P1) {
+        let message = "Neither tenant is B2C or tenant doesn't have premium license";
+        let code = "Authentication_RequestFromNonPremiumTenantOrB2CTenant";
+        return Some(errors::graph(request, now, 403, code, message));
+    }
+    (top > MAX_TOP_WITH_ACTIVITY).then(|| {
+        let message = format!(
+            "Invalid page size specified: '{top}'. Must be between 1 and {MAX_TOP_WITH_ACTIVITY} inclusive."
+        );
+        errors::unsupported(request, now, &message)
+    })
+}
+
+/// Wraps values as Graph lists them, without paging.
+pub fn listing(request: &Request, context: &str, value: impl IntoIterator<Item = Value>) -> Response<Bytes> {
+    let value: Vec<Value> = value.into_iter().collect();
+    let context = request.link(&format!("/v1.0/$metadata#{context}"));
+    wire::json(StatusCode::OK, &json!({"@odata.context": context, "value": value}))
+}

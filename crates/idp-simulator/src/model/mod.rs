@@ -1,0 +1,153 @@
+//! What a directory is: its provider's settings, its groups and its accounts.
+
+mod account;
+mod accounts;
+
+use std::sync::{Arc, RwLock};
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+pub use account::{Account, Authority, By, Lock, Risk, SecondFactor, Status};
+pub use accounts::{Accounts, merge};
+
+use crate::generate::{Generated, Plan};
+use crate::sync::{read, write};
+use crate::{entra, okta};
+
+/// A directory as a file or the control port describes it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DirectorySpec {
+    /// Name people see; also a way to address the directory at the control port.
+    pub name: String,
+    /// The provider and its settings: `{"entra_id": {…}}` or `{"okta": {…}}`.
+    pub provider: Settings,
+    /// Accounts derived from a seed.
+    #[serde(default)]
+    pub generated: Option<Generated>,
+    /// Accounts told one by one; members as in [`Account`], only `login` is needed.
+    #[serde(default)]
+    pub accounts: Vec<serde_json::Value>,
+    /// Groups over these accounts.
+    #[serde(default)]
+    pub groups: Vec<Group>,
+}
+
+/// Settings of a directory, by provider.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Settings {
+    /// A Microsoft Entra ID tenant.
+    EntraId(entra::Settings),
+    /// An Okta org.
+    Okta(okta::Settings),
+}
+
+/// A group; membership of generated accounts is a rule over their index.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// Object id.
+    pub id: String,
+    /// Name people see.
+    pub name: String,
+    /// Ids of accounts that are direct members.
+    #[serde(default)]
+    pub members: Vec<String>,
+    /// Ids of groups that are direct members.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// Every n-th generated account is a direct member too.
+    #[serde(default)]
+    pub every: Option<u64>,
+}
+
+/// One directory in the running simulator.
+#[derive(Debug)]
+pub struct Directory {
+    /// Immutable directory id: tenant GUID or `00o…`.
+    pub id: String,
+    /// Name people see.
+    pub name: String,
+    /// Its accounts.
+    pub accounts: Accounts,
+    /// Its groups.
+    pub groups: Vec<Group>,
+    settings: RwLock<Arc<Settings>>,
+}
+
+impl Directory {
+    /// Builds the directory a specification describes.
+    pub fn build(spec: DirectorySpec, now: OffsetDateTime) -> anyhow::Result<Self> {
+        let DirectorySpec { name, provider, generated, accounts, groups } = spec;
+        let id = match &provider {
+            Settings::EntraId(entra) => entra.tenant_id.clone(),
+            Settings::Okta(okta) => okta.org_id.clone(),
+        };
+        anyhow::ensure!(!id.is_empty(), "directory {name}: its immutable id is empty");
+        let plan = generated.map(|generated| Plan::new(generated, &provider)).transpose()?;
+        let built = Self {
+            id,
+            name,
+            accounts: Accounts::new(plan),
+            groups,
+            settings: RwLock::new(Arc::new(provider)),
+        };
+        for account in &accounts {
+            built.accounts.add(account, &built.settings(), now)?;
+        }
+        Ok(built)
+    }
+
+    /// The settings as they are now.
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&read(&self.settings))
+    }
+
+    /// Replaces the settings.
+    pub fn set_settings(&self, settings: Settings) {
+        *write(&self.settings) = Arc::new(settings);
+    }
+
+    /// Whether `key` names this directory: its id, name, Okta subdomain or one of its verified domains.
+    pub fn answers_to(&self, key: &str) -> bool {
+        if key.eq_ignore_ascii_case(&self.id) || key.eq_ignore_ascii_case(&self.name) {
+            return true;
+        }
+        match &*self.settings() {
+            Settings::EntraId(entra) => entra.domains.iter().any(|d| d.name.eq_ignore_ascii_case(key)),
+            Settings::Okta(okta) => okta.subdomain.eq_ignore_ascii_case(key),
+        }
+    }
+
+    /// Whether an account belongs to a group, through nested groups too.
+    pub fn is_member(&self, group: &str, account: &Account) -> bool {
+        let index = self.accounts.index_of(&account.id);
+        let mut waiting = vec![group];
+        let mut seen = Vec::new();
+        while let Some(id) = waiting.pop() {
+            if seen.contains(&id) {
+                continue;
+            }
+            seen.push(id);
+            let Some(group) = self.groups.iter().find(|g| g.id == id) else { continue };
+            let by_rule = group.every.zip(index).is_some_and(|(n, index)| n > 0 && index % n == 0);
+            if by_rule || group.members.contains(&account.id) {
+                return true;
+            }
+            waiting.extend(group.groups.iter().map(String::as_str));
+        }
+        false
+    }
+}
+
+impl Settings {
+    /// `entra_id` or `okta`.
+    pub fn provider(&self) -> &'static str {
+        match self {
+            Self::EntraId(_) => "entra_id",
+            Self::Okta(_) => "okta",
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Access tokens: signed JWTs, opaque to callers by contract, checked by us on every call.
+
+use std::fmt;
+
+use anyhow::Context as _;
+use aws_lc_rs::encoding::AsDer as _;
+use aws_lc_rs::rsa::{KeyPair, KeySize};
+use aws_lc_rs::signature::KeyPair as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde_json::Value;
+
+/// Signs and checks tokens with a key that lives as long as the process.
+pub struct Issuer {
+    signing: EncodingKey,
+    checking: DecodingKey,
+    key_id: String,
+    modulus: String,
+    exponent: String,
+}
+
+impl fmt::Debug for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issuer").field("key_id", &self.key_id).finish_non_exhaustive()
+    }
+}
+
+impl Issuer {
+    /// A fresh 2048-bit RSA key.
+    pub fn generate() -> anyhow::Result<Self> {
+        let pair = KeyPair::generate(KeySize::Rsa2048).context("RSA key")?;
+        let private = pair.as_der().context("RSA key")?;
+        let public = pair.public_key();
+        let modulus = URL_SAFE_NO_PAD.encode(public.modulus().big_endian_without_leading_zero());
+        let exponent = URL_SAFE_NO_PAD.encode(public.exponent().big_endian_without_leading_zero());
+        Ok(Self {
+            signing: EncodingKey::from_rsa_der(private.as_ref()),
+            checking: DecodingKey::from_rsa_components(&modulus, &exponent)?,
+            key_id: uuid::Uuid::new_v4().simple().to_string(),
+            modulus,
+            exponent,
+        })
+    }
+
+    /// Signs claims with RS256 and a `typ` of the caller's choice.
+    pub fn sign(&self, typ: &str, claims: &Value) -> String {
+        let mut header = Header::new(Algorithm::RS256);
+        header.typ = Some(typ.to_owned());
+        header.kid = Some(self.key_id.clone());
+        jsonwebtoken::encode(&header, claims, &self.signing).unwrap_or_default()
+    }
+
+    /// Claims of a token we signed; expiry and audience are the caller's business, since the simulator has its own clock.
+    pub fn open(&self, token: &str) -> Option<Value> {
+        let mut validation = Validation::new(Algorithm::RS256);
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.required_spec_claims.clear();
+        jsonwebtoken::decode::<Value>(token, &self.checking, &validation).ok().map(|data| data.claims)
+    }
+
+    /// The public key as a JSON web key set.
+    pub fn jwks(&self) -> Value {
+        serde_json::json!({"keys": [{"kty": "RSA", "use": "sig", "alg": "RS256", "kid": self.key_id,
+            "n": self.modulus, "e": self.exponent}]})
+    }
+}
