@@ -84,6 +84,22 @@ impl From<aws_lc_rs::error::Unspecified> for SealError {
     }
 }
 
+/// Names of the sealed columns, as [`Owner::table`] binds them: sealer and opener must agree. Version 1 unless said.
+pub mod column {
+    /// An integration's secret; the row is the integration, the version that of the integration's row.
+    pub const INTEGRATION_SECRET: &str = "api.integrations.secret";
+    /// Data key of a batch of feed records; the row is the batch.
+    pub const FEED_DATA_KEY: &str = "api.feed_batches.data_key";
+    /// A feed record's password, sealed with the batch's data key; the row is the record.
+    pub const FEED_SECRET: &str = "api.feed_records.secret";
+    /// A feed record's session cookies, sealed with the batch's data key; the row is the record.
+    pub const FEED_COOKIES: &str = "api.feed_records.cookies";
+    /// An exposure's password, sealed to its tenant; the row is the exposure.
+    pub const EXPOSURE_SECRET: &str = "validator.exposures.secret";
+    /// An exposure's session cookies, sealed to its tenant; the row is the exposure.
+    pub const EXPOSURE_COOKIES: &str = "validator.exposures.cookies";
+}
+
 /// Whom and where a payload belongs to. A ciphertext moved to another tenant, table, row or version does not open.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner<'a> {
