@@ -13,6 +13,8 @@ const WITH_SECRETS: [&str; 4] =
 fn main() -> anyhow::Result<()> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     println!("cargo:rerun-if-changed={}", root.display());
+    // Embedded by `sqlx::migrate!`, which does not notice a new file by itself.
+    println!("cargo:rerun-if-changed={}", root.join("../migrations").display());
     let mut files = Vec::new();
     for package in ["parapet/v1", "parapet/internal/v1", "parapet/events/v1"] {
         for entry in fs::read_dir(root.join(package))? {

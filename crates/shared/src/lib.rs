@@ -3,11 +3,20 @@
 //! Belongs here: the provider adapters and the attempt limiter; ids, verdicts, sealing; database, outbox, inbox,
 //! broker and service lifecycle. Does not: anything only one service needs.
 
+pub mod audit;
+pub mod db;
+pub mod grpc;
 pub mod id;
+pub mod inbox;
 pub mod integration;
 pub mod limiter;
+pub mod outbox;
 pub mod provider;
+pub mod queue;
+pub mod relay;
 pub mod sealing;
 pub mod secret;
+pub mod service;
 pub mod verdict;
 pub mod wire;
+pub mod work;

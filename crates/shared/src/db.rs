@@ -1,0 +1,298 @@
+//! The only door to PostgreSQL: how a connection is made and checked, and the one way to get a transaction.
+//!
+//! Two traps of sqlx are closed here, for everybody (`tests/it/database.rs` shows both without the protection):
+//! a cancelled `begin` leaves its transaction open in the pool, so `begin` runs in a task of its own and every
+//! released connection is rolled back; and `COMMIT` of a failed transaction is answered without an error, so
+//! [`Tx::commit`] asks first.
+
+mod error;
+
+use std::{
+    future::Future,
+    ops::{Deref, DerefMut},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use serde::Deserialize;
+use sqlx::{
+    ConnectOptions, PgConnection, PgPool, Postgres, Transaction,
+    migrate::Migrator,
+    postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
+};
+use time::OffsetDateTime;
+
+pub use self::error::StoreError;
+use crate::id::TenantId;
+
+/// Every migration of the product, in the binary: `parapet` applies them, services only compare versions.
+pub static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
+
+/// The newest migration this build knows; a service is ready once the database has it.
+pub fn required_schema() -> i64 {
+    MIGRATOR.iter().map(|m| m.version).max().unwrap_or(0)
+}
+
+/// Whether the connection to PostgreSQL is encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DatabaseTls {
+    /// Not encrypted: for a server on the same host.
+    #[default]
+    Disable,
+    /// Encrypted; certificate chain and host name are verified.
+    VerifyFull,
+}
+
+/// Where the database is and how long it may take.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DatabaseConfig {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Database.
+    pub database: String,
+    /// Login role: `parapet_api`, `parapet_sync`, ...
+    pub user: String,
+    /// File with the role's password, without or with a final line break. None when the server asks for none.
+    pub password_file: Option<PathBuf>,
+    /// Encryption.
+    pub tls: DatabaseTls,
+    /// File with the certificate authorities to trust (PEM); the system's when absent.
+    pub ca_file: Option<PathBuf>,
+    /// Most connections this process opens.
+    pub max_connections: u32,
+    /// Longest wait for a free or new connection, in seconds.
+    pub acquire_timeout_seconds: u64,
+    /// Longest statement, in seconds.
+    pub statement_timeout_seconds: u64,
+    /// Longest wait for a lock, in seconds.
+    pub lock_timeout_seconds: u64,
+}
+
+impl Default for DatabaseConfig {
+    fn default() -> Self {
+        Self {
+            host: String::new(),
+            port: 5432,
+            database: String::new(),
+            user: String::new(),
+            password_file: None,
+            tls: DatabaseTls::Disable,
+            ca_file: None,
+            max_connections: 10,
+            acquire_timeout_seconds: 10,
+            statement_timeout_seconds: 60,
+            lock_timeout_seconds: 20,
+        }
+    }
+}
+
+impl DatabaseConfig {
+    fn options(&self) -> Result<PgConnectOptions, StoreError> {
+        let mut options = PgConnectOptions::new_without_pgpass()
+            .host(&self.host)
+            .port(self.port)
+            .database(&self.database)
+            .username(&self.user)
+            .application_name(&self.user)
+            .options([
+                ("statement_timeout", format!("{}s", self.statement_timeout_seconds)),
+                ("lock_timeout", format!("{}s", self.lock_timeout_seconds)),
+                ("idle_in_transaction_session_timeout", "60s".to_owned()),
+            ])
+            .ssl_mode(match self.tls {
+                DatabaseTls::Disable => PgSslMode::Disable,
+                DatabaseTls::VerifyFull => PgSslMode::VerifyFull,
+            })
+            .disable_statement_logging();
+        if let Some(path) = &self.password_file {
+            let password = std::fs::read_to_string(path)
+                .map_err(|e| StoreError::Config { what: "the password file cannot be read", source: e })?;
+            options = options.password(password.trim_end_matches(['\r', '\n']));
+        }
+        if let Some(path) = &self.ca_file {
+            options = options.ssl_root_cert(path);
+        }
+        Ok(options)
+    }
+}
+
+/// A pool of checked connections.
+#[derive(Clone, Debug)]
+pub struct Db {
+    pool: PgPool,
+}
+
+impl Db {
+    /// Connects once and refuses a server that could lose what it acknowledged.
+    pub async fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
+        let options = config.options()?;
+        // Asked by hand first, because the pool reports a refusing hook only as a timeout.
+        let mut first = options.connect().await?;
+        durable(&mut first).await?;
+        sqlx::Connection::close(first).await?;
+        let pool = PgPoolOptions::new()
+            .max_connections(config.max_connections)
+            .acquire_timeout(Duration::from_secs(config.acquire_timeout_seconds))
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    durable(connection).await.map_err(|e| sqlx::Error::Configuration(Box::new(e)))
+                })
+            })
+            .after_release(|connection, _| Box::pin(clean(connection)))
+            .connect_lazy_with(options);
+        Ok(Self { pool })
+    }
+
+    /// A transaction that sees and writes the rows of one tenant only: the only way to reach a tenant's rows.
+    pub async fn tenant(&self, tenant: TenantId) -> Result<Tx, StoreError> {
+        self.begin(Some(tenant)).await
+    }
+
+    /// A transaction without a tenant, for the tables that have none. Tenants' rows are invisible to it.
+    pub async fn system(&self) -> Result<Tx, StoreError> {
+        self.begin(None).await
+    }
+
+    // INVARIANT: nobody can cancel a `begin`: the task goes on without its caller, and dropping the finished
+    // transaction rolls it back. In sqlx 0.9 a cancelled `begin` returns a connection inside a transaction.
+    async fn begin(&self, tenant: Option<TenantId>) -> Result<Tx, StoreError> {
+        let pool = self.pool.clone();
+        detached(async move {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the one place that begins, in a task nobody cancels"
+            )]
+            let mut tx = Tx(pool.begin().await?);
+            if let Some(tenant) = tenant {
+                tx.set_tenant(tenant).await?;
+            }
+            Ok(tx)
+        })
+        .await
+    }
+
+    /// The newest migration the database has.
+    pub async fn schema_version(&self) -> Result<i64, StoreError> {
+        let mut tx = self.system().await?;
+        let version = sqlx::query_scalar("SELECT platform.schema_version()").fetch_one(&mut *tx).await?;
+        tx.rollback().await?;
+        Ok(version)
+    }
+
+    /// Returns once the database answers again, asking with growing pauses of at most five seconds.
+    pub async fn wait_until_reachable(&self) {
+        let mut pause = Duration::from_millis(50);
+        while let Err(error) = self.ping().await {
+            tracing::warn!(%error, "database not reachable");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+    }
+
+    /// Asks the database for a sign of life.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.system().await?.rollback().await
+    }
+
+    /// Closes every connection; later calls fail.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+// INVARIANT: what COMMIT acknowledged survives a crash. The attempt budget rests on it.
+async fn durable(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let (commit, fsync, replica): (String, String, bool) = sqlx::query_as(
+        "SELECT current_setting('synchronous_commit'), current_setting('fsync'), pg_is_in_recovery()",
+    )
+    .fetch_one(connection)
+    .await?;
+    match (commit.as_str(), fsync.as_str(), replica) {
+        ("off", ..) => Err(StoreError::NotDurable("synchronous_commit is off")),
+        (_, "off", _) => Err(StoreError::NotDurable("fsync is off")),
+        (.., true) => Err(StoreError::NotDurable("the server is a replica in recovery")),
+        _ => Ok(()),
+    }
+}
+
+// A released connection must not stay inside a transaction. BEGIN first, because ROLLBACK alone makes the server
+// log a warning for every release; inside a failed transaction BEGIN is refused and the connection is closed.
+async fn clean(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    Ok(sqlx::raw_sql("BEGIN; ROLLBACK").execute(connection).await.is_ok())
+}
+
+async fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) => Err(StoreError::Unavailable(format!("the database task ended: {error}"))),
+    }
+}
+
+/// An open transaction. Dropped without [`Tx::commit`] it is rolled back.
+#[derive(Debug)]
+#[must_use = "a transaction that is not committed is rolled back"]
+pub struct Tx(Transaction<'static, Postgres>);
+
+impl Tx {
+    /// Makes everything durable; only `Ok` means that it happened.
+    ///
+    /// Nobody can cancel it: once begun it runs to its end. A transaction in which a statement failed is refused,
+    /// even when the statement's error was not looked at.
+    pub async fn commit(self) -> Result<(), StoreError> {
+        detached(async move {
+            let mut tx = self.0;
+            // INVARIANT: Ok means committed. PostgreSQL answers COMMIT of a failed transaction with a ROLLBACK
+            // tag and no error; any other statement fails there.
+            if let Err(error) = sqlx::raw_sql("SELECT 1").execute(&mut *tx).await {
+                let aborted = error.as_database_error().and_then(|e| e.code()).is_some_and(|c| c == "25P02");
+                return Err(if aborted { StoreError::Aborted } else { error.into() });
+            }
+            Ok(tx.commit().await?)
+        })
+        .await
+    }
+
+    /// Undoes everything and gives the connection back at once.
+    pub async fn rollback(self) -> Result<(), StoreError> {
+        detached(async move { Ok(self.0.rollback().await?) }).await
+    }
+
+    /// Moves the transaction to another tenant: for the few that visit several in turn.
+    pub async fn set_tenant(&mut self, tenant: TenantId) -> Result<(), StoreError> {
+        sqlx::query("SELECT set_config('app.tenant', $1, true)")
+            .bind(tenant.to_string())
+            .execute(&mut *self.0)
+            .await?;
+        Ok(())
+    }
+
+    /// The database's clock now, not at the start of the transaction.
+    pub async fn clock(&mut self) -> Result<OffsetDateTime, StoreError> {
+        Ok(sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut *self.0).await?)
+    }
+}
+
+impl Deref for Tx {
+    type Target = PgConnection;
+    fn deref(&self) -> &PgConnection {
+        &self.0
+    }
+}
+
+impl DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
+}
+
+/// Reads a text column into a type of the domain; a value it does not know is [`StoreError::Corrupt`].
+pub fn parse<T: FromStr>(column: &'static str, text: &str) -> Result<T, StoreError> {
+    text.parse().map_err(|_| StoreError::Corrupt(format!("column {column} has an unknown value")))
+}

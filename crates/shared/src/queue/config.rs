@@ -1,0 +1,116 @@
+//! Where the broker is and how a connection to it is made.
+
+use std::{path::PathBuf, time::Duration};
+
+use lapin::{
+    Connection, ConnectionProperties,
+    tcp::OwnedTLSConfig,
+    uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo},
+};
+use serde::Deserialize;
+
+/// Where the broker is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BrokerConfig {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Virtual host.
+    pub vhost: String,
+    /// User.
+    pub user: String,
+    /// File with the user's password, without or with a final line break.
+    pub password_file: PathBuf,
+    /// Encrypt the connection and verify the broker's certificate and name.
+    pub tls: bool,
+    /// File with the certificate authorities to trust (PEM); the system's when absent.
+    pub ca_file: Option<PathBuf>,
+    /// Seconds between heartbeats; a silent connection is given up after twice this.
+    pub heartbeat_seconds: u16,
+    /// After so many seconds without a connection the service says that it is not ready.
+    pub unready_after_seconds: u64,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self {
+            host: String::new(),
+            port: 5672,
+            vhost: "/".to_owned(),
+            user: String::new(),
+            password_file: PathBuf::new(),
+            tls: false,
+            ca_file: None,
+            heartbeat_seconds: 15,
+            unready_after_seconds: 300,
+        }
+    }
+}
+
+/// The broker could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// A file of the configuration cannot be read.
+    #[error("{what} cannot be read")]
+    File {
+        /// Which file.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The broker did not answer in time.
+    #[error("the broker did not answer in time")]
+    Timeout,
+    /// The connection, channel or consumer ended.
+    #[error("{0}")]
+    Ended(&'static str),
+    /// Anything else.
+    #[error(transparent)]
+    Amqp(#[from] lapin::Error),
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl BrokerConfig {
+    /// Opens a connection that broker operators see under this name. Files are read each time, so that a new
+    /// password is used at the next connection.
+    pub(super) async fn connect(&self, name: &str) -> Result<Connection, BrokerError> {
+        let password = tokio::fs::read_to_string(&self.password_file)
+            .await
+            .map_err(|source| BrokerError::File { what: "the broker's password file", source })?;
+        let uri = AMQPUri {
+            scheme: if self.tls { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
+            authority: AMQPAuthority {
+                userinfo: AMQPUserInfo {
+                    username: self.user.clone(),
+                    password: password.trim_end_matches(['\r', '\n']).to_owned(),
+                },
+                host: self.host.clone(),
+                port: self.port,
+            },
+            vhost: self.vhost.clone(),
+            query: AMQPQueryString { heartbeat: Some(self.heartbeat_seconds), ..AMQPQueryString::default() },
+        };
+        let cert_chain = match &self.ca_file {
+            Some(path) => Some(
+                tokio::fs::read_to_string(path)
+                    .await
+                    .map_err(|source| BrokerError::File { what: "the broker's CA file", source })?,
+            ),
+            None => None,
+        };
+        let tls = OwnedTLSConfig { identity: None, cert_chain };
+        // lapin's own recovery stays off, its default; the supervisor above decides when to try again.
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let runtime = lapin::runtime::default_runtime()?;
+        tokio::time::timeout(
+            CONNECT_TIMEOUT,
+            Connection::connect_uri_with_config(uri, properties, tls, runtime),
+        )
+        .await
+        .map_err(|_| BrokerError::Timeout)?
+        .map_err(BrokerError::Amqp)
+    }
+}

@@ -1,0 +1,317 @@
+//! Work that waits is a row with a due time and a priority, never a message.
+//!
+//! The [`Dispatcher`] turns due rows into messages: the most urgent first, tenants in turn, and never more in flight
+//! per tenant and directory than the cap. The handler that gets the message must end with [`finish`], [`postpone`] or
+//! [`park`]; a row whose handler vanished is given out again when its lease ends.
+
+use std::time::Duration;
+
+use sqlx::Row;
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    db::{Db, StoreError, Tx},
+    id::{TenantId, WorkId},
+    outbox::{self, Topic},
+};
+
+/// Leases that may run out in a row before the work is parked.
+pub const MAX_TRIES: i32 = 5;
+
+/// Work to be scheduled.
+#[derive(Clone, Debug)]
+pub struct NewWork {
+    /// Id of the row, if it becomes a new one.
+    pub work_id: WorkId,
+    /// Whose work it is.
+    pub tenant: TenantId,
+    /// Directory it will talk to; the cap counts per tenant and directory.
+    pub directory: String,
+    /// What is to be done.
+    pub kind: &'static str,
+    /// What it is to be done to.
+    pub subject: Uuid,
+    /// 0 is the most urgent.
+    pub priority: i16,
+    /// When; None is now.
+    pub due_at: Option<OffsetDateTime>,
+}
+
+/// A due row, as the dispatcher hands it to the function that writes its message.
+#[derive(Clone, Debug)]
+pub struct WorkRow {
+    /// The row.
+    pub work_id: WorkId,
+    /// Whose work it is.
+    pub tenant: TenantId,
+    /// What is to be done.
+    pub kind: String,
+    /// What it is to be done to.
+    pub subject: Uuid,
+}
+
+/// Schedules work. There is one row per (tenant, kind, subject): the earlier due time and the more urgent priority
+/// win; work in flight is done once more afterwards; parked work waits again.
+pub async fn schedule(tx: &mut Tx, work: &NewWork) -> Result<(), StoreError> {
+    schedule_many(tx, std::slice::from_ref(work)).await
+}
+
+/// Schedules many pieces of work in one statement.
+pub async fn schedule_many(tx: &mut Tx, work: &[NewWork]) -> Result<(), StoreError> {
+    // Sorted and without repetition: one statement may touch a row once, and two statements never deadlock.
+    let mut work: Vec<&NewWork> = work.iter().collect();
+    work.sort_by_key(|w| (w.tenant, w.kind, w.subject, w.due_at));
+    work.dedup_by_key(|w| (w.tenant, w.kind, w.subject));
+    if work.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO work AS w (work_id, tenant_id, directory, kind, subject, priority, due_at)
+         SELECT n.work_id, n.tenant_id, n.directory, n.kind, n.subject, n.priority, coalesce(n.due_at, clock_timestamp())
+         FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::smallint[], $7::timestamptz[])
+              AS n (work_id, tenant_id, directory, kind, subject, priority, due_at)
+         ON CONFLICT (tenant_id, kind, subject) DO UPDATE SET
+             directory = excluded.directory,
+             priority = least(w.priority, excluded.priority),
+             due_at = CASE w.state WHEN 'waiting' THEN least(w.due_at, excluded.due_at)
+                                   WHEN 'parked' THEN excluded.due_at ELSE w.due_at END,
+             again_at = CASE w.state WHEN 'in_flight' THEN least(w.again_at, excluded.due_at) END,
+             tries = CASE w.state WHEN 'parked' THEN 0 ELSE w.tries END,
+             reason = CASE w.state WHEN 'parked' THEN NULL ELSE w.reason END,
+             state = CASE w.state WHEN 'parked' THEN 'waiting' ELSE w.state END",
+    )
+    .bind(work.iter().map(|w| w.work_id.uuid()).collect::<Vec<_>>())
+    .bind(work.iter().map(|w| w.tenant.uuid()).collect::<Vec<_>>())
+    .bind(work.iter().map(|w| w.directory.as_str()).collect::<Vec<_>>())
+    .bind(work.iter().map(|w| w.kind).collect::<Vec<_>>())
+    .bind(work.iter().map(|w| w.subject).collect::<Vec<_>>())
+    .bind(work.iter().map(|w| w.priority).collect::<Vec<_>>())
+    .bind(work.iter().map(|w| w.due_at).collect::<Vec<_>>())
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// The work is done: its row goes, unless it was scheduled once more meanwhile.
+pub async fn finish(tx: &mut Tx, work: WorkId) -> Result<(), StoreError> {
+    sqlx::query(
+        "WITH again AS (
+             UPDATE work SET state = 'waiting', due_at = again_at, again_at = NULL, lease_until = NULL, tries = 0, reason = NULL
+             WHERE work_id = $1 AND again_at IS NOT NULL)
+         DELETE FROM work WHERE work_id = $1 AND again_at IS NULL",
+    )
+    .bind(work)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// The work waits until then, for a reason that is shown; a run that was asked for meanwhile keeps its earlier time.
+pub async fn postpone(
+    tx: &mut Tx,
+    work: WorkId,
+    until: OffsetDateTime,
+    reason: &str,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE work SET state = 'waiting', due_at = least($2, again_at), again_at = NULL, lease_until = NULL, tries = 0, reason = $3
+         WHERE work_id = $1",
+    )
+    .bind(work)
+    .bind(until)
+    .bind(reason)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// The work cannot be done; it stays, with its reason, until a person schedules it again.
+pub async fn park(tx: &mut Tx, work: WorkId, reason: &str) -> Result<(), StoreError> {
+    sqlx::query("UPDATE work SET state = 'parked', lease_until = NULL, again_at = NULL, reason = $2 WHERE work_id = $1")
+        .bind(work)
+        .bind(reason)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Takes work back, whatever its state; a handler that has it already finishes. False when there is none.
+pub async fn cancel(tx: &mut Tx, tenant: TenantId, kind: &str, subject: Uuid) -> Result<bool, StoreError> {
+    let gone = sqlx::query("DELETE FROM work WHERE tenant_id = $1 AND kind = $2 AND subject = $3")
+        .bind(tenant)
+        .bind(kind)
+        .bind(subject)
+        .execute(&mut **tx)
+        .await?;
+    Ok(gone.rows_affected() > 0)
+}
+
+/// Bounds of what the dispatcher gives out.
+#[derive(Clone, Copy, Debug)]
+pub struct Caps {
+    /// Most work in flight per tenant and directory.
+    pub in_flight: i64,
+    /// Most rows given out in one transaction.
+    pub batch: i64,
+    /// How long a handler has before the work is given out again.
+    pub lease: Duration,
+}
+
+impl Default for Caps {
+    fn default() -> Self {
+        Self { in_flight: 64, batch: 256, lease: Duration::from_secs(600) }
+    }
+}
+
+/// Turns due rows into messages of this service's outbox.
+#[derive(Debug)]
+pub struct Dispatcher {
+    db: Db,
+    topic_of: fn(&WorkRow) -> (Topic, Vec<u8>),
+    caps: Caps,
+}
+
+const BUSY: Duration = Duration::from_millis(20);
+const IDLE: Duration = Duration::from_millis(500);
+
+impl Dispatcher {
+    /// A dispatcher; `topic_of` names the topic and writes the body of a row's message.
+    pub fn new(db: Db, topic_of: fn(&WorkRow) -> (Topic, Vec<u8>), caps: Caps) -> Self {
+        Self { db, topic_of, caps }
+    }
+
+    /// Gives out work until asked to stop.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut pause = BUSY;
+        loop {
+            pause = match self.round().await {
+                Ok(0) => (pause * 2).min(IDLE),
+                Ok(_) => BUSY,
+                Err(error) => {
+                    tracing::warn!(%error, "work could not be given out");
+                    IDLE
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Gives out what is due and fits under the caps; returns how many rows. One dispatcher works at a time.
+    pub async fn round(&self) -> Result<usize, StoreError> {
+        let mut tx = self.db.system().await?;
+        // Two dispatchers at once would both count before either gives out, and exceed the cap.
+        let alone: bool = sqlx::query_scalar(
+            "SELECT pg_try_advisory_xact_lock(hashtextextended('dispatch ' || current_schema(), 0))",
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        if !alone {
+            tx.rollback().await?;
+            return Ok(0);
+        }
+        self.reclaim(&mut tx).await?;
+        let rows = self.take(&mut tx).await?;
+        for (topic, tenants, bodies) in self.messages(&rows) {
+            outbox::enqueue_bodies(&mut tx, topic, &tenants, &bodies).await?;
+        }
+        tx.commit().await?;
+        metrics::counter!("parapet_work_dispatched_total").increment(rows.len() as u64);
+        Ok(rows.len())
+    }
+
+    async fn reclaim(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        let expired = sqlx::query(
+            "UPDATE work SET tries = tries + 1, lease_until = NULL, again_at = NULL,
+                 state = CASE WHEN tries >= $1 THEN 'parked' ELSE 'waiting' END,
+                 reason = CASE WHEN tries >= $1 THEN 'given out ' || (tries + 1) || ' times without an answer' ELSE reason END
+             WHERE state = 'in_flight' AND lease_until < clock_timestamp()",
+        )
+        .bind(MAX_TRIES)
+        .execute(&mut **tx)
+        .await?
+        .rows_affected();
+        if expired > 0 {
+            tracing::warn!(expired, "leases of work ran out");
+            metrics::counter!("parapet_work_leases_expired_total").increment(expired);
+        }
+        Ok(())
+    }
+
+    async fn take(&self, tx: &mut Tx) -> Result<Vec<WorkRow>, StoreError> {
+        let rows = sqlx::query(
+            "WITH RECURSIVE lanes AS ( -- every (tenant, directory, priority) with waiting work, one index probe each
+                 (SELECT tenant_id, directory, priority FROM work WHERE state = 'waiting'
+                  ORDER BY tenant_id, directory, priority LIMIT 1)
+                 UNION ALL
+                 SELECT n.* FROM lanes l, LATERAL (
+                     SELECT tenant_id, directory, priority FROM work
+                     WHERE state = 'waiting' AND (tenant_id, directory, priority) > (l.tenant_id, l.directory, l.priority)
+                     ORDER BY tenant_id, directory, priority LIMIT 1) n
+             ), due AS (
+                 SELECT w.* FROM lanes l, LATERAL (
+                     SELECT work_id, tenant_id, directory, priority, due_at FROM work
+                     WHERE state = 'waiting' AND tenant_id = l.tenant_id AND directory = l.directory
+                       AND priority = l.priority AND due_at <= clock_timestamp()
+                     ORDER BY due_at LIMIT least($1, $2)) w
+             ), ranked AS (
+                 SELECT work_id, tenant_id, directory, priority, due_at,
+                        row_number() OVER (PARTITION BY tenant_id, directory ORDER BY priority, due_at) AS place
+                 FROM due
+             ), free AS (
+                 SELECT r.*, row_number() OVER (PARTITION BY tenant_id ORDER BY priority, due_at) AS turn
+                 FROM ranked r
+                 WHERE place <= $1 - (SELECT count(*) FROM work f
+                     WHERE f.state = 'in_flight' AND f.tenant_id = r.tenant_id AND f.directory = r.directory)
+             ), taken AS (
+                 SELECT work_id, row_number() OVER (ORDER BY turn, priority, due_at) AS place
+                 FROM free ORDER BY turn, priority, due_at LIMIT $2
+             )
+             UPDATE work w SET state = 'in_flight', lease_until = clock_timestamp() + $3 * interval '1 second', reason = NULL
+             FROM taken t WHERE w.work_id = t.work_id AND w.state = 'waiting'
+             RETURNING w.work_id, w.tenant_id, w.kind, w.subject, t.place",
+        )
+        .bind(self.caps.in_flight)
+        .bind(self.caps.batch)
+        .bind(self.caps.lease.as_secs_f64())
+        .fetch_all(&mut **tx)
+        .await?;
+        let mut rows = rows
+            .into_iter()
+            .map(|row| {
+                let place: i64 = row.try_get("place")?;
+                Ok((
+                    place,
+                    WorkRow {
+                        work_id: WorkId(row.try_get("work_id")?),
+                        tenant: TenantId(row.try_get("tenant_id")?),
+                        kind: row.try_get("kind")?,
+                        subject: row.try_get("subject")?,
+                    },
+                ))
+            })
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        rows.sort_by_key(|(place, _)| *place);
+        Ok(rows.into_iter().map(|(_, row)| row).collect())
+    }
+
+    // Runs of one topic become one insert each, in order.
+    fn messages(&self, rows: &[WorkRow]) -> Vec<(Topic, Vec<Option<TenantId>>, Vec<Vec<u8>>)> {
+        let mut runs: Vec<(Topic, Vec<Option<TenantId>>, Vec<Vec<u8>>)> = Vec::new();
+        for row in rows {
+            let (topic, body) = (self.topic_of)(row);
+            match runs.last_mut() {
+                Some((last, tenants, bodies)) if *last == topic => {
+                    tenants.push(Some(row.tenant));
+                    bodies.push(body);
+                }
+                _ => runs.push((topic, vec![Some(row.tenant)], vec![body])),
+            }
+        }
+        runs
+    }
+}
