@@ -7,6 +7,7 @@ pub mod audit;
 pub mod db;
 pub mod grpc;
 pub mod id;
+pub mod identifier;
 pub mod inbox;
 pub mod integration;
 pub mod limiter;

@@ -86,7 +86,8 @@ impl From<aws_lc_rs::error::Unspecified> for SealError {
 
 /// Names of the sealed columns, as [`Owner::table`] binds them: sealer and opener must agree. Version 1 unless said.
 pub mod column {
-    /// An integration's secret; the row is the integration, the version that of the integration's row.
+    /// An integration's secret; the row is the integration, the version that of
+    /// `api.integration_secrets_v`. For Entra ID the bytes of the client secret.
     pub const INTEGRATION_SECRET: &str = "api.integrations.secret";
     /// Data key of a batch of feed records; the row is the batch.
     pub const FEED_DATA_KEY: &str = "api.feed_batches.data_key";
@@ -94,6 +95,9 @@ pub mod column {
     pub const FEED_SECRET: &str = "api.feed_records.secret";
     /// A feed record's session cookies, sealed with the batch's data key; the row is the record.
     pub const FEED_COOKIES: &str = "api.feed_records.cookies";
+    /// What else a feed record says (whole hashes, hint, device, raw), JSON sealed with the batch's data key; the row
+    /// is the record.
+    pub const FEED_EXTRA: &str = "api.feed_records.extra";
     /// An exposure's password, sealed to its tenant; the row is the exposure.
     pub const EXPOSURE_SECRET: &str = "validator.exposures.secret";
     /// An exposure's session cookies, sealed to its tenant; the row is the exposure.
