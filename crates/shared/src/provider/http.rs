@@ -202,15 +202,19 @@ pub async fn send(request: reqwest::RequestBuilder) -> Result<Answer, ProviderEr
 /// `Retry-After` in every spelling seen: whole or fractional seconds, or an HTTP date. Clamped to 1 s ..= 1 h.
 pub fn retry_after(headers: &http::HeaderMap, now: OffsetDateTime) -> Option<Duration> {
     let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();
-    let seconds = if let Ok(seconds) = text.parse::<f64>() {
-        seconds
-    } else {
-        let format = time::macros::format_description!(
-            "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
-        );
-        (time::PrimitiveDateTime::parse(text, format).ok()?.assume_utc() - now).as_seconds_f64()
+    let seconds = match text.parse::<f64>() {
+        Ok(seconds) => seconds,
+        Err(_) => (http_date(text)? - now).as_seconds_f64(),
     };
     seconds.is_finite().then(|| Duration::from_secs_f64(seconds.clamp(1.0, 3600.0)))
+}
+
+/// A date as HTTP headers spell it (RFC 9110 §5.6.7, the one form servers may still send).
+pub fn http_date(text: &str) -> Option<OffsetDateTime> {
+    let format = time::macros::format_description!(
+        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+    );
+    Some(time::PrimitiveDateTime::parse(text, format).ok()?.assume_utc())
 }
 
 /// Resolves hosts once, through the address filter.

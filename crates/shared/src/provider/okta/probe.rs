@@ -1,0 +1,183 @@
+//! The connection test, in the order of §9. It changes nothing and never uses a real person's name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use http::Method;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{
+    authn::{Options, PATH, Submission},
+    client::Client,
+    failure, listing,
+    verdict::{self, Meaning},
+};
+use crate::provider::{Capability, CapabilityTest, Missing, ProviderError, TestReport};
+
+const WELL_KNOWN: &str = "/.well-known/okta-organization";
+/// An id no user has: Okta's ids are random, and made of more than zeros.
+const NOBODY: &str = "00u00000000000000000";
+
+/// What the org says of itself to anybody.
+#[derive(Debug, Deserialize)]
+pub(super) struct Organization {
+    /// Immutable.
+    pub(super) id: String,
+    #[serde(rename = "_links")]
+    links: Links,
+}
+
+#[derive(Debug, Deserialize)]
+struct Links {
+    organization: Link,
+}
+
+#[derive(Debug, Deserialize)]
+struct Link {
+    href: String,
+}
+
+/// Reads the org's immutable id; refuses a host that is only another name of the org.
+pub(super) async fn organization(client: &Client) -> Result<Organization, ProviderError> {
+    let refused =
+        |reason, message| Err(ProviderError::Refused(Missing { reason, message, not_granted: false }));
+    let answer = client.anonymous(Method::GET, WELL_KNOWN, None).await?;
+    let organization = match answer.status {
+        200 => answer.json::<Organization>().ok(),
+        429 | 500.. => return Err(failure::of(&answer)),
+        _ => None,
+    };
+    let Some(organization) = organization.filter(|o| is_org_id(&o.id)) else {
+        return refused("host_unknown", format!("there is no Okta org at {}", client.host()));
+    };
+    let canonical = url::Url::parse(&organization.links.organization.href).ok();
+    match canonical.as_ref().and_then(url::Url::host_str) {
+        Some(host) if host == client.host() => Ok(organization),
+        Some(host) if super::host::normalise(host).as_deref() == Ok(host) => {
+            refused("host_mismatch", format!("the org's own name is {host}; use that"))
+        }
+        _ => {
+            refused("host_mismatch", "the org answers under another host name; use the org's own name".into())
+        }
+    }
+}
+
+fn is_org_id(id: &str) -> bool {
+    (10..=40).contains(&id.len()) && id.starts_with("00o") && id.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
+/// Tries each wanted capability.
+pub(super) async fn test(client: &Client, wanted: &BTreeSet<Capability>) -> TestReport {
+    let mut report = TestReport::default();
+    let mut results: BTreeMap<Capability, Result<(), Missing>> = BTreeMap::new();
+    let base = async {
+        let organization = organization(client).await?;
+        report.directory_id = Some(organization.id);
+        report.directory_name = Some(client.host().to_owned());
+        client.token().await
+    };
+    match base.await {
+        Err(error) => {
+            let missing = told(error);
+            results.extend(wanted.iter().map(|c| (*c, Err(missing.clone()))));
+        }
+        Ok(token) => {
+            for capability in wanted {
+                let result = match capability {
+                    Capability::Read => read(client, &token.scopes).await,
+                    Capability::Validate => sign_in(client).await,
+                    Capability::RevokeSessions => {
+                        let path = format!("/api/v1/users/{NOBODY}/sessions?oauthTokens=true");
+                        act_on_nobody(client, &token.scopes, Method::DELETE, &path).await
+                    }
+                    Capability::DisableAccount => {
+                        let path = format!("/api/v1/users/{NOBODY}/lifecycle/suspend");
+                        act_on_nobody(client, &token.scopes, Method::POST, &path).await
+                    }
+                    Capability::MarkCompromised => {
+                        Err(missing("not_offered", false, "Okta has no mark for compromised accounts"))
+                    }
+                };
+                results.insert(*capability, result);
+            }
+        }
+    }
+    report.capabilities =
+        results.into_iter().map(|(capability, result)| CapabilityTest { capability, result }).collect();
+    report
+}
+
+async fn read(client: &Client, scopes: &BTreeSet<String>) -> Result<(), Missing> {
+    granted(scopes, "okta.users.read")?;
+    let answer = client.get("users", "/api/v1/users?limit=1").await.map_err(told)?;
+    let users: Vec<serde_json::Value> = answer.json().map_err(told)?;
+    if users.is_empty() { Err(listing::no_users()) } else { Ok(()) }
+}
+
+/// A sign-in nobody can mean: the answer shows whether the endpoint is there and asks for the password first.
+async fn sign_in(client: &Client) -> Result<(), Missing> {
+    let (username, password) = (format!("{}@parapet.invalid", Uuid::new_v4()), Uuid::new_v4().to_string());
+    let body = Submission { username: &username, password: &password, options: Options::default() };
+    let body = serde_json::to_value(&body).map_err(|_| told(ProviderError::NotSent("request not built")))?;
+    let answer = client.anonymous(Method::POST, PATH, Some(&body)).await.map_err(told)?;
+    match (answer.status, verdict::read(answer.status, &answer.body).meaning) {
+        (_, Meaning::Refusal) => Ok(()),
+        (429 | 500.., _) => Err(told(failure::of(&answer))),
+        (403, _) => Err(missing(
+            "address_blocked",
+            false,
+            "the org refuses sign-ins from our address (network zone or ThreatInsight); allow it there",
+        )),
+        (200, _) => Err(missing(
+            "password_not_first",
+            false,
+            "the org asks for other factors before the password, so passwords cannot be checked here",
+        )),
+        _ => {
+            Err(missing("method_unavailable", false, "the org does not offer the primary authentication API"))
+        }
+    }
+}
+
+/// Permissions are checked before the user is looked for, so acting on nobody shows them: nothing but
+/// "not found" is a pass.
+async fn act_on_nobody(
+    client: &Client,
+    scopes: &BTreeSet<String>,
+    method: Method,
+    path: &str,
+) -> Result<(), Missing> {
+    granted(scopes, "okta.users.manage")?;
+    let answer = client.call(method, "user_write", path).await.map_err(told)?;
+    match (answer.status, failure::code(&answer).as_deref()) {
+        (404, Some("E0000007")) | (204, _) => Ok(()),
+        _ => Err(told(failure::of(&answer))),
+    }
+}
+
+/// Okta leaves scopes that are not granted out of the token without a word (§1.1).
+fn granted(scopes: &BTreeSet<String>, scope: &str) -> Result<(), Missing> {
+    if scopes.contains(scope) {
+        return Ok(());
+    }
+    Err(Missing {
+        reason: "consent_missing",
+        message: format!("grant {scope} to the service app under Okta API scopes"),
+        not_granted: true,
+    })
+}
+
+fn missing(reason: &'static str, not_granted: bool, message: &str) -> Missing {
+    Missing { reason, message: message.into(), not_granted }
+}
+
+fn told(error: ProviderError) -> Missing {
+    let reason = match error {
+        ProviderError::Refused(missing) => return missing,
+        ProviderError::NotSent(_) | ProviderError::Lost(_) => "unreachable",
+        ProviderError::Throttled { .. } => "throttled",
+        ProviderError::Unavailable { .. } => "unavailable",
+        ProviderError::CursorExpired | ProviderError::Protocol(_) => "protocol",
+    };
+    Missing { reason, message: error.to_string(), not_granted: false }
+}
