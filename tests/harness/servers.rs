@@ -172,5 +172,7 @@ fn process_dir() -> PathBuf {
             std::fs::remove_dir_all(entry.path()).ok();
         }
     }
-    temp.join(format!("{PREFIX}{}", std::process::id()))
+    let dir = temp.join(format!("{PREFIX}{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
 }

@@ -3,5 +3,14 @@
 //! Belongs here: whatever a person types, and the private servers that tests borrow. Does not: anything a service
 //! needs at run time.
 
+pub mod bootstrap;
+pub mod certs;
+pub mod cli;
+pub mod client;
+pub mod data;
+pub mod issuer;
+pub mod keys;
+pub mod login;
 pub mod migrate;
 pub mod servers;
+pub mod stack;

@@ -1,2 +1,8 @@
-//! The command line.
-fn main() {}
+//! The process behind the command `parapet`.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    parapet::cli::main().await
+}

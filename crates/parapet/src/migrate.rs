@@ -1,26 +1,64 @@
 //! The migrations, embedded, and the one place that applies them. Services never do.
 
 use anyhow::Context as _;
-use sqlx::migrate::Migrator;
+use shared::db::MIGRATOR;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
 
-static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
+use crate::cli::Global;
+use crate::servers::{Postgres, PostgresSettings};
+use crate::stack::DATABASE;
+
+/// `parapet migrate`
+#[derive(Debug, clap::Args)]
+pub struct Migrate {
+    /// A file with the URL of the database, postgres://USER:PASSWORD@HOST/DATABASE, whose user owns it
+    /// [default: the local stack's database, which is started for this when it is down]
+    #[arg(long, value_name = "FILE", env = "PARAPET_DATABASE_URL_FILE")]
+    url_file: Option<std::path::PathBuf>,
+}
+
+impl Migrate {
+    /// Migrates and says to which version.
+    pub async fn run(self, global: &Global) -> anyhow::Result<()> {
+        let version = if let Some(file) = self.url_file {
+            let url =
+                std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            // The parser's message could quote the URL, and the URL holds a password.
+            let options = url
+                .trim()
+                .parse()
+                .map_err(|_| anyhow::anyhow!("{} holds no database URL", file.display()))?;
+            run(&options).await?
+        } else {
+            let data = global.data()?;
+            let running = crate::stack::is_running(&data);
+            anyhow::ensure!(!running, "the local stack is up, and migrated its database when it started");
+            data.create()?;
+            let postgres = Postgres::start(&data.postgres(), PostgresSettings::default()).await?;
+            postgres.create_database(DATABASE, None).await?;
+            let version = run(&postgres.connect_options(DATABASE)).await;
+            postgres.stop().await;
+            version?
+        };
+        if global.json {
+            println!("{}", serde_json::json!({ "version": version }));
+        } else {
+            println!("the database is at version {version}");
+        }
+        Ok(())
+    }
+}
 
 /// Brings a database to the newest version and returns that version. Concurrent runs wait for each other.
 pub async fn run(database: &PgConnectOptions) -> anyhow::Result<i64> {
     let mut connection = database.connect().await.context("cannot connect to the database")?;
-    MIGRATIONS
+    MIGRATOR
         .run_direct(None, &mut connection, false)
         .await
         .context("a migration failed; nothing of it remains")?;
     connection.close().await?;
-    Ok(newest())
-}
-
-/// The newest version this program knows.
-pub fn newest() -> i64 {
-    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
+    Ok(shared::db::required_schema())
 }
 
 /// The roles with which services log in: made by the migrations, without a password.

@@ -22,6 +22,11 @@ pub use install::{Package, ensure};
 pub use postgres::{Postgres, PostgresSettings};
 pub use rabbitmq::{Permissions, RabbitMq};
 
+/// Makes sure that the programs of both servers are there.
+pub async fn ensure_all() -> anyhow::Result<()> {
+    ensure(&[Package::Postgresql, Package::RabbitmqServer]).await
+}
+
 /// Below the range from which the kernel takes the local port of an outgoing connection (32768 and up by default), so
 /// that nobody's client sits on a server's port when that server restarts.
 const PORTS: std::ops::Range<u16> = 21_000..32_000;

@@ -27,6 +27,7 @@ pub struct RabbitMq {
     log: PathBuf,
     port: u16,
     password: String,
+    password_file: PathBuf,
     admin: Admin,
     child: Mutex<Arc<Child>>,
     /// Erlang's name service. Left to itself the broker would start one that outlives it.
@@ -41,7 +42,8 @@ impl RabbitMq {
         for part in ["home", "log", "schema", "generated"] {
             private_dir(&dir.join(part))?;
         }
-        let password = remembered_password(&dir.join("password"))?;
+        let password_file = dir.join("password");
+        let password = remembered_password(&password_file)?;
         let [port, management, distribution, names] = remembered_ports(&dir.join("ports"))?;
         write_private(&dir.join("rabbitmq.conf"), config(port, management, &password).as_bytes())?;
         write_private(&dir.join("advanced.config"), b"[].\n")?;
@@ -56,7 +58,7 @@ impl RabbitMq {
         let program = broker(&bin, dir, &log, distribution, names);
         let child = Mutex::new(Arc::new(program.clone().spawn()?));
         let admin = Admin::new(management, ADMINISTRATOR, &password)?;
-        let server = Self { program, log, port, password, admin, child, epmd: Arc::new(epmd) };
+        let server = Self { program, log, port, password, password_file, admin, child, epmd: Arc::new(epmd) };
         server.wait_ready().await?;
         Ok(server)
     }
@@ -74,6 +76,11 @@ impl RabbitMq {
     /// The AMQP URL with which the administrator connects to `vhost`; it carries the password.
     pub fn url(&self, vhost: &str) -> String {
         self.url_as(ADMINISTRATOR, &self.password, vhost)
+    }
+
+    /// The administrator's name and the file with its password.
+    pub fn administrator(&self) -> (&'static str, PathBuf) {
+        (ADMINISTRATOR, self.password_file.clone())
     }
 
     /// Creates a virtual host, unless it exists; the administrator may do everything in it.

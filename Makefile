@@ -1,0 +1,68 @@
+# Everything a person types. `make` alone shows the list.
+
+# Outside the checkout: a fresh clone builds what changed and nothing else.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/parapet/target
+TOOLS := $(HOME)/.cache/parapet/tools
+BIN := $(CARGO_TARGET_DIR)/debug
+PARAPET := $(BIN)/parapet
+
+CARGO_DENY := $(TOOLS)/bin/cargo-deny
+CARGO_DENY_VERSION := 0.20.2
+BUF := $(TOOLS)/python/bin/buf
+BUF_VERSION := 1.75.0
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo up down status logs clean test check fmt lint proto-lint deny bench setup
+
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build every program
+	cargo build --workspace --bins --locked
+
+setup: build ## Install the server programs that are missing (as root), or name the command
+	@$(PARAPET) setup
+
+demo: build ## Watch leaked credentials go in and exposed accounts come out contained
+	@$(PARAPET) demo
+
+up: build ## Start the local stack; Ctrl-C stops it
+	@$(PARAPET) up
+
+down: ## Stop the local stack
+	@if [ -x $(PARAPET) ]; then $(PARAPET) down; fi
+
+status: ## Show each process of the local stack
+	@if [ -x $(PARAPET) ]; then $(PARAPET) status; else echo "nothing is built yet; make up"; fi
+
+clean: ## Stop the local stack and remove all it kept
+	@if [ -x $(PARAPET) ]; then $(PARAPET) clean; fi
+
+test: setup ## Run all tests; what is missing is installed first
+	cargo test --workspace --locked
+
+check: fmt lint proto-lint deny test ## Everything a change must pass
+
+fmt: ## Check the formatting
+	cargo fmt --all --check
+
+lint: ## Check with clippy
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+proto-lint: $(BUF) ## Check the protos
+	$(BUF) lint proto
+
+deny: $(CARGO_DENY) ## Check licences, sources and banned crates
+	$(CARGO_DENY) --locked check bans licenses sources
+
+bench: build ## Measure against bare baselines, into target/bench-report.json
+	@$(PARAPET) bench
+
+$(CARGO_DENY):
+	cargo install --locked --quiet --root $(TOOLS) --target-dir $(TOOLS)/build --version $(CARGO_DENY_VERSION) cargo-deny
+	rm -rf $(TOOLS)/build
+
+$(BUF):
+	python3 -m venv $(TOOLS)/python
+	$(TOOLS)/python/bin/pip --quiet --disable-pip-version-check install buf-bin==$(BUF_VERSION)
+	@test -x $(BUF)

@@ -1,0 +1,278 @@
+//! The services of the local stack and the configuration file each is given.
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use shared::queue::{BrokerConfig, declare_topology};
+use shared::sealing::Purpose;
+
+use super::{DATABASE, VHOST};
+use crate::certs::{Certificates, service_name};
+use crate::data::DataDir;
+use crate::keys;
+use crate::servers::{Permissions, RabbitMq, write_private};
+
+/// How long a service may drain; the supervisor waits a little longer.
+const SERVICE_GRACE_SECONDS: u64 = 20;
+
+/// One of the five services, as the stack sees it.
+#[derive(Debug)]
+pub struct Service {
+    /// Its name: binary, certificate, broker user.
+    pub name: &'static str,
+    /// Its database role.
+    pub role: &'static str,
+    /// The queues it consumes.
+    pub consumes: &'static [&'static str],
+    /// The sealing purposes whose top key it is given (design §2: may open secrets).
+    pub opens: &'static [Purpose],
+    /// Whether it talks to the directories.
+    pub egress: bool,
+    /// The gRPC services that others may call on it, with their certificate.
+    pub serves: &'static [&'static str],
+    /// The services it calls.
+    pub calls: &'static [&'static str],
+}
+
+/// The five services, the ones that others call first.
+pub const SERVICES: [Service; 5] = [
+    Service {
+        name: "audit-writer",
+        role: "parapet_audit",
+        consumes: &["audit.recorded"],
+        opens: &[],
+        egress: false,
+        serves: &["parapet.internal.v1.AuditQueryService"],
+        calls: &[],
+    },
+    Service {
+        name: "identity-sync-worker",
+        role: "parapet_sync",
+        consumes: &["sync.requested"],
+        opens: &[Purpose::Integration],
+        egress: true,
+        serves: &["parapet.internal.v1.DirectoryService"],
+        calls: &[],
+    },
+    Service {
+        name: "credential-validator",
+        role: "parapet_validator",
+        consumes: &[
+            "feed.batch_received",
+            "validation.requested",
+            "validation.due",
+            "identifiers.changed",
+            "accounts.changed",
+        ],
+        opens: &[Purpose::Integration, Purpose::Leak],
+        egress: true,
+        serves: &[],
+        calls: &[],
+    },
+    Service {
+        name: "mitigation-executor",
+        role: "parapet_mitigation",
+        consumes: &["mitigation.requested", "mitigation.due"],
+        opens: &[Purpose::Integration],
+        egress: true,
+        serves: &[],
+        calls: &[],
+    },
+    Service {
+        name: "integration-api",
+        role: "parapet_api",
+        consumes: &["integration.observed"],
+        opens: &[],
+        egress: false,
+        serves: &[],
+        calls: &["identity-sync-worker", "audit-writer"],
+    },
+];
+
+impl Service {
+    /// What its broker user may do: read its queues, publish to any; declare nothing (reliability §2.13).
+    pub fn permissions(&self) -> Permissions {
+        let queues = self.consumes.join("|").replace('.', r"\.");
+        Permissions { configure: "^$".into(), write: r"^amq\.default$".into(), read: format!("^({queues})$") }
+    }
+
+    /// The file with its database password.
+    pub fn database_password(&self, data: &DataDir) -> std::path::PathBuf {
+        data.secret(&format!("{}-database", self.name))
+    }
+
+    /// The file with its broker password.
+    pub fn broker_password(&self, data: &DataDir) -> std::path::PathBuf {
+        data.secret(&format!("{}-broker", self.name))
+    }
+}
+
+/// Where everything of one stack listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports([u16; Self::COUNT]);
+
+impl Ports {
+    /// How many ports a stack needs, without its servers: three of its helpers, two of each service.
+    pub const COUNT: usize = 3 + 2 * SERVICES.len();
+
+    /// Deals them out.
+    pub fn new(ports: [u16; Self::COUNT]) -> Self {
+        Self(ports)
+    }
+
+    /// The token issuer.
+    pub fn issuer(&self) -> u16 {
+        self.0[0]
+    }
+
+    /// The simulator, HTTPS.
+    pub fn simulator(&self) -> u16 {
+        self.0[1]
+    }
+
+    /// The simulator's control port.
+    pub fn control(&self) -> u16 {
+        self.0[2]
+    }
+
+    /// The gRPC port of a service.
+    pub fn grpc(&self, service: &str) -> u16 {
+        self.of(service, 0)
+    }
+
+    /// The plain HTTP port of a service: health and metrics.
+    pub fn http(&self, service: &str) -> u16 {
+        self.of(service, 1)
+    }
+
+    fn of(&self, service: &str, which: usize) -> u16 {
+        let place = SERVICES.iter().position(|known| known.name == service).unwrap_or_default();
+        self.0.get(3 + 2 * place + which).copied().unwrap_or_default()
+    }
+}
+
+/// Everything a configuration is made of.
+#[derive(Debug)]
+pub struct Installation<'a> {
+    /// The directory.
+    pub data: &'a DataDir,
+    /// The ports.
+    pub ports: Ports,
+    /// The certificates.
+    pub certificates: &'a Certificates,
+    /// The database server's port.
+    pub postgres: u16,
+    /// The broker's port.
+    pub rabbitmq: u16,
+}
+
+impl Installation<'_> {
+    /// Writes each service's configuration file.
+    pub fn write_all(&self) -> anyhow::Result<()> {
+        for service in &SERVICES {
+            let text =
+                toml::to_string(&self.configuration(service)).context("cannot write a configuration")?;
+            let head = "# Written by `parapet up` at each start; changes go into the environment, PARAPET__SECTION__FIELD.\n";
+            write_private(&self.data.config(service.name), format!("{head}{text}").as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn configuration(&self, service: &Service) -> Value {
+        let mut all = serde_json::Map::from_iter([("common".to_owned(), self.common(service))]);
+        let mut keys: serde_json::Map<String, Value> = service
+            .opens
+            .iter()
+            .map(|purpose| (purpose.as_str().to_owned(), json!(keys::top_key(self.data, *purpose))))
+            .collect();
+        match service.name {
+            "credential-validator" => {
+                keys.insert("digest".into(), json!(keys::digest_key(self.data)));
+            }
+            "audit-writer" => {
+                all.insert("checkpoint".into(), json!({ "key_file": keys::checkpoint_key(self.data) }));
+            }
+            _ => {}
+        }
+        if !keys.is_empty() {
+            all.insert("keys".into(), Value::Object(keys));
+        }
+        if service.egress {
+            all.insert("idp".into(), self.egress());
+        }
+        Value::Object(all)
+    }
+
+    /// The providers' real names, answered by the simulator (design §9).
+    fn egress(&self) -> Value {
+        let address = local(self.ports.simulator());
+        let resolve: Vec<Value> = ["login.microsoftonline.com", "graph.microsoft.com", "okta.com"]
+            .into_iter()
+            .map(|suffix| json!({ "suffix": suffix, "address": address }))
+            .collect();
+        json!({ "extra_ca": self.certificates.ca(), "resolve": resolve })
+    }
+
+    fn common(&self, service: &Service) -> Value {
+        let files = self.certificates.of(service.name);
+        let peers: serde_json::Map<String, Value> = service
+            .calls
+            .iter()
+            .map(|peer| {
+                let address = format!("https://127.0.0.1:{}", self.ports.grpc(peer));
+                ((*peer).to_owned(), json!({ "address": address, "server_name": service_name(peer) }))
+            })
+            .collect();
+        let allow: serde_json::Map<String, Value> = service
+            .serves
+            .iter()
+            .map(|served| {
+                let callers: Vec<String> = SERVICES
+                    .iter()
+                    .filter(|caller| caller.calls.contains(&service.name))
+                    .map(|caller| service_name(caller.name))
+                    .collect();
+                ((*served).to_owned(), json!(callers))
+            })
+            .collect();
+        json!({
+            "database": {
+                "host": "127.0.0.1",
+                "port": self.postgres,
+                "database": DATABASE,
+                "user": service.role,
+                "password_file": service.database_password(self.data),
+            },
+            "broker": {
+                "host": "127.0.0.1",
+                "port": self.rabbitmq,
+                "vhost": VHOST,
+                "user": service.name,
+                "password_file": service.broker_password(self.data),
+            },
+            "telemetry": { "log": "info", "format": "text" },
+            "http": { "listen": local(self.ports.http(service.name)) },
+            "grpc": { "listen": local(self.ports.grpc(service.name)), "allow": allow, "reflection": true },
+            "tls": { "cert_file": files.cert, "key_file": files.key, "ca_file": self.certificates.ca() },
+            "peers": peers,
+            "lifecycle": { "grace_seconds": SERVICE_GRACE_SECONDS },
+        })
+    }
+}
+
+fn local(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+/// Declares the queues, as the administrator: services may declare nothing.
+pub async fn declare_queues(rabbitmq: &RabbitMq, vhost: &str) -> anyhow::Result<()> {
+    let (user, password_file) = rabbitmq.administrator();
+    let broker = BrokerConfig {
+        host: "127.0.0.1".into(),
+        port: rabbitmq.port(),
+        vhost: vhost.into(),
+        user: user.into(),
+        password_file,
+        ..BrokerConfig::default()
+    };
+    declare_topology(&broker).await.context("cannot declare the queues")
+}
