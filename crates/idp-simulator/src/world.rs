@@ -55,6 +55,8 @@ pub struct World {
     pub tokens: Issuer,
     /// Client for what a directory fetches itself (an application's JWKS), trusting the extra CA.
     pub http: reqwest::Client,
+    /// What Okta orgs remember between requests.
+    pub okta: crate::okta::State,
     directories: RwLock<Vec<Arc<Directory>>>,
     ahead_ms: AtomicI64,
     /// Assertions already used → when they expire, in epoch seconds.
@@ -88,6 +90,7 @@ impl World {
             faults: Faults::default(),
             tokens: Issuer::generate()?,
             http: http.build()?,
+            okta: crate::okta::State::default(),
             directories: RwLock::default(),
             ahead_ms: AtomicI64::new(0),
             used: Mutex::default(),
@@ -202,6 +205,7 @@ impl World {
     pub fn reset(&self) {
         write(&self.directories).clear();
         self.faults.clear();
+        self.okta.clear();
         self.log.clear();
         lock(&self.used).clear();
         lock(&self.paced).clear();

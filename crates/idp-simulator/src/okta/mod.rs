@@ -1,55 +1,210 @@
-//! Okta over the wire.
+//! Okta over the wire: token endpoint, users, life cycle, sign-in, policies, System Log.
+//!
+//! What is not documented is answered as follows, and no client may depend on it: a `limit` above 200 counts as 200; a
+//! suspended, staged, federated or passwordless user's sign-in answers 401 like a wrong password; a successful sign-in
+//! forgets wrong tries and moves `lastLogin`; acting on an administrator without being a super administrator is 403
+//! E0000006; permissions are checked before the user is looked for.
+
+mod access;
+mod authn;
+mod directory;
+mod dpop;
+mod errors;
+mod journal;
+mod jwt;
+mod keys;
+mod lifecycle;
+mod query;
+mod rate;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod token;
+mod user;
+mod users;
 
 use std::sync::Arc;
 
-use http::StatusCode;
-use serde::{Deserialize, Serialize};
-use time::{Duration, OffsetDateTime};
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{Method, Response, StatusCode};
 
-use crate::model::{Account, By};
-use crate::wire::{self, Answer, Request};
+pub use authn::wrong_password;
+pub use settings::{App, Authn, Buckets, Dpop, Policy, Settings};
+
+use crate::faults::{Fault, http_date};
+use crate::model::{Directory, Settings as AnySettings};
+use crate::wire::{self, Answer, Request, Surface};
 use crate::world::World;
+use rate::Bucket;
 
-/// An Okta org.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// Org id, `00o…`.
-    pub org_id: String,
-    /// `{subdomain}.okta.com`.
-    pub subdomain: String,
-    /// Domain of generated logins.
-    pub mail_domain: String,
-    /// Wrong tries that lock an account; 0 = never.
-    #[serde(default = "ten")]
-    pub max_attempts: u32,
-    /// Minutes after which a lock ends by itself; 0 = never.
-    #[serde(default)]
-    pub auto_unlock_minutes: u32,
+/// What all orgs share in the running simulator.
+#[derive(Debug, Default)]
+pub struct State {
+    keys: keys::Keys,
+    rates: rate::Rates,
+    journal: journal::Journal,
 }
 
-fn ten() -> u32 {
-    10
+impl State {
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.keys.clear();
+        self.rates.clear();
+        self.journal.clear();
+    }
+}
+
+/// An org together with its settings as they are for one request.
+struct Org {
+    directory: Arc<Directory>,
+    settings: Settings,
+}
+
+impl Org {
+    fn of(directory: Arc<Directory>) -> Option<Self> {
+        let settings = match &*directory.settings() {
+            AnySettings::Okta(settings) => settings.clone(),
+            AnySettings::EntraId(_) => return None,
+        };
+        Some(Self { directory, settings })
+    }
+}
+
+/// Where a request goes.
+enum Route<'a> {
+    Token,
+    SignIn,
+    Users,
+    User(&'a str),
+    Blocks(&'a str),
+    Sessions(&'a str),
+    Lifecycle(&'a str, &'a str),
+    Policies,
+    Administrators,
+    Logs,
+    Organization,
+    WellKnown(&'a str),
+    Keys,
+    Nowhere,
+}
+
+impl<'a> Route<'a> {
+    fn of(segments: &[&'a str]) -> Self {
+        match segments {
+            ["oauth2", "v1", "token"] => Self::Token,
+            ["oauth2", "v1", "keys"] => Self::Keys,
+            [".well-known", document] => Self::WellKnown(document),
+            ["api", "v1", "authn"] => Self::SignIn,
+            ["api", "v1", "org"] => Self::Organization,
+            ["api", "v1", "users"] => Self::Users,
+            ["api", "v1", "users", id] => Self::User(id),
+            ["api", "v1", "users", id, "blocks"] => Self::Blocks(id),
+            ["api", "v1", "users", id, "sessions"] => Self::Sessions(id),
+            ["api", "v1", "users", id, "lifecycle", step] => Self::Lifecycle(id, step),
+            ["api", "v1", "policies"] => Self::Policies,
+            ["api", "v1", "iam", "assignees", "users"] => Self::Administrators,
+            ["api", "v1", "logs"] => Self::Logs,
+            _ => Self::Nowhere,
+        }
+    }
+
+    /// The name faults wait for, the user it is about, and the bucket it counts in.
+    fn kind(&self) -> (&'static str, Option<&'a str>, Option<Bucket>) {
+        match *self {
+            Self::Token => ("okta.token", None, Some(Bucket::Token)),
+            Self::SignIn => ("okta.password", None, Some(Bucket::Authn)),
+            Self::Users => ("okta.users.list", None, Some(Bucket::Users)),
+            Self::User(id) | Self::Blocks(id) => ("okta.users.get", Some(id), Some(Bucket::User)),
+            Self::Sessions(id) => ("okta.users.sessions", Some(id), Some(Bucket::UserWrite)),
+            Self::Lifecycle(id, _) => ("okta.users.lifecycle", Some(id), Some(Bucket::UserWrite)),
+            Self::Policies => ("okta.policies", None, Some(Bucket::Other)),
+            Self::Logs => ("okta.other", None, Some(Bucket::Logs)),
+            Self::Administrators | Self::Organization | Self::Nowhere => {
+                ("okta.other", None, Some(Bucket::Other))
+            }
+            Self::WellKnown(_) | Self::Keys => ("okta.other", None, None),
+        }
+    }
 }
 
 /// Answers one request to an org's host.
 pub async fn answer(world: &Arc<World>, request: &Request) -> Answer {
-    std::future::ready((world, request)).await;
-    wire::empty(StatusCode::NOT_FOUND).into()
+    let Surface::Okta(subdomain) = &request.surface else {
+        return wire::empty(StatusCode::MISDIRECTED_REQUEST).into();
+    };
+    let Some(org) = world.okta(subdomain).and_then(Org::of) else {
+        return unknown_org().into();
+    };
+    world.settle();
+    let segments = request.segments();
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let route = Route::of(&segments);
+    let (operation, user, bucket) = route.kind();
+    let standing = bucket
+        .and_then(|bucket| world.okta.rates.count(&org, bucket, access::principal(request), world.now()));
+    let throttled = standing.is_some_and(|standing| standing.exceeded);
+    let mut answer = if let Route::SignIn = route {
+        authn::answer(world, &org, request, throttled)
+    } else if throttled {
+        errors::error("E0000047").into()
+    } else {
+        let id = user.and_then(|key| org.directory.accounts.find(key)).map(|account| account.id);
+        let fault = world.faults.take(&org.directory.id, operation, id.as_deref());
+        let response = if fault.as_ref().is_none_or(Fault::evaluates) {
+            carry_out(world, &org, request, &route).await
+        } else {
+            wire::empty(StatusCode::OK)
+        };
+        Answer { response, fault }
+    };
+    let headers = answer.response.headers();
+    if let Some(standing) = standing
+        && !headers.contains_key("x-rate-limit-limit")
+    {
+        standing.write(&mut answer.response);
+    }
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    wire::set_header(&mut answer.response, "x-okta-request-id", &id);
+    wire::set_header(&mut answer.response, "date", &http_date(world.now()));
+    answer
 }
 
-/// Counts a wrong password; true when this one locked the account.
-pub fn wrong_password(settings: &Settings, account: &mut Account, by: By, now: OffsetDateTime) -> bool {
-    if account.lock.holds(now) {
-        return false;
+async fn carry_out(world: &World, org: &Org, request: &Request, route: &Route<'_>) -> Response<Bytes> {
+    let writes = request.method == Method::POST || request.method == Method::PUT;
+    if writes && request.body.is_empty() && !request.headers.contains_key(CONTENT_LENGTH) {
+        return wire::empty(StatusCode::LENGTH_REQUIRED);
     }
-    account.count_failure(by);
-    if settings.max_attempts == 0 || account.lock.failures < settings.max_attempts {
-        return false;
+    let get = request.method == Method::GET;
+    let outcome = match *route {
+        Route::Token => Ok(token::answer(world, org, request).await),
+        Route::WellKnown(document) if get => Ok(directory::well_known(org, request, document)),
+        Route::Keys if get => Ok(wire::json(StatusCode::OK, &world.tokens.jwks())),
+        Route::Organization if get => directory::organization(world, org, request),
+        Route::Users if get => users::list(world, org, request),
+        Route::User(key) if get => users::get(world, org, request, key),
+        Route::Blocks(key) if get => users::blocks(world, org, request, key),
+        Route::Sessions(key) if request.method == Method::DELETE => {
+            lifecycle::clear_sessions(world, org, request, key)
+        }
+        Route::Lifecycle(key, step) if request.method == Method::POST => {
+            lifecycle::step(world, org, request, key, step)
+        }
+        Route::Policies if get => directory::policies(world, org, request),
+        Route::Administrators if get => directory::administrators(world, org, request),
+        Route::Logs if get => journal::answer(world, org, request),
+        Route::SignIn | Route::Nowhere => Err(errors::error("E0000008")),
+        _ => Err(errors::error("E0000022")),
+    };
+    match outcome {
+        Ok(response) | Err(response) => response,
     }
-    account.lock.locked = true;
-    account.lock.locks += 1;
-    let minutes = i64::from(settings.auto_unlock_minutes);
-    account.lock.until = (minutes > 0).then(|| now + Duration::minutes(minutes));
-    true
+}
+
+/// The wildcard name of an org that does not exist.
+fn unknown_org() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from_static(b"<!doctype html><title>Page not found</title>"));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    wire::set_header(&mut response, "content-type", "text/html");
+    response
 }

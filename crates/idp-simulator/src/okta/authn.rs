@@ -1,0 +1,248 @@
+//! `/api/v1/authn`: anonymous primary authentication, its counter and its many answers (okta.md §4).
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use time::{Duration, OffsetDateTime};
+
+use super::journal::{Outcome, Record};
+use super::settings::{Authn, Settings};
+use super::user::timestamp;
+use super::users::named;
+use super::{Org, errors, rate};
+use crate::control::lock_detail;
+use crate::faults::Fault;
+use crate::log::{self, Submission, sha256_hex};
+use crate::model::{Account, Authority, By, SecondFactor, Status};
+use crate::wire::{self, Answer, Request};
+use crate::world::World;
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Body {
+    username: String,
+    password: String,
+}
+
+/// What the org makes of one submission.
+struct Ruling {
+    response: Response<Bytes>,
+    locked: bool,
+    /// Reason in the System Log; `None` = success.
+    reason: Option<&'static str>,
+}
+
+/// Answers a sign-in. The submission is logged before anything else happens to the answer.
+pub fn answer(world: &World, org: &Org, request: &Request, throttled: bool) -> Answer {
+    if request.method != Method::POST {
+        return errors::error("E0000022").into();
+    }
+    let Ok(Body { username, password }) = serde_json::from_slice::<Body>(&request.body) else {
+        return errors::error("E0000003").into();
+    };
+    let account = named(org, &username);
+    let id = account.as_ref().map(|account| account.id.clone());
+    let fault = world.faults.take(&org.directory.id, "okta.password", id.as_deref());
+    let evaluated = !throttled && fault.as_ref().is_none_or(Fault::evaluates);
+    let ruling = if throttled {
+        plain(errors::error("E0000047"))
+    } else if !evaluated {
+        plain(wire::empty(StatusCode::OK))
+    } else if username.is_empty() || password.is_empty() {
+        plain(errors::because("E0000001", "authentication", &["username and password are required"]))
+    } else if world.okta.rates.too_fast(org, &username, world.now()) {
+        plain(rate::name_throttled(world.now()))
+    } else {
+        let ruling = rule(world, org, request, account.as_ref(), &password);
+        record(world, org, request, account.as_ref(), &username, &ruling);
+        ruling
+    };
+    let answer = if evaluated { describe(&ruling.response) } else { "not evaluated".to_owned() };
+    world.submitted(
+        &org.directory,
+        Submission {
+            account: id.clone(),
+            username,
+            correct: account.as_ref().and_then(|a| a.password.as_ref()).map(|right| *right == password),
+            answer,
+            fault: fault.as_ref().map(Fault::name),
+            password_sha256: sha256_hex(&password),
+            client_id: None,
+            source: log::source(request.peer),
+            by: By::Wire,
+            locked: ruling.locked,
+        },
+    );
+    if let (true, Some(after)) = (ruling.locked, id.and_then(|id| org.directory.accounts.get(&id))) {
+        world.changed(&org.directory, &after.id, "lock", "wire", lock_detail(&after));
+    }
+    Answer { response: ruling.response, fault }
+}
+
+fn plain(response: Response<Bytes>) -> Ruling {
+    Ruling { response, locked: false, reason: Some("GENERAL_NONSUCCESS") }
+}
+
+fn refused(reason: &'static str) -> Ruling {
+    Ruling { response: errors::error("E0000004"), locked: false, reason: Some(reason) }
+}
+
+fn rule(world: &World, org: &Org, request: &Request, account: Option<&Account>, password: &str) -> Ruling {
+    let settings = &org.settings;
+    let now = world.now();
+    match settings.authn {
+        Authn::Withdrawn => return plain(errors::error("E0000215")),
+        Authn::Blocked => return plain(errors::error("E0000006")),
+        Authn::Denied => return refused("VERIFICATION_ERROR"),
+        Authn::FactorsFirst => {
+            let factors =
+                json!([{"id": "pwd1", "factorType": "password", "provider": "OKTA", "vendorName": "OKTA"}]);
+            return plain(transaction(request, "MFA_REQUIRED", account, now, json!({"factors": factors})));
+        }
+        Authn::Available => {}
+    }
+    let Some(account) = account else { return refused("UNKNOWN_USER") };
+    let usable = account.status == Status::Active && account.authority != Authority::Federated;
+    let (true, Some(right)) = (usable, &account.password) else {
+        return refused("PASSWORD_BASED_LOGIN_DISALLOWED");
+    };
+    if account.lock.holds(now) {
+        // Whatever the password.
+        if settings.show_lockout_failures && !settings.unknown_device_lockout {
+            let links = json!({"next": {"name": "unlock", "href": request.link("/api/v1/authn/recovery/unlock"),
+                "hints": {"allow": ["POST"]}}});
+            let body = json!({"status": "LOCKED_OUT", "_embedded": {}, "_links": links});
+            return Ruling { reason: Some("LOCKED_OUT"), ..plain(wire::json(StatusCode::OK, &body)) };
+        }
+        return refused("LOCKED_OUT");
+    }
+    if right != password {
+        let accounts = &org.directory.accounts;
+        let counted = accounts.update_quietly(&account.id, |a| wrong_password(settings, a, By::Wire, now));
+        let locked = counted.unwrap_or(false);
+        if locked {
+            // The status changed, which readers see.
+            accounts.update(&account.id, now, |account| account.status_changed = now);
+        }
+        return Ruling { locked, ..refused("INVALID_CREDENTIALS") };
+    }
+    right_password(world, org, request, account)
+}
+
+/// What stands behind a right password. Users with a factor meet it before an expired password (okta.md §4.1).
+fn right_password(world: &World, org: &Org, request: &Request, account: &Account) -> Ruling {
+    let now = world.now();
+    let answer = |status, embedded| Ruling {
+        response: transaction(request, status, Some(account), now, embedded),
+        locked: false,
+        reason: None,
+    };
+    if let Some(gate) = &account.gate {
+        if gate.starts_with("E0") {
+            return plain(errors::error(gate));
+        }
+        return answer(gate, json!({}));
+    }
+    match account.second_factor {
+        SecondFactor::Required => {
+            return answer(
+                "MFA_REQUIRED",
+                json!({"factors": [{"id": "ost1", "factorType": "token:software:totp",
+                "provider": "OKTA", "vendorName": "OKTA", "profile": {"credentialId": account.login}}]}),
+            );
+        }
+        SecondFactor::Unregistered => {
+            return answer(
+                "MFA_ENROLL",
+                json!({"factors": [{"factorType": "sms", "provider": "OKTA",
+                "status": "NOT_SETUP", "enrollment": "OPTIONAL"}]}),
+            );
+        }
+        SecondFactor::None => {}
+    }
+    if account.password_expired {
+        return answer("PASSWORD_EXPIRED", json!({"policy": {"complexity": {"minLength": 8}}}));
+    }
+    org.directory.accounts.update_quietly(&account.id, |account| {
+        account.lock.clear();
+        account.last_sign_in = Some(now);
+    });
+    answer("SUCCESS", json!({}))
+}
+
+/// A transaction in this state.
+fn transaction(
+    request: &Request,
+    status: &str,
+    account: Option<&Account>,
+    now: OffsetDateTime,
+    embedded: Value,
+) -> Response<Bytes> {
+    let mut embedded = embedded;
+    if let (Some(account), Some(embedded)) = (account, embedded.as_object_mut()) {
+        let user = json!({"id": account.id, "passwordChanged": account.password_changed.map(timestamp),
+            "profile": {"login": account.login, "firstName": account.given_name, "lastName": account.family_name,
+                "locale": "en_US", "timeZone": "America/Los_Angeles"}});
+        embedded.insert("user".into(), user);
+    }
+    let token = uuid::Uuid::new_v4().simple().to_string();
+    let mut body = json!({"expiresAt": timestamp(now + Duration::minutes(5)), "status": status, "_embedded": embedded,
+        "_links": {"cancel": {"href": request.link("/api/v1/authn/cancel"), "hints": {"allow": ["POST"]}}}});
+    if let Some(body) = body.as_object_mut() {
+        let (name, token) = match status {
+            "SUCCESS" => ("sessionToken", format!("20111{token}")),
+            _ => ("stateToken", format!("007{token}")),
+        };
+        body.insert(name.into(), token.into());
+    }
+    wire::json(StatusCode::OK, &body)
+}
+
+/// Counts a wrong password; true when this one locked the account.
+pub fn wrong_password(settings: &Settings, account: &mut Account, by: By, now: OffsetDateTime) -> bool {
+    if account.lock.holds(now) {
+        return false;
+    }
+    if account.lock.locked {
+        account.lock.clear(); // the lock has run out, and its count with it
+    }
+    account.count_failure(by);
+    if settings.max_attempts == 0 || account.lock.failures < settings.max_attempts {
+        return false;
+    }
+    account.lock.locked = true;
+    account.lock.locks += 1;
+    let minutes = i64::from(settings.auto_unlock_minutes);
+    account.lock.until = (minutes > 0).then(|| now + Duration::minutes(minutes));
+    true
+}
+
+/// Writes the System Log. Every sign-in is in it, and a lock besides.
+fn record(
+    world: &World,
+    org: &Org,
+    request: &Request,
+    account: Option<&Account>,
+    username: &str,
+    ruling: &Ruling,
+) {
+    let id = account.map_or("unknown", |account| account.id.as_str());
+    let outcome = Outcome { success: ruling.reason.is_none(), reason: ruling.reason };
+    let actor = (id, "User", username);
+    let journal = &world.okta.journal;
+    let start = Record { event: "user.session.start", actor, target: account, outcome };
+    journal.record(world.now(), org, request, &start);
+    if ruling.locked {
+        let outcome = Outcome { success: true, reason: None };
+        let lock = Record { event: "user.account.lock", actor, target: account, outcome };
+        journal.record(world.now(), org, request, &lock);
+    }
+}
+
+/// `200 MFA_REQUIRED`, `401 E0000004`.
+fn describe(response: &Response<Bytes>) -> String {
+    let body: Value = serde_json::from_slice(response.body()).unwrap_or_default();
+    let word = body.get("status").or_else(|| body.get("errorCode")).and_then(Value::as_str);
+    format!("{} {}", response.status().as_u16(), word.unwrap_or_default()).trim_end().to_owned()
+}

@@ -1,0 +1,174 @@
+//! The System Log, polling form (okta.md §3.5).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::access::{self, Permission};
+use super::query::words;
+use super::user::timestamp;
+use super::{Org, errors};
+use crate::model::Account;
+use crate::sync::lock;
+use crate::wire::{self, Request};
+use crate::world::World;
+
+/// Events kept per org.
+const KEPT: usize = 100_000;
+
+/// Events of all orgs.
+#[derive(Debug, Default)]
+pub struct Journal {
+    orgs: Mutex<HashMap<String, Events>>,
+}
+
+#[derive(Debug, Default)]
+struct Events {
+    /// Sequence of the first event kept.
+    first: u64,
+    kept: VecDeque<(OffsetDateTime, Value)>,
+}
+
+/// How something ended.
+pub struct Outcome {
+    /// SUCCESS or FAILURE.
+    pub success: bool,
+    /// Why it failed.
+    pub reason: Option<&'static str>,
+}
+
+/// What happened.
+pub struct Record<'a> {
+    /// Event type.
+    pub event: &'a str,
+    /// Id, type and name of who did it.
+    pub actor: (&'a str, &'a str, &'a str),
+    /// The user it was done to.
+    pub target: Option<&'a Account>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+impl Journal {
+    /// Appends one event.
+    pub fn record(&self, now: OffsetDateTime, org: &Org, request: &Request, record: &Record<'_>) {
+        let (id, kind, name) = record.actor;
+        let target: Vec<Value> = record
+            .target
+            .iter()
+            .map(|account| {
+                json!({"id": account.id, "type": "User", "alternateId": account.login,
+                "displayName": account.display_name, "detailEntry": null})
+            })
+            .collect();
+        let event = json!({
+            "uuid": uuid::Uuid::new_v4(), "published": timestamp(now), "eventType": record.event, "version": "0",
+            "severity": "INFO", "displayMessage": record.event,
+            "actor": {"id": id, "type": kind, "alternateId": name, "displayName": name, "detailEntry": null},
+            "client": {"userAgent": {"rawUserAgent": request.header("user-agent")}, "zone": "null",
+                "device": "Unknown", "id": null, "ipAddress": request.peer.ip()},
+            "device": null,
+            "outcome": {"result": if record.outcome.success { "SUCCESS" } else { "FAILURE" },
+                "reason": record.outcome.reason},
+            "target": target,
+            "transaction": {"type": "WEB", "id": uuid::Uuid::new_v4().simple().to_string(), "detail": {}},
+            "debugContext": {"debugData": {"requestUri": request.path}},
+            "authenticationContext": {"authenticationStep": 0, "externalSessionId": null},
+            "securityContext": {"isProxy": null},
+        });
+        let mut orgs = lock(&self.orgs);
+        let events = orgs.entry(org.directory.id.clone()).or_default();
+        events.kept.push_back((now, event));
+        if events.kept.len() > KEPT {
+            events.kept.pop_front();
+            events.first += 1;
+        }
+    }
+
+    /// Forgets all events.
+    pub fn clear(&self) {
+        lock(&self.orgs).clear();
+    }
+}
+
+/// `GET /api/v1/logs`.
+pub fn answer(world: &World, org: &Org, request: &Request) -> Result<Response<Bytes>, Response<Bytes>> {
+    let app = access::caller(world, org, request, "okta.logs.read")?;
+    if !app.may(Permission::ReadLogs) {
+        return Err(errors::error("E0000006"));
+    }
+    let invalid = || errors::error("E0000053");
+    let date = |name: &str| -> Result<Option<OffsetDateTime>, Response<Bytes>> {
+        let text = request.param(name);
+        text.map(|text| OffsetDateTime::parse(&text, &Rfc3339).map_err(|_| invalid())).transpose()
+    };
+    let (since, until) = (date("since")?, date("until")?);
+    let after = request.param("after").map(|text| text.parse::<u64>().map_err(|_| invalid())).transpose()?;
+    if since.is_some() && after.is_some() {
+        return Err(invalid());
+    }
+    let limit =
+        request.param("limit").map_or(Ok(100), |text| text.parse::<usize>().map_err(|_| invalid()))?;
+    let limit = limit.min(1000);
+    let filter = request.param("filter").map(|text| conditions(&text).ok_or_else(invalid)).transpose()?;
+
+    let mut orgs = lock(&world.okta.journal.orgs);
+    let events = orgs.entry(org.directory.id.clone()).or_default();
+    let from = after.unwrap_or(0).max(events.first);
+    let skip = usize::try_from(from - events.first).unwrap_or(usize::MAX);
+    let (mut found, mut next) = (Vec::new(), from);
+    for (at, event) in events.kept.iter().skip(skip) {
+        if found.len() == limit {
+            break;
+        }
+        next += 1;
+        let inside = since.is_none_or(|since| *at >= since) && until.is_none_or(|until| *at < until);
+        if inside
+            && filter.as_ref().is_none_or(|all| all.iter().all(|(path, value)| holds(event, path, value)))
+        {
+            found.push(event.clone());
+        }
+    }
+    let full = found.len() == limit;
+    let mut response = wire::json(StatusCode::OK, &Value::Array(found));
+    // The polling form always has a next link; the bounded one ends.
+    if until.is_none() || full {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.append_pair("after", &next.to_string()).append_pair("limit", &limit.to_string());
+        for name in ["filter", "until", "sortOrder"] {
+            if let Some(value) = request.param(name) {
+                query.append_pair(name, &value);
+            }
+        }
+        let link = request.link(&format!("/api/v1/logs?{}", query.finish()));
+        wire::set_header(&mut response, "link", &format!("<{link}>; rel=\"next\""));
+    }
+    Ok(response)
+}
+
+/// `a eq "b" and c eq "d"`: what telling one user's failed sign-ins apart needs.
+fn conditions(text: &str) -> Option<Vec<(String, String)>> {
+    let mut words = words(text)?.into_iter();
+    let mut found = Vec::new();
+    loop {
+        let property = words.next()?;
+        if words.next()? != "eq" {
+            return None;
+        }
+        found.push((format!("/{}", property.replace('.', "/")), words.next()?));
+        match words.next().as_deref() {
+            None => return Some(found),
+            Some("and") => {}
+            Some(_) => return None,
+        }
+    }
+}
+
+fn holds(event: &Value, path: &str, value: &str) -> bool {
+    event.pointer(path).and_then(Value::as_str) == Some(value)
+}
