@@ -8,8 +8,8 @@ use shared::sealing::Purpose;
 use super::{DATABASE, VHOST};
 use crate::certs::{Certificates, service_name};
 use crate::data::DataDir;
-use crate::keys;
 use crate::servers::{Permissions, RabbitMq, write_private};
+use crate::{issuer, keys};
 
 /// How long a service may drain; the supervisor waits a little longer.
 const SERVICE_GRACE_SECONDS: u64 = 20;
@@ -191,6 +191,23 @@ impl Installation<'_> {
             "audit-writer" => {
                 all.insert("checkpoint".into(), json!({ "key_file": keys::checkpoint_key(self.data) }));
             }
+            "integration-api" => {
+                let files = self.certificates.of(service.name);
+                keys.insert(
+                    "integration_verifier".into(),
+                    json!(keys::verifier(self.data, Purpose::Integration)),
+                );
+                keys.insert("leak_verifier".into(), json!(keys::verifier(self.data, Purpose::Leak)));
+                all.insert(
+                    "api".into(),
+                    json!({
+                        "public_url": format!("http://{}", local(self.ports.http(service.name))),
+                        "tls": { "cert_file": files.cert, "key_file": files.key },
+                    }),
+                );
+                let issuer = issuer::url(self.ports.issuer());
+                all.insert("oidc".into(), json!({ "issuer": issuer, "audience": issuer::AUDIENCE }));
+            }
             _ => {}
         }
         if !keys.is_empty() {
@@ -275,4 +292,70 @@ pub async fn declare_queues(rabbitmq: &RabbitMq, vhost: &str) -> anyhow::Result<
         ..BrokerConfig::default()
     };
     declare_topology(&broker).await.context("cannot declare the queues")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configurations(check: impl Fn(&Service, &Value)) {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::find(Some(dir.path())).unwrap();
+        let certificates = Certificates::prepare(dir.path(), &SERVICES.map(|service| service.name)).unwrap();
+        let ports = Ports::new(std::array::from_fn(|place| 1000 + u16::try_from(place).unwrap()));
+        let installation =
+            Installation { data: &data, ports, certificates: &certificates, postgres: 1, rabbitmq: 2 };
+        for service in &SERVICES {
+            check(service, &installation.configuration(service));
+        }
+    }
+
+    #[test]
+    fn only_services_that_may_open_a_purpose_are_given_its_top_key() {
+        configurations(|service, configuration| {
+            let text = configuration.to_string();
+            for purpose in [Purpose::Integration, Purpose::Leak] {
+                let given = text.contains(&format!("/{}.key\"", purpose.as_str()));
+                assert_eq!(given, service.opens.contains(&purpose), "{} {}", service.name, purpose.as_str());
+            }
+        });
+    }
+
+    #[test]
+    fn a_service_admits_exactly_those_that_call_it() {
+        configurations(|service, configuration| {
+            for served in service.serves {
+                let callers = configuration["common"]["grpc"]["allow"][served].as_array().unwrap();
+                assert_eq!(callers, &[json!("integration-api.parapet.internal")], "{}", service.name);
+            }
+        });
+    }
+
+    #[test]
+    fn no_two_listeners_share_a_port() {
+        let ports = Ports::new(std::array::from_fn(|place| u16::try_from(place).unwrap()));
+        let mut all = vec![ports.issuer(), ports.simulator(), ports.control()];
+        all.extend(SERVICES.iter().flat_map(|service| [ports.grpc(service.name), ports.http(service.name)]));
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), Ports::COUNT);
+    }
+
+    #[test]
+    fn a_broker_user_reads_its_queues_and_declares_nothing() {
+        for service in &SERVICES {
+            let Permissions { configure, write, read } = service.permissions();
+            assert_eq!((configure.as_str(), write.as_str()), ("^$", r"^amq\.default$"));
+            assert!(read.contains(&service.consumes[0].replace('.', r"\.")));
+        }
+    }
+
+    #[test]
+    fn every_queue_has_exactly_one_consuming_service() {
+        for topic in shared::outbox::Topic::ALL {
+            let consumers =
+                SERVICES.iter().filter(|service| service.consumes.contains(&topic.as_str())).count();
+            assert_eq!(consumers, 1, "{}", topic.as_str());
+        }
+    }
 }

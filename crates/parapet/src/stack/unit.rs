@@ -202,3 +202,82 @@ impl Unit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that says it is ready, in place of a service's plain port.
+    async fn ready() -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = axum::Router::new().route("/readyz", axum::routing::get(async || "ready"));
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        format!("http://{address}/readyz")
+    }
+
+    async fn until(what: impl Fn() -> bool) {
+        let wait = async {
+            while !what() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap();
+    }
+
+    struct World {
+        dir: tempfile::TempDir,
+        board: Arc<Board>,
+        http: reqwest::Client,
+    }
+
+    fn world() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let entry = ("worker".to_owned(), String::new(), dir.path().join("log"));
+        let board = Arc::new(Board::new(dir.path().join("state.json"), vec![entry]));
+        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
+        World { dir, board, http }
+    }
+
+    #[tokio::test]
+    async fn a_killed_program_is_started_again_and_ready_again() {
+        let World { dir, board, http } = world();
+        let program = Program::new("worker", "sleep", dir.path().join("log")).args(["600"]);
+        let unit = Arc::new(Unit::program(program, ready().await, Duration::from_secs(1)));
+        unit.start_first(&board, &http).await.unwrap();
+        let stop = CancellationToken::new();
+        let keeper = tokio::spawn(Arc::clone(&unit).keep(Arc::clone(&board), http, stop.clone()));
+        let first = unit.child().unwrap();
+        first.signal(Signal::KILL);
+        until(|| board.snapshot().processes[0].restarts == 1 && board.state("worker") == Some(State::Ready))
+            .await;
+        assert_ne!(unit.child().unwrap().pid(), first.pid());
+        stop.cancel();
+        keeper.await.unwrap();
+        unit.stop(&board, &CancellationToken::new()).await;
+        assert!(unit.child().unwrap().exited().is_some());
+        assert_eq!(board.state("worker"), Some(State::Stopped));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_ends_at_its_first_start_is_reported_with_its_last_words() {
+        let World { dir, board, http } = world();
+        let program =
+            Program::new("worker", "sh", dir.path().join("log")).args(["-c", "echo no such key; exit 2"]);
+        let unit = Unit::program(program, "http://127.0.0.1:1/readyz".into(), Duration::from_secs(1));
+        let error = unit.start_first(&board, &http).await.unwrap_err();
+        assert!(error.to_string().contains("no such key"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn in_a_hurry_nobody_gets_its_grace() {
+        let World { dir, board, http: _ } = world();
+        let program =
+            Program::new("worker", "sh", dir.path().join("log")).args(["-c", "trap '' TERM; sleep 600"]);
+        let unit = Unit::program(program, String::new(), Duration::from_mins(10));
+        unit.start().await.unwrap();
+        let hurry = CancellationToken::new();
+        hurry.cancel();
+        tokio::time::timeout(Duration::from_secs(30), unit.stop(&board, &hurry)).await.unwrap();
+    }
+}
