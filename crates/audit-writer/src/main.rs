@@ -1,2 +1,7 @@
 //! The `audit-writer` process.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    shared::service::main(audit_writer::NAME, audit_writer::run)
+}

@@ -5,6 +5,7 @@
 #![expect(
     clippy::pedantic,
     clippy::indexing_slicing,
+    clippy::allow_attributes,
     reason = "generated; the contract is documented in proto/"
 )]
 
