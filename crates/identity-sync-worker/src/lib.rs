@@ -1,1 +1,142 @@
-//! identity-sync-worker
+//! `identity-sync-worker`: reads directories into accounts, identities and identifiers, and keeps the keys that lead
+//! to directories.
+//!
+//! Belongs here: sync runs, what is made of accounts, absence and its brake, sealing key pairs of purpose
+//! `integration`, Okta client keys, connection tests. Does not: how a directory is spoken to (`shared::provider`), nor
+//! an integration's status, which integration-api derives from what is reported here.
+
+mod absence;
+mod apply;
+mod drive;
+mod ending;
+mod keys;
+mod page;
+mod request;
+mod rpc;
+mod schedule;
+mod store_accounts;
+mod store_keys;
+mod store_runs;
+
+use std::{future::Future, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use serde::Deserialize;
+use shared::{
+    grpc::{self, Callers},
+    outbox::Topic,
+    provider::{
+        directory::Directories,
+        http::{Egress, EgressConfig},
+    },
+    queue,
+    sealing::TopKey,
+    service::{Common, Configuration, Faults, Service},
+    wire::internal::directory_service_server::DirectoryServiceServer,
+    work::{Caps, Dispatcher},
+};
+
+/// Name of the service.
+pub const NAME: &str = "identity-sync-worker";
+
+/// Configuration of `identity-sync-worker`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What every service has.
+    pub common: Common,
+    /// How directories are reached.
+    pub idp: EgressConfig,
+    /// Keys.
+    pub keys: KeyConfig,
+    /// Sync.
+    pub sync: SyncConfig,
+}
+
+/// Keys this service is given.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeyConfig {
+    /// File with the top key of purpose `integration`.
+    pub integration_top_key_file: PathBuf,
+}
+
+/// How directories are synced.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyncConfig {
+    /// Directories one process reads at once; each holds at most two pages in memory.
+    pub concurrency: u16,
+    /// Seconds between incremental runs.
+    pub changes_every_seconds: u64,
+    /// Seconds a worker stays with one directory before another has its turn.
+    pub slice_seconds: u64,
+    /// A full run that does not find more than this share of the accounts, in per cent, is held.
+    pub hold_percent: u8,
+    /// A full run that does not find more than so many accounts is held.
+    pub hold_accounts: u32,
+}
+
+impl Default for SyncConfig {
+    fn default() -> Self {
+        Self {
+            concurrency: 4,
+            changes_every_seconds: 300,
+            slice_seconds: 10,
+            hold_percent: 10,
+            hold_accounts: 500,
+        }
+    }
+}
+
+impl Configuration for Config {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+    fn check(&self, faults: &mut Faults) {
+        let SyncConfig { concurrency, changes_every_seconds, slice_seconds, hold_percent, hold_accounts: _ } =
+            self.sync;
+        faults.require_file(&self.keys.integration_top_key_file, "keys.integration_top_key_file");
+        faults.require(self.common.tls.is_some(), "common.tls", "is required");
+        faults.require((1..=64).contains(&concurrency), "sync.concurrency", "must be 1 to 64");
+        faults.require(
+            (1..=86_400).contains(&changes_every_seconds),
+            "sync.changes_every_seconds",
+            "must be 1 to 86400",
+        );
+        // Below the lease of work rows and the broker's patience.
+        faults.require((1..=120).contains(&slice_seconds), "sync.slice_seconds", "must be 1 to 120");
+        faults.require(hold_percent <= 100, "sync.hold_percent", "must be 0 to 100");
+    }
+}
+
+/// Runs the service until it is asked to stop.
+pub async fn run(
+    config: Config,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<ExitCode> {
+    let top = TopKey::load(&config.keys.integration_top_key_file)?;
+    let directories = Arc::new(Directories::new(Egress::new(&config.idp)?, top));
+    let service = Service::start(NAME, config.common.clone(), stop).await?;
+    let db = service.db().clone();
+    let sync = Arc::new(drive::Sync {
+        db: db.clone(),
+        directories: Arc::clone(&directories),
+        limits: absence::Limits {
+            percent: config.sync.hold_percent.into(),
+            accounts: config.sync.hold_accounts.into(),
+        },
+        every: Duration::from_secs(config.sync.changes_every_seconds),
+        slice: Duration::from_secs(config.sync.slice_seconds),
+        stop: service.stop_token(),
+    });
+    queue::spawn_consumer(&service, Topic::SyncRequested, config.sync.concurrency, sync);
+    let dispatcher = Dispatcher::new(db.clone(), request::message_of, Caps::default());
+    service.spawn("dispatcher", dispatcher.run(service.stop_token()));
+    service.spawn_relay(&["outbox"]);
+    service.spawn("keys", keys::reconcile(db.clone(), Arc::clone(&directories), service.stop_token()));
+    grpc::Server::new()
+        .add(DirectoryServiceServer::new(rpc::Rpc { db, directories }))
+        .listen(&service, &config.common.grpc, Callers::Peers, config.common.tls.as_ref())
+        .await?;
+    service.run().await
+}

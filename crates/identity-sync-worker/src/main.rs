@@ -1,2 +1,7 @@
 //! The `identity-sync-worker` process.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    shared::service::main(identity_sync_worker::NAME, identity_sync_worker::run)
+}

@@ -10,6 +10,7 @@ pub mod id;
 pub mod identifier;
 pub mod inbox;
 pub mod integration;
+pub mod integration_store;
 pub mod limiter;
 pub mod outbox;
 pub mod provider;

@@ -89,6 +89,8 @@ pub mod column {
     /// An integration's secret; the row is the integration, the version that of
     /// `api.integration_secrets_v`. For Entra ID the bytes of the client secret.
     pub const INTEGRATION_SECRET: &str = "api.integrations.secret";
+    /// An Okta integration's client key; the row is the integration, the version that of the key.
+    pub const CLIENT_KEY: &str = "sync.client_keys.private";
     /// Data key of a batch of feed records; the row is the batch.
     pub const FEED_DATA_KEY: &str = "api.feed_batches.data_key";
     /// A feed record's password, sealed with the batch's data key; the row is the record.

@@ -16,6 +16,7 @@ use crate::{
 };
 
 pub mod attempt;
+pub mod directory;
 pub mod entra;
 pub mod http;
 pub mod okta;

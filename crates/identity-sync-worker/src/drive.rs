@@ -1,0 +1,428 @@
+//! Drives runs: page-sized units, each fetched with no transaction open and committed with the place to go on from.
+//! A worker does so for a slice of time and puts the integration's work back in the queue, so that many directories
+//! progress side by side; any replica goes on where the last one committed.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use shared::{
+    audit,
+    db::{Db, StoreError},
+    id::{CauseId, IntegrationId, SyncRunId, TenantId, WorkId},
+    integration_store::{self, Integration, Package, Status},
+    provider::{
+        Cursor, Listing, Missing, Next as After, Page, Provider, ProviderError,
+        directory::{ConnectError, Directories},
+    },
+    queue::{Delivery, Handler, HandlerError, Outcome},
+    wire::events,
+    work,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    absence::Limits,
+    apply::{self, Scope},
+    request::{Request, WORK, started},
+    store_accounts,
+    store_runs::{self as store, Counts, End, Phase, Run},
+};
+
+/// Units of making up leeway: identifiers that waited, accounts without an identity.
+const BACKLOG: i64 = 500;
+/// Longest wait for one page.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The consumer of `sync.requested`.
+#[derive(Debug)]
+pub(crate) struct Sync {
+    pub db: Db,
+    pub directories: Arc<Directories>,
+    pub limits: Limits,
+    /// Time between incremental runs.
+    pub every: Duration,
+    /// How long a worker stays with one integration.
+    pub slice: Duration,
+    pub stop: CancellationToken,
+}
+
+#[async_trait]
+impl Handler for Sync {
+    async fn handle(&self, delivery: &Delivery) -> Result<Outcome, HandlerError> {
+        match Request::read(&delivery.decode::<events::SyncRequested>()?)? {
+            Request::Start { tenant, integration, run, full, cause } => {
+                self.start(delivery, tenant, integration, run, full, cause).await
+            }
+            Request::Due { tenant, integration, work } => {
+                self.drive(delivery, tenant, integration, work).await
+            }
+        }
+    }
+}
+
+/// What a worker holds while it drives a run.
+pub(crate) struct Job {
+    pub integration: Integration,
+    pub package: Package,
+    pub provider: Arc<dyn Provider>,
+    /// Immutable id of the directory; known once the run is prepared.
+    pub directory: Option<String>,
+    changes_cursor: Option<Cursor>,
+    /// Reading failed before; the next page says that it works again.
+    failing: AtomicBool,
+}
+
+impl Job {
+    pub fn scope<'a>(&'a self, run: &Run, directory: &'a str) -> Scope<'a> {
+        Scope {
+            integration: &self.integration,
+            package: &self.package,
+            directory,
+            run: run.id,
+            cause: run.cause,
+            cap_reported: run.cap_reported,
+        }
+    }
+}
+
+/// How a unit ended.
+pub(crate) enum Step {
+    /// Committed; this is where the run stands now.
+    On(Run),
+    /// The run has ended.
+    Ended,
+    /// Another worker has moved the run on.
+    Overtaken,
+    /// Committed so far, but the next page could not be fetched.
+    Failed(Run, ProviderError),
+}
+
+/// Why a unit could not be done.
+#[derive(Debug)]
+pub(crate) enum StepError {
+    Store(StoreError),
+    Provider(ProviderError),
+}
+
+impl From<StoreError> for StepError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<ProviderError> for StepError {
+    fn from(error: ProviderError) -> Self {
+        Self::Provider(error)
+    }
+}
+
+impl Sync {
+    async fn drive(
+        &self,
+        delivery: &Delivery,
+        tenant: TenantId,
+        integration: IntegrationId,
+        work: WorkId,
+    ) -> Result<Outcome, HandlerError> {
+        let deadline = Instant::now() + self.slice;
+        let (job, mut run) = match self.open(delivery, tenant, integration, work).await? {
+            Opened::Run(job, run) => (*job, run),
+            Opened::Unusable(integration, run, error) => {
+                let wait = self.failed(&integration, &run, error).await?;
+                return self.settle(delivery, &integration, work, wait).await;
+            }
+            Opened::Nothing => return Ok(Outcome::Done),
+        };
+        loop {
+            if Instant::now() >= deadline || self.stop.is_cancelled() {
+                return self.settle(delivery, &job.integration, work, None).await;
+            }
+            let step = match run.phase {
+                Phase::Preparing => self.prepare(&job, run.clone()).await,
+                Phase::Reading => self.read(&job, run.clone(), deadline).await,
+                Phase::Reconciling => self.reconcile(&job, &run).await.map_err(StepError::Store),
+            };
+            run = match step {
+                Ok(Step::On(run)) => run,
+                Ok(Step::Failed(run, error)) => {
+                    let wait = self.failed(&job.integration, &run, error).await?;
+                    return self.settle(delivery, &job.integration, work, wait).await;
+                }
+                Ok(Step::Ended) => return self.settle(delivery, &job.integration, work, None).await,
+                // The other worker puts the work back.
+                Ok(Step::Overtaken) => return self.acknowledge(delivery, tenant).await,
+                Err(StepError::Store(error)) => return Err(error.into()),
+                Err(StepError::Provider(error)) => {
+                    let wait = self.failed(&job.integration, &run, error).await?;
+                    return self.settle(delivery, &job.integration, work, wait).await;
+                }
+            };
+        }
+    }
+
+    // Finds the run to go on with, or starts the one that is due.
+    async fn open(
+        &self,
+        delivery: &Delivery,
+        tenant: TenantId,
+        id: IntegrationId,
+        work: WorkId,
+    ) -> Result<Opened, HandlerError> {
+        let mut tx = self.db.tenant(tenant).await?;
+        let integration =
+            integration_store::integration(&mut tx, id).await?.filter(|i| i.status != Status::Disabled);
+        let package = integration_store::package(&mut tx, tenant).await?;
+        let (Some(integration), Some(package)) = (integration, package) else {
+            if let Some(run) = store::running(&mut tx, tenant, id).await? {
+                store::end(&mut tx, tenant, run.id, End::Failed, "the integration was disabled or deleted")
+                    .await?;
+            }
+            work::cancel(&mut tx, tenant, WORK, id.uuid()).await?;
+            delivery.done(&mut tx).await?;
+            tx.commit().await?;
+            return Ok(Opened::Nothing);
+        };
+        let directory = store::lock_directory(&mut tx, tenant, id, integration.provider).await?;
+        if store::running(&mut tx, tenant, id).await?.is_none() {
+            let now = tx.clock().await?;
+            let changes = directory.next_changes_at <= now;
+            let full = directory.next_full_at <= now || (changes && directory.changes_cursor.is_none());
+            if !full && !changes {
+                tx.rollback().await?;
+                self.settle(delivery, &integration, work, None).await?;
+                return Ok(Opened::Nothing);
+            }
+            let run = SyncRunId::new();
+            let cause = CauseId(run.uuid());
+            store::start(&mut tx, tenant, id, run, full, cause).await?;
+            audit::record(&mut tx, &started(&integration, run, full, cause)).await?;
+        }
+        let run = store::running(&mut tx, tenant, id)
+            .await?
+            .ok_or(StoreError::Stale("the run that was just started is gone"))?;
+        let provider = match self.directories.connect(&mut tx, &integration).await {
+            Ok(provider) => provider,
+            Err(ConnectError::Store(error)) => return Err(error.into()),
+            Err(error) => {
+                tx.commit().await?;
+                return Ok(Opened::Unusable(integration, run, unusable(error)));
+            }
+        };
+        tx.commit().await?;
+        let failing = directory.failures > 0 || directory.lost_reason.is_some();
+        let job = Job {
+            integration,
+            package,
+            provider,
+            directory: directory.directory_id,
+            changes_cursor: directory.changes_cursor,
+            failing: AtomicBool::new(failing),
+        };
+        Ok(Opened::Run(Box::new(job), run))
+    }
+
+    // The first unit asks the directory who it is and how it locks accounts; the following ones make up leeway.
+    async fn prepare(&self, job: &Job, run: Run) -> Result<Step, StepError> {
+        if run.pages == 0 {
+            return self.introduce(job, run).await;
+        }
+        let (tenant, integration) = (job.integration.tenant, job.integration.id);
+        let directory = job.directory.as_deref().unwrap_or_default();
+        let scope = job.scope(&run, directory);
+        let mut tx = self.db.tenant(tenant).await?;
+        if !store::lock(&mut tx, tenant, &run).await? {
+            tx.rollback().await?;
+            return Ok(Step::Overtaken);
+        }
+        let mut counts = Counts::default();
+        let mut cap_reached = false;
+        if scope.creates_identities() {
+            counts = apply::make_skipped(&mut tx, &scope, BACKLOG).await?;
+            let lacking = store_accounts::without_identity(&mut tx, tenant, integration, BACKLOG).await?;
+            if !lacking.is_empty() {
+                let applied = apply::page(&mut tx, &scope, lacking).await?;
+                cap_reached = applied.cap_reached;
+                counts.identities += applied.counts.identities;
+                counts.identifiers += applied.counts.identifiers;
+                counts.skipped += applied.counts.skipped;
+            }
+        }
+        let (phase, cursor) = if counts == Counts::default() {
+            (Phase::Reading, if run.full { None } else { job.changes_cursor.clone() })
+        } else {
+            (Phase::Preparing, None)
+        };
+        store::advance(&mut tx, tenant, &run, counts, phase, cursor.as_ref(), cap_reached).await?;
+        tx.commit().await?;
+        Ok(Step::On(moved(run, counts, phase, cursor, cap_reached)))
+    }
+
+    async fn introduce(&self, job: &Job, run: Run) -> Result<Step, StepError> {
+        let (tenant, integration) = (job.integration.tenant, job.integration.id);
+        let directory = job.provider.directory_id().await?;
+        // Unknown is a value of its own: the validator then assumes a threshold. A fault leaves what was read before.
+        let policy = match job.provider.lockout_policy().await {
+            Ok(policy) => Some(policy.threshold),
+            Err(ProviderError::Refused(_)) => Some(None),
+            Err(error) => {
+                tracing::info!(integration = %integration, %error, "lockout policy not read");
+                None
+            }
+        };
+        let mut tx = self.db.tenant(tenant).await?;
+        if !store::lock(&mut tx, tenant, &run).await? {
+            tx.rollback().await?;
+            return Ok(Step::Overtaken);
+        }
+        let skipped = store_accounts::count_skipped(&mut tx, tenant, integration).await?;
+        store::prepared(&mut tx, tenant, integration, run.id, &directory, skipped).await?;
+        if let Some(threshold) = policy {
+            store::save_policy(&mut tx, tenant, integration, &directory, threshold).await?;
+        }
+        store::advance(&mut tx, tenant, &run, Counts::default(), Phase::Preparing, None, false).await?;
+        tx.commit().await?;
+        Ok(Step::On(moved(run, Counts::default(), Phase::Preparing, None, false)))
+    }
+
+    // Pages, one after the other: the next one is fetched while this one is committed.
+    //
+    // INVARIANT (I11): at most two pages are in memory.
+    async fn read(&self, job: &Job, mut run: Run, deadline: Instant) -> Result<Step, StepError> {
+        let listing = if run.full { Listing::Full } else { Listing::Changes };
+        let mut page = fetch(job, listing, run.cursor.as_ref()).await?;
+        loop {
+            let following = match &page.next {
+                After::Page(cursor) if Instant::now() < deadline && !self.stop.is_cancelled() => {
+                    Some(cursor.clone())
+                }
+                After::Page(_) | After::End(_) => None,
+            };
+            let Some(cursor) = following else {
+                return Ok(self.commit(job, run, page).await?.map_or(Step::Overtaken, Step::On));
+            };
+            let (committed, fetched) =
+                tokio::join!(self.commit(job, run, page), fetch(job, listing, Some(&cursor)));
+            match committed? {
+                Some(moved) => run = moved,
+                None => return Ok(Step::Overtaken),
+            }
+            page = match fetched {
+                Ok(page) => page,
+                Err(error) => return Ok(Step::Failed(run, error)),
+            };
+        }
+    }
+
+    async fn commit(&self, job: &Job, run: Run, page: Page) -> Result<Option<Run>, StoreError> {
+        let (tenant, integration) = (job.integration.tenant, job.integration.id);
+        let directory = job.directory.as_deref().unwrap_or_default();
+        let scope = job.scope(&run, directory);
+        let mut tx = self.db.tenant(tenant).await?;
+        let failing = job.failing.load(Ordering::Relaxed);
+        if failing {
+            let before =
+                store::lock_directory(&mut tx, tenant, integration, job.integration.provider).await?;
+            store::recovered(&mut tx, tenant, integration).await?;
+            if before.lost_reason.is_some() {
+                self.observe(&mut tx, &job.integration, Some(directory), Ok(()), None).await?;
+            }
+        }
+        if !store::lock(&mut tx, tenant, &run).await? {
+            tx.rollback().await?;
+            return Ok(None);
+        }
+        let applied = apply::page(&mut tx, &scope, page.accounts).await?;
+        if run.full {
+            store::remember_page(&mut tx, tenant, &run, &applied.seen).await?;
+        }
+        let (phase, cursor) = match page.next {
+            After::Page(cursor) => (Phase::Reading, Some(cursor)),
+            After::End(cursor) => (Phase::Reconciling, cursor),
+        };
+        store::advance(&mut tx, tenant, &run, applied.counts, phase, cursor.as_ref(), applied.cap_reached)
+            .await?;
+        tx.commit().await?;
+        job.failing.store(false, Ordering::Relaxed);
+        metrics::counter!("parapet_sync_accounts_total").increment(applied.counts.seen.unsigned_abs());
+        Ok(Some(moved(run, applied.counts, phase, cursor, applied.cap_reached)))
+    }
+
+    // Puts the integration's work back: at once while its run is going on, else when it is due again.
+    async fn settle(
+        &self,
+        delivery: &Delivery,
+        integration: &Integration,
+        work: WorkId,
+        wait: Option<Duration>,
+    ) -> Result<Outcome, HandlerError> {
+        let tenant = integration.tenant;
+        let mut tx = self.db.tenant(tenant).await?;
+        if !delivery.done(&mut tx).await? {
+            tx.rollback().await?;
+            return Ok(Outcome::Done);
+        }
+        let directory = store::lock_directory(&mut tx, tenant, integration.id, integration.provider).await?;
+        let now = tx.clock().await?;
+        let (until, reason) = match (store::running(&mut tx, tenant, integration.id).await?, wait) {
+            (Some(_), Some(wait)) => (now + wait, "the directory cannot be read now"),
+            (Some(_), None) => (now, "the run goes on"),
+            (None, _) => {
+                (directory.next_changes_at.min(directory.next_full_at), "until the next sync is due")
+            }
+        };
+        work::postpone(&mut tx, work, until, reason).await?;
+        tx.commit().await?;
+        Ok(Outcome::Done)
+    }
+
+    async fn acknowledge(&self, delivery: &Delivery, tenant: TenantId) -> Result<Outcome, HandlerError> {
+        let mut tx = self.db.tenant(tenant).await?;
+        delivery.done(&mut tx).await?;
+        tx.commit().await?;
+        Ok(Outcome::Done)
+    }
+}
+
+enum Opened {
+    Run(Box<Job>, Run),
+    /// The provider behind the integration cannot be built.
+    Unusable(Integration, Run, ProviderError),
+    Nothing,
+}
+
+async fn fetch(job: &Job, listing: Listing, from: Option<&Cursor>) -> Result<Page, ProviderError> {
+    tokio::time::timeout(PATIENCE, job.provider.accounts(listing, from))
+        .await
+        .unwrap_or(Err(ProviderError::Lost("the page did not arrive in time")))
+}
+
+// Where a run stands after a unit, without asking the database again.
+fn moved(run: Run, counts: Counts, phase: Phase, cursor: Option<Cursor>, cap_reached: bool) -> Run {
+    Run {
+        phase,
+        cursor,
+        pages: run.pages + 1,
+        seen: run.seen + counts.seen,
+        cap_reported: run.cap_reported || cap_reached,
+        ..run
+    }
+}
+
+fn unusable(error: ConnectError) -> ProviderError {
+    let (reason, message) = match error {
+        ConnectError::Provider(error) => return error,
+        ConnectError::NoCredentials => {
+            ("credentials_missing", "the integration has no credentials; save them".to_owned())
+        }
+        ConnectError::NoKey | ConnectError::Sealed(_) | ConnectError::Store(_) => {
+            ("secret_unreadable", format!("{error}; save the integration's secret again"))
+        }
+    };
+    ProviderError::Refused(Missing { reason, message, not_granted: false })
+}

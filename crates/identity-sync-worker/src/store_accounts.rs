@@ -1,0 +1,540 @@
+//! The SQL of accounts, identities and identifiers. Every transaction here is a tenant's; everything is written in
+//! bulk, from arrays.
+
+use std::collections::HashMap;
+
+use shared::{
+    db::{StoreError, Tx},
+    id::{AccountId, IdentifierId, IdentityId, IntegrationId, SyncRunId, TenantId},
+    provider::{Account, AccountKind, AccountState, PasswordAuthority},
+};
+use sqlx::{Row, postgres::PgRow};
+use uuid::Uuid;
+
+use crate::page::{GONE, Kind, Known, Write};
+
+/// Separates the addresses of an account on their way in; addresses hold no control characters.
+const SEPARATOR: &str = "\n";
+
+macro_rules! column {
+    ($rows:expr, $row:ident => $value:expr) => {
+        $rows.iter().map(|$row| $value).collect::<Vec<_>>()
+    };
+}
+
+/// Locks the tenant's usage for the rest of the transaction and returns its number of identifiers. Pages of one
+/// tenant wait for each other here, so that the cap holds exactly and a person gets one identity.
+pub(crate) async fn lock_usage(tx: &mut Tx, tenant: TenantId) -> Result<i64, StoreError> {
+    sqlx::query("INSERT INTO usage (tenant_id) VALUES ($1) ON CONFLICT (tenant_id) DO NOTHING")
+        .bind(tenant)
+        .execute(&mut **tx)
+        .await?;
+    Ok(sqlx::query_scalar("SELECT identifiers FROM usage WHERE tenant_id = $1 FOR UPDATE")
+        .bind(tenant)
+        .fetch_one(&mut **tx)
+        .await?)
+}
+
+/// What is stored of these objects of a directory.
+pub(crate) async fn known(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    objects: &[&str],
+) -> Result<HashMap<String, Known>, StoreError> {
+    sqlx::query(
+        "SELECT * FROM accounts WHERE tenant_id = $1 AND integration_id = $2 AND object_id = ANY ($3)",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .bind(objects)
+    .fetch_all(&mut **tx)
+    .await?
+    .iter()
+    .map(|row| read(row).map(|known| (known.account.object_id.clone(), known)))
+    .collect()
+}
+
+/// Some accounts of an integration that are there and have no identity yet.
+pub(crate) async fn without_identity(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    limit: i64,
+) -> Result<Vec<Account>, StoreError> {
+    sqlx::query(
+        "SELECT * FROM accounts WHERE tenant_id = $1 AND integration_id = $2 AND identity_id IS NULL
+           AND removed_at IS NULL AND missing_since IS NULL LIMIT $3",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .bind(limit)
+    .fetch_all(&mut **tx)
+    .await?
+    .iter()
+    .map(|row| read(row).map(|known| known.account))
+    .collect()
+}
+
+fn read(row: &PgRow) -> Result<Known, StoreError> {
+    let unknown =
+        |column: &str| StoreError::Corrupt(format!("column sync.accounts.{column} has an unknown value"));
+    Ok(Known {
+        id: row.try_get("account_id")?,
+        identity: row.try_get("identity_id")?,
+        missing: row.try_get::<Option<time::OffsetDateTime>, _>("missing_since")?.is_some(),
+        removed: row.try_get::<Option<time::OffsetDateTime>, _>("removed_at")?.is_some(),
+        account: Account {
+            object_id: row.try_get("object_id")?,
+            login: row.try_get("login")?,
+            display_name: row.try_get("display_name")?,
+            addresses: row.try_get("addresses")?,
+            state: AccountState::parse(row.try_get("state")?).ok_or_else(|| unknown("state"))?,
+            kind: AccountKind::parse(row.try_get("kind")?).ok_or_else(|| unknown("kind"))?,
+            authority: PasswordAuthority::parse(row.try_get("authority")?)
+                .ok_or_else(|| unknown("authority"))?,
+            hybrid: row.try_get("hybrid")?,
+            is_admin: row.try_get("is_admin")?,
+            password_changed_at: row.try_get("password_changed_at")?,
+            last_sign_in_at: row.try_get("last_sign_in_at")?,
+            created_at: row.try_get("created_at_directory")?,
+            removed: false,
+        },
+    })
+}
+
+/// Where accounts belong.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub tenant: TenantId,
+    pub integration: IntegrationId,
+    pub provider: &'static str,
+    pub directory: &'a str,
+}
+
+/// Adds accounts.
+pub(crate) async fn insert(tx: &mut Tx, place: Place<'_>, writes: &[Write]) -> Result<(), StoreError> {
+    if writes.is_empty() {
+        return Ok(());
+    }
+    let query = sqlx::query(
+        "INSERT INTO accounts (tenant_id, integration_id, provider, directory_id, account_id, identity_id, object_id, login,
+                               login_key, display_name, addresses, state, kind, authority, is_admin, hybrid,
+                               password_changed_at, last_sign_in_at, created_at_directory)
+         SELECT $1, $2, $3, $4, n.account_id, n.identity_id, n.object_id, n.login, n.login_key, n.display_name,
+                string_to_array(n.addresses, E'\\n'), n.state, n.kind, n.authority, n.is_admin, n.hybrid,
+                n.password_changed_at, n.last_sign_in_at, n.created_at_directory
+         FROM unnest($5::uuid[], $6::uuid[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
+                     $13::text[], $14::text[], $15::boolean[], $16::boolean[], $17::timestamptz[], $18::timestamptz[],
+                     $19::timestamptz[])
+              AS n (account_id, identity_id, object_id, login, login_key, display_name, addresses, state, kind, authority,
+                    is_admin, hybrid, password_changed_at, last_sign_in_at, created_at_directory)",
+    );
+    bind(query, place, writes).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Rewrites accounts that changed or came back.
+pub(crate) async fn update(tx: &mut Tx, place: Place<'_>, writes: &[Write]) -> Result<(), StoreError> {
+    if writes.is_empty() {
+        return Ok(());
+    }
+    let query = sqlx::query(
+        "UPDATE accounts AS a SET
+             provider = $3, directory_id = $4, identity_id = n.identity_id, login = n.login, login_key = n.login_key,
+             display_name = n.display_name, addresses = string_to_array(n.addresses, E'\\n'), state = n.state, kind = n.kind,
+             authority = n.authority, is_admin = n.is_admin, hybrid = n.hybrid, password_changed_at = n.password_changed_at,
+             last_sign_in_at = n.last_sign_in_at, created_at_directory = n.created_at_directory,
+             changed_at = clock_timestamp(), missing_since = NULL, missing_run = NULL, removed_at = NULL,
+             version = a.version + 1
+         FROM unnest($5::uuid[], $6::uuid[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
+                     $13::text[], $14::text[], $15::boolean[], $16::boolean[], $17::timestamptz[], $18::timestamptz[],
+                     $19::timestamptz[])
+              AS n (account_id, identity_id, object_id, login, login_key, display_name, addresses, state, kind, authority,
+                    is_admin, hybrid, password_changed_at, last_sign_in_at, created_at_directory)
+         WHERE a.tenant_id = $1 AND a.integration_id = $2 AND a.account_id = n.account_id",
+    );
+    bind(query, place, writes).execute(&mut **tx).await?;
+    Ok(())
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+fn bind<'q>(query: Query<'q>, place: Place<'_>, writes: &[Write]) -> Query<'q> {
+    query
+        .bind(place.tenant)
+        .bind(place.integration)
+        .bind(place.provider)
+        .bind(place.directory.to_owned())
+        .bind(column!(writes, w => w.id.uuid()))
+        .bind(column!(writes, w => w.identity.map(IdentityId::uuid)))
+        .bind(column!(writes, w => w.account.object_id.clone()))
+        .bind(column!(writes, w => w.account.login.clone()))
+        .bind(column!(writes, w => w.login_key.clone()))
+        .bind(column!(writes, w => w.account.display_name.clone()))
+        .bind(column!(writes, w => w.account.addresses.join(SEPARATOR)))
+        .bind(column!(writes, w => w.account.state.as_str()))
+        .bind(column!(writes, w => w.account.kind.as_str()))
+        .bind(column!(writes, w => w.account.authority.as_str()))
+        .bind(column!(writes, w => w.account.is_admin))
+        .bind(column!(writes, w => w.account.hybrid))
+        .bind(column!(writes, w => w.account.password_changed_at))
+        .bind(column!(writes, w => w.account.last_sign_in_at))
+        .bind(column!(writes, w => w.account.created_at))
+}
+
+/// The directory said that these accounts are gone. They are not removed for it: full runs have to confirm.
+pub(crate) async fn mark_gone(
+    tx: &mut Tx,
+    tenant: TenantId,
+    accounts: &[AccountId],
+) -> Result<(), StoreError> {
+    if accounts.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE accounts SET state = $3, missing_since = clock_timestamp(), changed_at = clock_timestamp(), version = version + 1
+         WHERE tenant_id = $1 AND account_id = ANY ($2) AND missing_since IS NULL",
+    )
+    .bind(tenant)
+    .bind(column!(accounts, a => a.uuid()))
+    .bind(GONE.as_str())
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// The identities of accounts that are there and have these sign-in names.
+pub(crate) async fn identities_by_login(
+    tx: &mut Tx,
+    tenant: TenantId,
+    keys: &[&str],
+) -> Result<HashMap<String, IdentityId>, StoreError> {
+    sqlx::query(
+        "SELECT DISTINCT ON (login_key) login_key, identity_id FROM accounts
+         WHERE tenant_id = $1 AND login_key = ANY ($2) AND identity_id IS NOT NULL AND removed_at IS NULL
+         ORDER BY login_key, first_seen_at",
+    )
+    .bind(tenant)
+    .bind(keys)
+    .fetch_all(&mut **tx)
+    .await?
+    .iter()
+    .map(|row| Ok((row.try_get("login_key")?, row.try_get("identity_id")?)))
+    .collect()
+}
+
+/// Adds identities.
+pub(crate) async fn insert_identities(
+    tx: &mut Tx,
+    tenant: TenantId,
+    identities: &[(IdentityId, String)],
+) -> Result<(), StoreError> {
+    if identities.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO identities (tenant_id, identity_id, display_name)
+         SELECT $1, n.identity_id, n.display_name FROM unnest($2::uuid[], $3::text[]) AS n (identity_id, display_name)",
+    )
+    .bind(tenant)
+    .bind(column!(identities, i => i.0.uuid()))
+    .bind(column!(identities, i => i.1.as_str()))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Lets identities follow their accounts: a new display name, or back from removal.
+pub(crate) async fn follow_identities(
+    tx: &mut Tx,
+    tenant: TenantId,
+    writes: &[Write],
+) -> Result<(), StoreError> {
+    if writes.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE identities AS i SET display_name = n.display_name, removed_at = NULL
+         FROM unnest($2::uuid[], $3::text[]) AS n (identity_id, display_name)
+         WHERE i.tenant_id = $1 AND i.identity_id = n.identity_id
+           AND (i.display_name <> n.display_name OR i.removed_at IS NOT NULL)",
+    )
+    .bind(tenant)
+    .bind(column!(writes, w => w.identity.map(IdentityId::uuid)))
+    .bind(column!(writes, w => w.account.display_name.as_str()))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// An identifier that an account has, or that waits for a higher cap (no id).
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub account: AccountId,
+    pub value: String,
+    pub id: Option<IdentifierId>,
+}
+
+/// The identifiers that these accounts have, and those that wait.
+pub(crate) async fn held(
+    tx: &mut Tx,
+    tenant: TenantId,
+    accounts: &[AccountId],
+) -> Result<Vec<Held>, StoreError> {
+    sqlx::query(
+        "SELECT account_id, value, identifier_id FROM identifiers WHERE tenant_id = $1 AND account_id = ANY ($2)
+         UNION ALL
+         SELECT account_id, value, NULL FROM identifiers_skipped WHERE tenant_id = $1 AND account_id = ANY ($2)",
+    )
+    .bind(tenant)
+    .bind(column!(accounts, a => a.uuid()))
+    .fetch_all(&mut **tx)
+    .await?
+    .iter()
+    .map(|row| {
+        Ok(Held {
+            account: row.try_get("account_id")?,
+            value: row.try_get("value")?,
+            id: row.try_get("identifier_id")?,
+        })
+    })
+    .collect()
+}
+
+/// An identifier to be made, or to be remembered.
+#[derive(Clone, Debug)]
+pub(crate) struct NewIdentifier {
+    pub account: AccountId,
+    pub identity: IdentityId,
+    pub kind: Kind,
+    pub value: String,
+}
+
+/// Makes identifiers; the lookup and the count follow by trigger.
+pub(crate) async fn insert_identifiers(
+    tx: &mut Tx,
+    tenant: TenantId,
+    new: &[NewIdentifier],
+) -> Result<Vec<IdentifierId>, StoreError> {
+    if new.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<IdentifierId> = new.iter().map(|_| IdentifierId::new()).collect();
+    sqlx::query(
+        "INSERT INTO identifiers (tenant_id, identifier_id, identity_id, account_id, value, kind)
+         SELECT $1, n.* FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[])
+              AS n (identifier_id, identity_id, account_id, value, kind)",
+    )
+    .bind(tenant)
+    .bind(column!(ids, id => id.uuid()))
+    .bind(column!(new, n => n.identity.uuid()))
+    .bind(column!(new, n => n.account.uuid()))
+    .bind(column!(new, n => n.value.as_str()))
+    .bind(column!(new, n => n.kind.as_str()))
+    .execute(&mut **tx)
+    .await?;
+    Ok(ids)
+}
+
+/// Remembers identifiers that the cap leaves no room for.
+pub(crate) async fn insert_skipped(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    skipped: &[NewIdentifier],
+) -> Result<(), StoreError> {
+    if skipped.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO identifiers_skipped (tenant_id, integration_id, account_id, value, kind)
+         SELECT $1, $2, n.* FROM unnest($3::uuid[], $4::text[], $5::text[]) AS n (account_id, value, kind)",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .bind(column!(skipped, n => n.account.uuid()))
+    .bind(column!(skipped, n => n.value.as_str()))
+    .bind(column!(skipped, n => n.kind.as_str()))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Takes away identifiers their accounts no longer have; returns how many were made and how many were waiting.
+pub(crate) async fn delete_held(
+    tx: &mut Tx,
+    tenant: TenantId,
+    gone: &[Held],
+) -> Result<(i64, i64), StoreError> {
+    let made: Vec<Uuid> = gone.iter().filter_map(|h| h.id.map(IdentifierId::uuid)).collect();
+    let waiting: Vec<&Held> = gone.iter().filter(|h| h.id.is_none()).collect();
+    if !made.is_empty() {
+        sqlx::query("DELETE FROM identifiers WHERE tenant_id = $1 AND identifier_id = ANY ($2)")
+            .bind(tenant)
+            .bind(&made)
+            .execute(&mut **tx)
+            .await?;
+    }
+    if !waiting.is_empty() {
+        sqlx::query(
+            "DELETE FROM identifiers_skipped s USING unnest($2::uuid[], $3::text[]) AS g (account_id, value)
+             WHERE s.tenant_id = $1 AND s.account_id = g.account_id AND s.value = g.value",
+        )
+        .bind(tenant)
+        .bind(column!(waiting, h => h.account.uuid()))
+        .bind(column!(waiting, h => h.value.as_str()))
+        .execute(&mut **tx)
+        .await?;
+    }
+    Ok((count(made.len()), count(waiting.len())))
+}
+
+/// How many identifiers of an integration wait for a higher cap.
+pub(crate) async fn count_skipped(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+) -> Result<i64, StoreError> {
+    Ok(sqlx::query_scalar(
+        "SELECT count(*) FROM identifiers_skipped WHERE tenant_id = $1 AND integration_id = $2",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .fetch_one(&mut **tx)
+    .await?)
+}
+
+/// Takes some identifiers off the waiting list, logins first, for the caller to make.
+pub(crate) async fn take_skipped(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    limit: i64,
+) -> Result<Vec<NewIdentifier>, StoreError> {
+    sqlx::query(
+        "WITH taken AS (
+             SELECT s.account_id, s.value FROM identifiers_skipped s
+             JOIN accounts a ON a.tenant_id = s.tenant_id AND a.account_id = s.account_id AND a.identity_id IS NOT NULL
+             WHERE s.tenant_id = $1 AND s.integration_id = $2
+             ORDER BY array_position(ARRAY['login', 'email', 'alias'], s.kind), s.account_id, s.value LIMIT $3)
+         DELETE FROM identifiers_skipped s USING taken t, accounts a
+         WHERE s.tenant_id = $1 AND s.account_id = t.account_id AND s.value = t.value
+           AND a.tenant_id = $1 AND a.account_id = t.account_id
+         RETURNING s.account_id, s.value, s.kind, a.identity_id",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .bind(limit)
+    .fetch_all(&mut **tx)
+    .await?
+    .iter()
+    .map(|row| {
+        let kind = match row.try_get("kind")? {
+            "login" => Kind::Login,
+            "email" => Kind::Email,
+            _ => Kind::Alias,
+        };
+        Ok(NewIdentifier {
+            account: row.try_get("account_id")?,
+            identity: row.try_get("identity_id")?,
+            kind,
+            value: row.try_get("value")?,
+        })
+    })
+    .collect()
+}
+
+/// What a full run did not find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Absent {
+    /// Accounts known before, not removed.
+    pub known: i64,
+    /// Not found for the first time.
+    pub newly: i64,
+    /// Not found again, after an earlier full run.
+    pub confirmed: i64,
+}
+
+/// Counts what a full run did not find.
+pub(crate) async fn count_absent(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    run: SyncRunId,
+) -> Result<Absent, StoreError> {
+    let row = sqlx::query(
+        "WITH seen AS (SELECT unnest(accounts) AS account_id FROM run_pages WHERE tenant_id = $1 AND run_id = $3)
+         SELECT count(*) AS known,
+                count(*) FILTER (WHERE s.account_id IS NULL AND a.missing_run IS NULL) AS newly,
+                count(*) FILTER (WHERE s.account_id IS NULL AND a.missing_run <> $3) AS confirmed
+         FROM accounts a LEFT JOIN (SELECT DISTINCT account_id FROM seen) s USING (account_id)
+         WHERE a.tenant_id = $1 AND a.integration_id = $2 AND a.removed_at IS NULL",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .bind(run)
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(Absent {
+        known: row.try_get("known")?,
+        newly: row.try_get("newly")?,
+        confirmed: row.try_get("confirmed")?,
+    })
+}
+
+/// Marks what a full run did not find for the first time as missing, and removes what it did not find again; returns
+/// both. The brake has agreed before.
+pub(crate) async fn apply_absence(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    run: SyncRunId,
+) -> Result<(Vec<AccountId>, Vec<AccountId>), StoreError> {
+    let rows = sqlx::query(
+        "WITH seen AS (SELECT unnest(accounts) AS account_id FROM run_pages WHERE tenant_id = $1 AND run_id = $3)
+         UPDATE accounts a SET
+             removed_at = CASE WHEN missing_run IS NULL THEN NULL ELSE clock_timestamp() END,
+             missing_since = coalesce(missing_since, clock_timestamp()),
+             missing_run = coalesce(missing_run, $3), changed_at = clock_timestamp(), version = version + 1
+         WHERE a.tenant_id = $1 AND a.integration_id = $2 AND a.removed_at IS NULL
+           AND NOT EXISTS (SELECT FROM seen s WHERE s.account_id = a.account_id)
+           AND a.missing_run IS DISTINCT FROM $3
+         RETURNING a.account_id, a.removed_at IS NOT NULL AS removed",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .bind(run)
+    .fetch_all(&mut **tx)
+    .await?;
+    let (mut missing, mut removed) = (Vec::new(), Vec::new());
+    for row in rows {
+        let list = if row.try_get("removed")? { &mut removed } else { &mut missing };
+        list.push(row.try_get("account_id")?);
+    }
+    Ok((missing, removed))
+}
+
+/// Ends identities whose last account was removed; returns how many.
+pub(crate) async fn end_identities(
+    tx: &mut Tx,
+    tenant: TenantId,
+    removed: &[AccountId],
+) -> Result<u64, StoreError> {
+    Ok(sqlx::query(
+        "UPDATE identities i SET removed_at = clock_timestamp()
+         WHERE i.tenant_id = $1 AND i.removed_at IS NULL
+           AND i.identity_id IN (SELECT identity_id FROM accounts WHERE tenant_id = $1 AND account_id = ANY ($2))
+           AND NOT EXISTS (SELECT FROM accounts a WHERE a.tenant_id = $1 AND a.identity_id = i.identity_id
+                           AND a.removed_at IS NULL)",
+    )
+    .bind(tenant)
+    .bind(column!(removed, a => a.uuid()))
+    .execute(&mut **tx)
+    .await?
+    .rows_affected())
+}
+
+fn count(len: usize) -> i64 {
+    i64::try_from(len).unwrap_or(i64::MAX)
+}

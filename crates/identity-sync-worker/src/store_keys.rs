@@ -1,0 +1,111 @@
+//! The SQL of keys: each tenant's sealing key pair of purpose `integration`, and Okta client keys.
+
+use serde_json::Value;
+use shared::{
+    db::{Db, StoreError, Tx},
+    id::{IntegrationId, TenantId},
+    provider::okta::keys::{ClientKey, PublicJwk},
+    sealing::StoredKeyPair,
+};
+use sqlx::{Row, types::Json};
+
+/// Some tenants without a sealing key pair.
+pub(crate) async fn tenants_without_key(db: &Db, limit: i64) -> Result<Vec<TenantId>, StoreError> {
+    let mut tx = db.system().await?;
+    let tenants = sqlx::query_scalar(
+        "SELECT t.tenant_id FROM api.tenants_v t
+         WHERE NOT EXISTS (SELECT FROM sealing_key_tenants k WHERE k.tenant_id = t.tenant_id) LIMIT $1",
+    )
+    .bind(limit)
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.rollback().await?;
+    Ok(tenants)
+}
+
+/// Stores a tenant's key pair; false when another replica was first.
+pub(crate) async fn insert_sealing_key(
+    tx: &mut Tx,
+    tenant: TenantId,
+    version: u32,
+    pair: &StoredKeyPair,
+) -> Result<bool, StoreError> {
+    let first = sqlx::query("INSERT INTO sealing_key_tenants (tenant_id) VALUES ($1) ON CONFLICT DO NOTHING")
+        .bind(tenant)
+        .execute(&mut **tx)
+        .await?
+        .rows_affected()
+        == 1;
+    if first {
+        sqlx::query(
+            "INSERT INTO sealing_keys (tenant_id, version, public_key, signature, wrapped_private)
+             VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(tenant)
+        .bind(i64::from(version))
+        .bind(&pair.public)
+        .bind(&pair.signature)
+        .bind(&pair.wrapped_private)
+        .execute(&mut **tx)
+        .await?;
+    }
+    Ok(first)
+}
+
+/// The public half of the tenant's newest key pair: version, key, signature.
+pub(crate) async fn public_sealing_key(
+    tx: &mut Tx,
+    tenant: TenantId,
+) -> Result<Option<(u32, Vec<u8>, Vec<u8>)>, StoreError> {
+    let row = sqlx::query(
+        "SELECT version, public_key, signature FROM sealing_keys WHERE tenant_id = $1 ORDER BY version DESC LIMIT 1",
+    )
+    .bind(tenant)
+    .fetch_optional(&mut **tx)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let version = u32::try_from(row.try_get::<i32, _>("version")?)
+        .map_err(|_| StoreError::Corrupt("a sealing key's version is negative".into()))?;
+    Ok(Some((version, row.try_get("public_key")?, row.try_get("signature")?)))
+}
+
+/// The public key set of an integration, if it has a client key.
+pub(crate) async fn public_jwks(
+    tx: &mut Tx,
+    integration: IntegrationId,
+) -> Result<Option<Value>, StoreError> {
+    Ok(sqlx::query_scalar::<_, Option<Json<Value>>>("SELECT sync.public_jwks($1)")
+        .bind(integration)
+        .fetch_one(&mut **tx)
+        .await?
+        .map(|jwks| jwks.0))
+}
+
+/// Stores the first client key of an integration; `StoreError::Duplicate` when another call was first.
+pub(crate) async fn insert_client_key(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    version: u32,
+    key: &ClientKey,
+    sealed: &[u8],
+) -> Result<(), StoreError> {
+    let ClientKey { kid, pkcs8: _, public } = key;
+    sqlx::query(
+        "INSERT INTO client_keys (tenant_id, integration_id, version, kid, sealed_private) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .bind(i64::from(version))
+    .bind(kid)
+    .bind(sealed)
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query("INSERT INTO public_client_keys (integration_id, kid, jwk) VALUES ($1, $2, $3)")
+        .bind(integration)
+        .bind(kid)
+        .bind(Json::<&PublicJwk>(public))
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}

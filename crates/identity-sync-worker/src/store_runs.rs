@@ -1,0 +1,589 @@
+//! The SQL of directories, sync runs, held removals and policies. Every transaction here is a tenant's.
+
+use shared::{
+    db::{StoreError, Tx},
+    id::{AccountId, CauseId, IntegrationId, ProviderKind, SyncRunId, TenantId},
+    provider::Cursor,
+};
+use sqlx::{Row, postgres::PgRow};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::absence::HoldReason;
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Policy and directory are read, what waited for a higher cap is made.
+    Preparing,
+    /// Pages are read.
+    Reading,
+    /// Every page was read; what was in none of them is looked at, and the run ends.
+    Reconciling,
+}
+
+impl Phase {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing",
+            Self::Reading => "reading",
+            Self::Reconciling => "reconciling",
+        }
+    }
+}
+
+/// A run that is going on.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    pub id: SyncRunId,
+    pub full: bool,
+    pub phase: Phase,
+    pub cursor: Option<Cursor>,
+    pub pages: i64,
+    pub restarts: i32,
+    pub cause: CauseId,
+    pub cap_reported: bool,
+    pub seen: i64,
+    pub started_at: OffsetDateTime,
+}
+
+/// What a page did, to be added to its run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub seen: i64,
+    pub created: i64,
+    pub changed: i64,
+    pub missing: i64,
+    pub removed: i64,
+    pub identities: i64,
+    pub identifiers: i64,
+    pub skipped: i64,
+}
+
+/// The state of an integration's directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Directory {
+    pub directory_id: Option<String>,
+    pub changes_cursor: Option<Cursor>,
+    pub next_changes_at: OffsetDateTime,
+    pub next_full_at: OffsetDateTime,
+    pub failing_since: Option<OffsetDateTime>,
+    pub failures: i32,
+    pub lost_reason: Option<String>,
+}
+
+/// Locks an integration's directory row, making it at first sight: two workers never decide about its runs at once.
+pub(crate) async fn lock_directory(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    provider: ProviderKind,
+) -> Result<Directory, StoreError> {
+    sqlx::query(
+        "INSERT INTO directories (tenant_id, integration_id, provider) VALUES ($1, $2, $3)
+         ON CONFLICT (tenant_id, integration_id) DO NOTHING",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .bind(provider.as_str())
+    .execute(&mut **tx)
+    .await?;
+    let row =
+        sqlx::query("SELECT * FROM directories WHERE tenant_id = $1 AND integration_id = $2 FOR UPDATE")
+            .bind(tenant)
+            .bind(integration)
+            .fetch_one(&mut **tx)
+            .await?;
+    Ok(Directory {
+        directory_id: row.try_get("directory_id")?,
+        changes_cursor: row.try_get::<Option<String>, _>("changes_cursor")?.map(Cursor),
+        next_changes_at: row.try_get("next_changes_at")?,
+        next_full_at: row.try_get("next_full_at")?,
+        failing_since: row.try_get("failing_since")?,
+        failures: row.try_get("failures")?,
+        lost_reason: row.try_get("lost_reason")?,
+    })
+}
+
+/// The run of an integration that is going on.
+pub(crate) async fn running(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+) -> Result<Option<Run>, StoreError> {
+    sqlx::query("SELECT * FROM runs WHERE tenant_id = $1 AND integration_id = $2 AND state = 'running'")
+        .bind(tenant)
+        .bind(integration)
+        .fetch_optional(&mut **tx)
+        .await?
+        .map(|row| run(&row))
+        .transpose()
+}
+
+/// Locks a run if it still stands where the caller left it.
+///
+/// INVARIANT: a page is counted once. Of two workers on one run, the slower one finds it moved on and gives up.
+pub(crate) async fn lock(tx: &mut Tx, tenant: TenantId, at: &Run) -> Result<bool, StoreError> {
+    Ok(sqlx::query(
+        "SELECT FROM runs WHERE tenant_id = $1 AND run_id = $2 AND pages = $3 AND restarts = $4 AND state = 'running' FOR UPDATE",
+    )
+    .bind(tenant)
+    .bind(at.id)
+    .bind(at.pages)
+    .bind(at.restarts)
+    .fetch_optional(&mut **tx)
+    .await?
+    .is_some())
+}
+
+fn run(row: &PgRow) -> Result<Run, StoreError> {
+    Ok(Run {
+        id: row.try_get("run_id")?,
+        full: row.try_get("is_full")?,
+        phase: match row.try_get("phase")? {
+            "preparing" => Phase::Preparing,
+            "reading" => Phase::Reading,
+            _ => Phase::Reconciling,
+        },
+        cursor: row.try_get::<Option<String>, _>("cursor")?.map(Cursor),
+        pages: row.try_get("pages")?,
+        restarts: row.try_get("restarts")?,
+        cause: row.try_get("cause_id")?,
+        cap_reported: row.try_get("cap_reported")?,
+        seen: row.try_get("accounts_seen")?,
+        started_at: row.try_get("started_at")?,
+    })
+}
+
+/// Whether a run with this id was ever asked for.
+pub(crate) async fn exists(tx: &mut Tx, tenant: TenantId, id: SyncRunId) -> Result<bool, StoreError> {
+    Ok(sqlx::query("SELECT FROM runs WHERE tenant_id = $1 AND run_id = $2")
+        .bind(tenant)
+        .bind(id)
+        .fetch_optional(&mut **tx)
+        .await?
+        .is_some())
+}
+
+/// Starts a run. The caller holds the directory's lock and knows that none is going on.
+pub(crate) async fn start(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    id: SyncRunId,
+    full: bool,
+    cause: CauseId,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO runs (tenant_id, run_id, integration_id, is_full, cause_id, state, phase)
+         VALUES ($1, $2, $3, $4, $5, 'running', 'preparing')",
+    )
+    .bind(tenant)
+    .bind(id)
+    .bind(integration)
+    .bind(full)
+    .bind(cause)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Records a request that another run answers, or that cannot be answered.
+pub(crate) async fn record_ended(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    id: SyncRunId,
+    full: bool,
+    cause: CauseId,
+    joined: Result<SyncRunId, &str>,
+) -> Result<(), StoreError> {
+    let (state, into, message) = match joined {
+        Ok(into) => ("joined", Some(into), ""),
+        Err(message) => ("failed", None, message),
+    };
+    sqlx::query(
+        "INSERT INTO runs (tenant_id, run_id, integration_id, is_full, cause_id, state, phase, joined_run_id, message, finished_at)
+         VALUES ($1, $2, $3, $4, $5, $6, 'ended', $7, $8, clock_timestamp())",
+    )
+    .bind(tenant)
+    .bind(id)
+    .bind(integration)
+    .bind(full)
+    .bind(cause)
+    .bind(state)
+    .bind(into)
+    .bind(message)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Hands a run's work over to another.
+pub(crate) async fn join(
+    tx: &mut Tx,
+    tenant: TenantId,
+    run: SyncRunId,
+    into: SyncRunId,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE runs SET state = 'joined', phase = 'ended', joined_run_id = $3, finished_at = clock_timestamp(),
+             updated_at = clock_timestamp()
+         WHERE tenant_id = $1 AND run_id = $2 AND state = 'running'",
+    )
+    .bind(tenant)
+    .bind(run)
+    .bind(into)
+    .execute(&mut **tx)
+    .await?;
+    forget_pages(tx, tenant, run).await
+}
+
+/// Moves a locked run on: adds what was done, remembers where to go on. The caller's copy moves along.
+pub(crate) async fn advance(
+    tx: &mut Tx,
+    tenant: TenantId,
+    run: &Run,
+    counts: Counts,
+    phase: Phase,
+    cursor: Option<&Cursor>,
+    cap_reported: bool,
+) -> Result<(), StoreError> {
+    let Counts { seen, created, changed, missing, removed, identities, identifiers, skipped } = counts;
+    sqlx::query(
+        "UPDATE runs SET pages = pages + 1, phase = $3, cursor = $4, accounts_seen = accounts_seen + $5,
+             accounts_created = accounts_created + $6, accounts_changed = accounts_changed + $7,
+             accounts_missing = accounts_missing + $8, accounts_removed = accounts_removed + $9,
+             identities_created = identities_created + $10, identifiers_created = identifiers_created + $11,
+             skipped_by_cap = greatest(skipped_by_cap + $12, 0), cap_reported = cap_reported OR $13, message = '',
+             updated_at = clock_timestamp()
+         WHERE tenant_id = $1 AND run_id = $2",
+    )
+    .bind(tenant)
+    .bind(run.id)
+    .bind(phase.as_str())
+    .bind(cursor.map(|c| c.0.as_str()))
+    .bind(seen)
+    .bind(created)
+    .bind(changed)
+    .bind(missing)
+    .bind(removed)
+    .bind(identities)
+    .bind(identifiers)
+    .bind(skipped)
+    .bind(cap_reported)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// The listing begins again, as a full one: its cursor has expired.
+pub(crate) async fn restart(tx: &mut Tx, tenant: TenantId, run: &Run) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE runs SET is_full = true, phase = 'reading', cursor = NULL, restarts = restarts + 1, accounts_seen = 0,
+             updated_at = clock_timestamp()
+         WHERE tenant_id = $1 AND run_id = $2",
+    )
+    .bind(tenant)
+    .bind(run.id)
+    .execute(&mut **tx)
+    .await?;
+    forget_pages(tx, tenant, run.id).await
+}
+
+/// Says why a run waits.
+pub(crate) async fn explain(
+    tx: &mut Tx,
+    tenant: TenantId,
+    run: SyncRunId,
+    message: &str,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE runs SET message = $3, updated_at = clock_timestamp() WHERE tenant_id = $1 AND run_id = $2",
+    )
+    .bind(tenant)
+    .bind(run)
+    .bind(message)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Finished,
+    Held,
+    Failed,
+}
+
+impl End {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Held => "held",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Ends a run.
+pub(crate) async fn end(
+    tx: &mut Tx,
+    tenant: TenantId,
+    run: SyncRunId,
+    end: End,
+    message: &str,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE runs SET state = $3, phase = 'ended', message = $4, finished_at = clock_timestamp(), updated_at = clock_timestamp()
+         WHERE tenant_id = $1 AND run_id = $2 AND state = 'running'",
+    )
+    .bind(tenant)
+    .bind(run)
+    .bind(end.as_str())
+    .bind(message)
+    .execute(&mut **tx)
+    .await?;
+    forget_pages(tx, tenant, run).await
+}
+
+async fn forget_pages(tx: &mut Tx, tenant: TenantId, run: SyncRunId) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM run_pages WHERE tenant_id = $1 AND run_id = $2")
+        .bind(tenant)
+        .bind(run)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Remembers which accounts a page of a full run held.
+pub(crate) async fn remember_page(
+    tx: &mut Tx,
+    tenant: TenantId,
+    run: &Run,
+    accounts: &[AccountId],
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO run_pages (tenant_id, run_id, page, accounts) VALUES ($1, $2, $3, $4)")
+        .bind(tenant)
+        .bind(run.id)
+        .bind(run.pages)
+        .bind(accounts.iter().map(|a| a.uuid()).collect::<Vec<_>>())
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Remembers which directory answered, and how many identifiers wait at the start of the run.
+pub(crate) async fn prepared(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    run: SyncRunId,
+    directory: &str,
+    skipped: i64,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE directories SET directory_id = $3 WHERE tenant_id = $1 AND integration_id = $2")
+        .bind(tenant)
+        .bind(integration)
+        .bind(directory)
+        .execute(&mut **tx)
+        .await?;
+    sqlx::query("UPDATE runs SET skipped_by_cap = $3 WHERE tenant_id = $1 AND run_id = $2")
+        .bind(tenant)
+        .bind(run)
+        .bind(skipped)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Stores what the directory says about locking accounts.
+pub(crate) async fn save_policy(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    directory: &str,
+    threshold: Option<u32>,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO directory_policies (tenant_id, integration_id, directory_id, lockout_threshold, read_at)
+         VALUES ($1, $2, $3, $4, clock_timestamp())
+         ON CONFLICT (tenant_id, integration_id) DO UPDATE SET directory_id = excluded.directory_id,
+             lockout_threshold = excluded.lockout_threshold, read_at = excluded.read_at",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .bind(directory)
+    .bind(threshold.map(|t| i32::try_from(t).unwrap_or(i32::MAX)))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// When an integration is due again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Next {
+    pub changes: OffsetDateTime,
+    pub full: OffsetDateTime,
+}
+
+/// A run read everything: remembers from where changes are read next, and when.
+pub(crate) async fn succeeded(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    run: &Run,
+    next: Next,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE directories SET changes_cursor = CASE WHEN $3 THEN $4 ELSE coalesce($4, changes_cursor) END,
+             last_full_at = CASE WHEN $3 THEN $5 ELSE last_full_at END, last_success_at = clock_timestamp(),
+             next_changes_at = $6, next_full_at = $7,
+             failing_since = NULL, failures = 0, lost_reason = NULL, lost_message = NULL
+         WHERE tenant_id = $1 AND integration_id = $2",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .bind(run.full)
+    .bind(run.cursor.as_ref().map(|c| c.0.as_str()))
+    .bind(run.started_at)
+    .bind(next.changes)
+    .bind(next.full)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Reading works again.
+pub(crate) async fn recovered(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE directories SET failing_since = NULL, failures = 0, lost_reason = NULL, lost_message = NULL
+         WHERE tenant_id = $1 AND integration_id = $2",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Reading failed; counts it, and remembers since when.
+pub(crate) async fn failed_once(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE directories SET failures = failures + 1, failing_since = coalesce(failing_since, clock_timestamp())
+         WHERE tenant_id = $1 AND integration_id = $2",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Reading counts as lost.
+pub(crate) async fn lost(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    reason: &str,
+    message: &str,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE directories SET lost_reason = $3, lost_message = $4, failing_since = coalesce(failing_since, clock_timestamp())
+         WHERE tenant_id = $1 AND integration_id = $2",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .bind(reason)
+    .bind(message)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Sets when an integration is due again.
+pub(crate) async fn schedule(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    next: Next,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE directories SET next_changes_at = $3, next_full_at = $4 WHERE tenant_id = $1 AND integration_id = $2",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .bind(next.changes)
+    .bind(next.full)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Holds the removals of a run as a plan, in place of an older one.
+pub(crate) async fn hold(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    run: SyncRunId,
+    reason: HoldReason,
+    known: i64,
+    gone: i64,
+) -> Result<(), StoreError> {
+    supersede_plan(tx, tenant, integration).await?;
+    let plan = Uuid::now_v7();
+    sqlx::query(
+        "INSERT INTO removal_plans (tenant_id, plan_id, integration_id, run_id, reason, accounts_known, accounts_gone)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(tenant)
+    .bind(plan)
+    .bind(integration)
+    .bind(run)
+    .bind(reason.as_str())
+    .bind(known)
+    .bind(gone)
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query(
+        "WITH seen AS (SELECT unnest(accounts) AS account_id FROM run_pages WHERE tenant_id = $1 AND run_id = $4)
+         INSERT INTO removal_plan_accounts (tenant_id, plan_id, account_id)
+         SELECT $1, $2, a.account_id FROM accounts a
+         WHERE a.tenant_id = $1 AND a.integration_id = $3 AND a.removed_at IS NULL
+           AND NOT EXISTS (SELECT FROM seen s WHERE s.account_id = a.account_id)",
+    )
+    .bind(tenant)
+    .bind(plan)
+    .bind(integration)
+    .bind(run)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// A newer run has the last word about what is absent.
+pub(crate) async fn supersede_plan(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "WITH old AS (UPDATE removal_plans SET state = 'superseded'
+                      WHERE tenant_id = $1 AND integration_id = $2 AND state = 'held' RETURNING plan_id)
+         DELETE FROM removal_plan_accounts WHERE tenant_id = $1 AND plan_id IN (SELECT plan_id FROM old)",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! What the services that talk to directories read about an integration: configuration, package and sealed secrets,
+//! through the owners' views. Every transaction here is a tenant's.
+
+use std::str::FromStr;
+
+use sqlx::{Row, types::Json};
+
+use crate::{
+    db::{StoreError, Tx, parse},
+    id::{IntegrationId, ProviderKind, TenantId},
+    integration::{Connection, Settings},
+    sealing::StoredKeyPair,
+};
+
+/// Whether an integration is at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// At work.
+    Active,
+    /// Switched off by a person, or never tested.
+    Disabled,
+    /// Reading the directory is lost; it recovers by itself.
+    Error,
+}
+
+impl FromStr for Status {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "active" => Ok(Self::Active),
+            "disabled" => Ok(Self::Disabled),
+            "error" => Ok(Self::Error),
+            _ => Err(()),
+        }
+    }
+}
+
+/// An integration, as integration-api keeps it.
+#[derive(Clone, Debug)]
+pub struct Integration {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its id.
+    pub id: IntegrationId,
+    /// The name its tenant gave it.
+    pub name: String,
+    /// Kind of directory.
+    pub provider: ProviderKind,
+    /// How to reach the directory.
+    pub connection: Connection,
+    /// What it may do.
+    pub settings: Settings,
+    /// Whether it is at work.
+    pub status: Status,
+    /// The directory's immutable id, once it was read.
+    pub directory_id: Option<String>,
+    /// Grows with every change.
+    pub version: i64,
+}
+
+/// Reads an integration of the transaction's tenant.
+pub async fn integration(tx: &mut Tx, id: IntegrationId) -> Result<Option<Integration>, StoreError> {
+    let row = sqlx::query(
+        "SELECT tenant_id, name, provider, config, settings, status, directory_id, version
+         FROM api.integrations_v WHERE integration_id = $1",
+    )
+    .bind(id)
+    .fetch_optional(&mut **tx)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(Integration {
+        tenant: row.try_get("tenant_id")?,
+        id,
+        name: row.try_get("name")?,
+        provider: parse("api.integrations.provider", row.try_get("provider")?)?,
+        connection: row.try_get::<Json<Connection>, _>("config")?.0,
+        settings: row.try_get::<Json<Settings>, _>("settings")?.0,
+        status: parse("api.integrations.status", row.try_get("status")?)?,
+        directory_id: row.try_get("directory_id")?,
+        version: row.try_get("version")?,
+    }))
+}
+
+/// What a tenant's package allows, as far as workers need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Package {
+    /// Identities and identifiers may be made.
+    pub identity_creation: bool,
+    /// Passwords may be validated.
+    pub validation: bool,
+    /// Accounts may be contained.
+    pub mitigation: bool,
+    /// Most identifiers.
+    pub identifier_cap: i64,
+    /// Whom to ask for more.
+    pub contact: String,
+}
+
+/// Reads a tenant's package.
+pub async fn package(tx: &mut Tx, tenant: TenantId) -> Result<Option<Package>, StoreError> {
+    let row = sqlx::query(
+        "SELECT identity_creation, validation, mitigation, identifier_cap::bigint AS identifier_cap, contact
+         FROM api.tenants_v WHERE tenant_id = $1",
+    )
+    .bind(tenant)
+    .fetch_optional(&mut **tx)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(Package {
+        identity_creation: row.try_get("identity_creation")?,
+        validation: row.try_get("validation")?,
+        mitigation: row.try_get("mitigation")?,
+        identifier_cap: row.try_get("identifier_cap")?,
+        contact: row.try_get::<Option<String>, _>("contact")?.unwrap_or_default(),
+    }))
+}
+
+/// A sealed secret and what its envelope is bound to.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    /// Version within the row.
+    pub version: u32,
+    /// Key id of a client key; empty for a client secret.
+    pub kid: String,
+    /// The envelope.
+    pub envelope: Vec<u8>,
+}
+
+/// The newest sealed secret of an integration.
+pub async fn sealed_secret(tx: &mut Tx, id: IntegrationId) -> Result<Option<Sealed>, StoreError> {
+    sealed(
+        sqlx::query(
+            "SELECT version::bigint AS version, '' AS kid, sealed FROM api.integration_secrets_v
+             WHERE integration_id = $1 ORDER BY version DESC LIMIT 1",
+        )
+        .bind(id)
+        .fetch_optional(&mut **tx)
+        .await?,
+    )
+}
+
+/// The newest sealed client key of an Okta integration.
+pub async fn sealed_client_key(tx: &mut Tx, id: IntegrationId) -> Result<Option<Sealed>, StoreError> {
+    sealed(
+        sqlx::query(
+            "SELECT version::bigint AS version, kid, sealed FROM sync.client_key_secrets_v
+             WHERE integration_id = $1 ORDER BY version DESC LIMIT 1",
+        )
+        .bind(id)
+        .fetch_optional(&mut **tx)
+        .await?,
+    )
+}
+
+fn sealed(row: Option<sqlx::postgres::PgRow>) -> Result<Option<Sealed>, StoreError> {
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(Sealed {
+        version: version(row.try_get("version")?)?,
+        kid: row.try_get("kid")?,
+        envelope: row.try_get("sealed")?,
+    }))
+}
+
+/// The tenant's key pair of purpose `integration` in one version, private half wrapped.
+pub async fn sealing_key(tx: &mut Tx, wanted: u32) -> Result<Option<StoredKeyPair>, StoreError> {
+    let row = sqlx::query(
+        "SELECT public_key, signature, wrapped_private FROM sync.sealing_keys_v
+         WHERE tenant_id = platform.current_tenant() AND purpose = 'integration' AND version = $1",
+    )
+    .bind(i64::from(wanted))
+    .fetch_optional(&mut **tx)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(StoredKeyPair {
+        public: row.try_get("public_key")?,
+        signature: row.try_get("signature")?,
+        wrapped_private: row.try_get("wrapped_private")?,
+    }))
+}
+
+fn version(number: i64) -> Result<u32, StoreError> {
+    u32::try_from(number)
+        .map_err(|_| StoreError::Corrupt("a secret's version is not a small positive number".into()))
+}

@@ -1,0 +1,135 @@
+//! From an integration to the provider behind it: opens the secret and builds the adapter, for every service that
+//! may. Adapters hold access tokens and pace themselves, so one is kept per integration and version.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use super::{Provider, ProviderError, http::Egress, okta::Okta};
+use crate::{
+    db::{StoreError, Tx},
+    id::{IntegrationId, TenantId},
+    integration::Connection,
+    integration_store::{self as store, Integration, Sealed},
+    sealing::{Opener, Owner, SealError, TopKey, column},
+    secret::SecretBytes,
+};
+
+/// Most adapters kept; the one unused for longest goes first.
+const KEPT: usize = 256;
+
+/// Why there is no provider for an integration now.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The integration has no secret yet.
+    #[error("the integration has no credentials yet")]
+    NoCredentials,
+    /// The tenant's sealing key is missing: it is being prepared, or was shredded.
+    #[error("the tenant's sealing key is not there")]
+    NoKey,
+    /// The secret does not open.
+    #[error("the integration's secret cannot be opened: {0}")]
+    Sealed(#[from] SealError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The adapter refuses the configuration.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+}
+
+/// Makes and keeps providers.
+pub struct Directories {
+    egress: Egress,
+    top: TopKey,
+    kept: Mutex<HashMap<IntegrationId, Kept>>,
+}
+
+struct Kept {
+    version: (i64, u32),
+    provider: Arc<dyn Provider>,
+    used: Instant,
+}
+
+impl fmt::Debug for Directories {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Directories").finish_non_exhaustive()
+    }
+}
+
+impl Directories {
+    /// `top` is the top key of purpose `integration`.
+    pub fn new(egress: Egress, top: TopKey) -> Self {
+        Self { egress, top, kept: Mutex::default() }
+    }
+
+    /// The top key of purpose `integration`.
+    pub fn top(&self) -> &TopKey {
+        &self.top
+    }
+
+    /// The provider behind an integration. The transaction is of the integration's tenant; nothing is asked of the
+    /// network here.
+    pub async fn connect(
+        &self,
+        tx: &mut Tx,
+        integration: &Integration,
+    ) -> Result<Arc<dyn Provider>, ConnectError> {
+        let (place, sealed) = match integration.connection {
+            Connection::EntraId(_) => {
+                (column::INTEGRATION_SECRET, store::sealed_secret(tx, integration.id).await?)
+            }
+            Connection::Okta(_) => (column::CLIENT_KEY, store::sealed_client_key(tx, integration.id).await?),
+        };
+        let sealed = sealed.ok_or(ConnectError::NoCredentials)?;
+        let version = (integration.version, sealed.version);
+        if let Some(provider) = self.kept(integration.id, version) {
+            return Ok(provider);
+        }
+        let secret = self.open(tx, integration.tenant, integration.id, place, &sealed).await?;
+        let provider: Arc<dyn Provider> = match &integration.connection {
+            Connection::EntraId(_) => return Err(ConnectError::NoCredentials),
+            Connection::Okta(connection) => {
+                Arc::new(Okta::new(connection, &sealed.kid, &secret, self.egress.clone())?)
+            }
+        };
+        self.keep(integration.id, version, &provider);
+        Ok(provider)
+    }
+
+    async fn open(
+        &self,
+        tx: &mut Tx,
+        tenant: TenantId,
+        integration: IntegrationId,
+        place: &str,
+        sealed: &Sealed,
+    ) -> Result<SecretBytes, ConnectError> {
+        let key_version = Opener::version_of(&sealed.envelope)?;
+        let pair = store::sealing_key(tx, key_version).await?.ok_or(ConnectError::NoKey)?;
+        let opener = self.top.opener(Some(tenant), key_version, &pair)?;
+        let owner =
+            Owner { tenant: Some(tenant), table: place, row: integration.uuid(), version: sealed.version };
+        Ok(SecretBytes::from(opener.open(&owner, &sealed.envelope)?))
+    }
+
+    fn kept(&self, integration: IntegrationId, version: (i64, u32)) -> Option<Arc<dyn Provider>> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = kept.get_mut(&integration).filter(|k| k.version == version)?;
+        found.used = Instant::now();
+        Some(Arc::clone(&found.provider))
+    }
+
+    fn keep(&self, integration: IntegrationId, version: (i64, u32), provider: &Arc<dyn Provider>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= KEPT
+            && let Some(oldest) = kept.iter().min_by_key(|(_, k)| k.used).map(|(id, _)| *id)
+        {
+            kept.remove(&oldest);
+        }
+        kept.insert(integration, Kept { version, provider: Arc::clone(provider), used: Instant::now() });
+    }
+}
