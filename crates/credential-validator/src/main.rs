@@ -1,2 +1,7 @@
-//! The `credential-validator` process.
-fn main() {}
+//! The credential validator.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    shared::service::main(credential_validator::NAME, credential_validator::run)
+}

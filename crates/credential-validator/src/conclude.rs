@@ -1,0 +1,240 @@
+//! What became of a turn, in one transaction: budget, verdict, memory, audit, containment.
+
+use std::time::{Duration, Instant};
+
+use shared::{
+    audit::{self, Actor, Event, Outcome as Became},
+    db::{Db, StoreError, Tx},
+    id::{CauseId, TenantId, WorkId},
+    integration_store::{self, Integration},
+    limiter::{self, Ended, Ticket},
+    outbox::{self, Topic},
+    provider::{Attempted, Signal},
+    queue::{Delivery, HandlerError},
+    verdict::Verdict,
+    wire::events::MitigationRequested,
+    work::{self, NewWork},
+};
+
+use crate::{
+    NAME, VALIDATE,
+    failpoint::{Stage, reach},
+    signals,
+    store::{
+        exposures::{self, Next},
+        turn::{self as store, Turn},
+    },
+    triage::Decision,
+};
+
+/// How long a result is held while the database is away. Then the reaper has called the attempt unknown anyhow.
+const PATIENCE: Duration = Duration::from_secs(75);
+
+/// An attempt with its answer.
+pub struct Conclusion<'a> {
+    /// The database.
+    pub db: &'a Db,
+    /// Whose turn it was.
+    pub turn: &'a Turn,
+    /// Through which integration.
+    pub integration: &'a Integration,
+    /// The sign-in name that was used.
+    pub login: &'a str,
+    /// Names the reservation.
+    pub ticket: Ticket,
+    /// What came of it.
+    pub attempted: Attempted,
+}
+
+impl Conclusion<'_> {
+    /// Stores the result, trying again while the database is away.
+    pub async fn store(&self, delivery: &Delivery) -> Result<(), HandlerError> {
+        let begun = Instant::now();
+        loop {
+            match self.try_store(delivery).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_transient() && begun.elapsed() < PATIENCE => {
+                    tracing::warn!(%error, "result not stored yet");
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn try_store(&self, delivery: &Delivery) -> Result<(), StoreError> {
+        let mut tx = self.db.tenant(self.turn.tenant).await?;
+        // The exposure's lock before the budget's, as in the reservation.
+        let waits = store::lock(&mut tx, self.turn).await?;
+        let attempted = &self.attempted;
+        let ours = limiter::settle(
+            &mut tx,
+            &self.ticket,
+            &Ended {
+                answered: attempted.status.is_some(),
+                result: attempted.verdict.name(),
+                code: attempted.code.as_deref(),
+                locked: attempted.signal == Signal::Locked,
+            },
+        )
+        .await?;
+        self.outcome(&mut tx, ours).await?;
+        if ours && waits {
+            self.verdict(&mut tx).await?;
+            signals::after(&mut tx, self.turn, self.integration, attempted.signal).await?;
+        }
+        store::concluded(&mut tx, self.ticket.attempt()).await?;
+        delivery.done(&mut tx).await?;
+        reach(Stage::Concluding);
+        tx.commit().await
+    }
+
+    /// The audit outcome of the intent.
+    async fn outcome(&self, tx: &mut Tx, ours: bool) -> Result<(), StoreError> {
+        let attempted = &self.attempted;
+        let (became, message) = match (ours, attempted.status) {
+            (false, _) => (Became::Unknown, "The answer came too late; the attempt stays unknown, this is evidence"),
+            (true, Some(_)) => (Became::Success, "The directory answered"),
+            (true, None) => (Became::Unknown, "No answer; the password may have been received"),
+        };
+        let mut event = Event::new(
+            Some(self.turn.tenant),
+            "validation.attempt",
+            Actor::Service(NAME),
+            became,
+            message,
+        )
+        .cause(CauseId(self.turn.exposure.uuid()))
+        .integration(self.integration.id)
+        .object("exposure", self.turn.exposure)
+        .user(&self.turn.key.object, self.login)
+        .detail("attempt_id", self.ticket.attempt())
+        .detail("verdict", attempted.verdict.name());
+        for (name, value) in self.facts() {
+            event = event.detail(name, value);
+        }
+        audit::record(tx, &event).await?;
+        Ok(())
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let attempted = &self.attempted;
+        [
+            ("status", attempted.status.map(|s| s.to_string())),
+            ("code", attempted.code.clone()),
+            ("request_id", attempted.request_id.clone()),
+            ("reason", attempted.verdict.reason().map(|r| r.as_str().to_owned())),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| value.map(|v| (name, v)))
+        .collect()
+    }
+
+    async fn verdict(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        let verdict = self.attempted.verdict;
+        let mut decision = Decision::new(verdict).because("attempt_id", self.ticket.attempt());
+        for (name, value) in self.facts() {
+            decision = decision.because(name, value);
+        }
+        let next = if matches!(verdict, Verdict::Deferred(..)) { Next::AnotherRound } else { Next::Decided };
+        exposures::decide(tx, self.turn.exposure, &decision, true, next).await?;
+        metrics::counter!("parapet_verdicts_total", "verdict" => verdict.name(), "attempt" => "yes").increment(1);
+        if let Verdict::Deferred(until, reason) = verdict {
+            work::postpone(tx, self.turn.work, until, reason.as_str()).await?;
+        } else {
+            work::finish(tx, self.turn.work).await?;
+            record_verdict(tx, self.turn, &decision).await?;
+        }
+        if verdict.is_proven() {
+            if let Some(digest) = &self.turn.secret.digest {
+                let turn = self.turn;
+                exposures::remember(tx, turn.tenant, &turn.key, digest, verdict, turn.exposure).await?;
+                // What was proven may decide others of the account that wait, without an attempt.
+                let same = (!verdict.is_valid()).then_some(digest.as_slice());
+                wake(tx, turn, same).await?;
+            }
+            exposures::destroy(tx, self.turn.exposure).await?;
+        }
+        contain(tx, self.turn, verdict).await
+    }
+}
+
+/// A verdict that cost nothing; ends the work.
+pub async fn without_attempt(
+    tx: &mut Tx,
+    turn: &Turn,
+    decision: &Decision,
+    next: Next,
+) -> Result<(), StoreError> {
+    exposures::decide(tx, turn.exposure, decision, false, next).await?;
+    work::finish(tx, turn.work).await?;
+    metrics::counter!("parapet_verdicts_total", "verdict" => decision.verdict.name(), "attempt" => "no").increment(1);
+    record_verdict(tx, turn, decision).await?;
+    contain(tx, turn, decision.verdict).await
+}
+
+async fn record_verdict(tx: &mut Tx, turn: &Turn, decision: &Decision) -> Result<(), StoreError> {
+    let mut event = Event::new(
+        Some(turn.tenant),
+        "exposure.verdict",
+        Actor::Service(NAME),
+        Became::Info,
+        "An exposure got its verdict",
+    )
+    .cause(CauseId(turn.exposure.uuid()))
+    .integration(turn.integration)
+    .object("exposure", turn.exposure)
+    .user(&turn.key.object, &turn.login_at_match)
+    .detail("verdict", decision.verdict.name());
+    if let Some(reason) = decision.verdict.reason() {
+        event = event.detail("reason", reason.as_str());
+    }
+    for (name, value) in &decision.evidence {
+        event = event.detail(*name, value);
+    }
+    audit::record(tx, &event).await?;
+    Ok(())
+}
+
+/// A valid verdict triggers the automated mitigations that are switched on, in the same transaction (I5).
+async fn contain(tx: &mut Tx, turn: &Turn, verdict: Verdict) -> Result<(), StoreError> {
+    if !verdict.is_valid() {
+        return Ok(());
+    }
+    let integration = integration_store::integration(tx, turn.integration).await?;
+    let package = integration_store::package(tx, turn.tenant).await?;
+    let wanted = integration.is_some_and(|i| i.settings.mitigation.automated().next().is_some());
+    if !wanted || !package.is_some_and(|p| p.mitigation) {
+        return Ok(());
+    }
+    let message = MitigationRequested {
+        tenant_id: turn.tenant.to_string(),
+        request_id: String::new(),
+        exposure_id: turn.exposure.to_string(),
+        cause_id: turn.exposure.to_string(),
+    };
+    outbox::enqueue(tx, Topic::MitigationRequested, Some(turn.tenant), &message).await?;
+    Ok(())
+}
+
+async fn wake(tx: &mut Tx, turn: &Turn, digest: Option<&[u8]>) -> Result<(), StoreError> {
+    let waiting: Vec<_> = exposures::waiting_of(tx, &turn.key, digest)
+        .await?
+        .into_iter()
+        .map(|exposure| due_now(turn.tenant, &turn.key.directory, exposure.uuid(), 30))
+        .collect();
+    work::schedule_many(tx, &waiting).await
+}
+
+/// Work that gives an exposure its turn now.
+pub fn due_now(tenant: TenantId, directory: &str, exposure: uuid::Uuid, priority: i16) -> NewWork {
+    NewWork {
+        work_id: WorkId::new(),
+        tenant,
+        directory: directory.to_owned(),
+        kind: VALIDATE,
+        subject: exposure,
+        priority,
+        due_at: None,
+    }
+}

@@ -1,0 +1,206 @@
+//! What one exposure's turn reads and writes.
+
+use shared::{
+    db::{StoreError, Tx, parse},
+    id::{AccountId, AccountKey, AttemptId, ExposureId, IntegrationId, TenantId, WorkId},
+    provider::{AccountKind, AccountState, PasswordAuthority, account_key},
+};
+use sqlx::{Row, postgres::PgRow};
+use uuid::Uuid;
+
+use crate::triage::{AccountFacts, PasswordPolicy, Secret, SecretForm, captured_until};
+
+/// An exposure whose turn has come.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    pub tenant: TenantId,
+    pub exposure: ExposureId,
+    pub work: WorkId,
+    pub account: AccountId,
+    pub integration: IntegrationId,
+    pub key: AccountKey,
+    pub login_at_match: String,
+    pub secret: Secret,
+    pub sealed: Option<Vec<u8>>,
+    pub history: bool,
+    /// A person asked.
+    pub requested: bool,
+    pub round: i32,
+    /// The account as synced; `None`: its row is gone.
+    pub facts: Option<AccountFacts>,
+    pub threshold: Option<u32>,
+    /// The directory's password policy, as far as it was read: so far sync reads the lockout threshold only.
+    pub policy: Option<PasswordPolicy>,
+}
+
+impl Turn {
+    /// Names the attempt of this round: whatever message asks, it is the same one, and it is granted once.
+    pub fn attempt(&self) -> AttemptId {
+        const ATTEMPTS: Uuid = Uuid::from_u128(0x6b1d_1a0e_1c2f_5a34_9c11_7061_7261_7065);
+        let mut name = self.exposure.uuid().as_bytes().to_vec();
+        name.extend_from_slice(&self.round.to_be_bytes());
+        AttemptId(Uuid::new_v5(&ATTEMPTS, &name))
+    }
+}
+
+/// The turn, if it is still to be taken: the exposure waits, and its work was given out.
+pub async fn load(
+    tx: &mut Tx,
+    tenant: TenantId,
+    work: WorkId,
+    exposure: ExposureId,
+) -> Result<Option<Turn>, StoreError> {
+    let row = sqlx::query(
+        "SELECT e.account_id, e.integration_id, e.provider, e.directory_id, e.object_id, e.login_at_match, e.secret_form,
+                e.secret_sealed, e.secret_expired, e.unusable, e.digest, e.captured_before, e.date_precision,
+                e.published_at, e.first_seen_at, e.received_at, e.history, e.requested, e.round,
+                a.state, a.kind, a.authority, a.hybrid, a.password_changed_at, a.created_at_directory,
+                a.removed_at IS NOT NULL AS removed, p.lockout_threshold
+         FROM exposures e
+         JOIN work w ON w.tenant_id = e.tenant_id AND w.subject = e.exposure_id AND w.work_id = $3 AND w.state = 'in_flight'
+         LEFT JOIN sync.accounts_v a ON a.tenant_id = e.tenant_id AND a.account_id = e.account_id
+         LEFT JOIN sync.directory_policies_v p ON p.tenant_id = e.tenant_id AND p.integration_id = e.integration_id
+         WHERE e.tenant_id = $1 AND e.exposure_id = $2 AND e.state = 'waiting'",
+    )
+    .bind(tenant)
+    .bind(exposure)
+    .bind(work)
+    .fetch_optional(&mut **tx)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let sealed: Option<Vec<u8>> = row.try_get("secret_sealed")?;
+    let secret = Secret {
+        form: SecretForm::parse(row.try_get("secret_form")?),
+        kept: sealed.is_some(),
+        expired: row.try_get("secret_expired")?,
+        unusable: row.try_get("unusable")?,
+        digest: row.try_get("digest")?,
+        captured_until: captured_until(
+            row.try_get("captured_before")?,
+            row.try_get("date_precision")?,
+            row.try_get("published_at")?,
+            row.try_get("first_seen_at")?,
+            row.try_get("received_at")?,
+        ),
+    };
+    let provider = parse("exposures.provider", row.try_get("provider")?)?;
+    let synced = row.try_get::<Option<&str>, _>("state")?.is_some();
+    Ok(Some(Turn {
+        tenant,
+        exposure,
+        work,
+        account: AccountId(row.try_get("account_id")?),
+        integration: IntegrationId(row.try_get("integration_id")?),
+        key: account_key(provider, row.try_get("directory_id")?, row.try_get("object_id")?),
+        login_at_match: row.try_get("login_at_match")?,
+        secret,
+        sealed,
+        history: row.try_get("history")?,
+        requested: row.try_get("requested")?,
+        round: row.try_get("round")?,
+        facts: if synced { Some(account_facts(&row)?) } else { None },
+        threshold: row.try_get::<Option<i32>, _>("lockout_threshold")?.and_then(|t| u32::try_from(t).ok()),
+        policy: None,
+    }))
+}
+
+/// The columns of an account that triage looks at.
+pub fn account_facts(row: &PgRow) -> Result<AccountFacts, StoreError> {
+    let unknown = |column: &str| StoreError::Corrupt(format!("sync.accounts.{column} has an unknown value"));
+    Ok(AccountFacts {
+        state: AccountState::parse(row.try_get("state")?).ok_or_else(|| unknown("state"))?,
+        kind: AccountKind::parse(row.try_get("kind")?).ok_or_else(|| unknown("kind"))?,
+        authority: PasswordAuthority::parse(row.try_get("authority")?).ok_or_else(|| unknown("authority"))?,
+        hybrid: row.try_get("hybrid")?,
+        password_changed_at: row.try_get("password_changed_at")?,
+        created_at: row.try_get("created_at_directory")?,
+        removed: row.try_get("removed")?,
+    })
+}
+
+/// Takes the exposure's row lock, if it still waits in this round.
+pub async fn lock(tx: &mut Tx, turn: &Turn) -> Result<bool, StoreError> {
+    let found: Option<i32> = sqlx::query_scalar(
+        "SELECT 1 FROM exposures
+         WHERE tenant_id = $1 AND exposure_id = $2 AND state = 'waiting' AND round = $3 FOR UPDATE",
+    )
+    .bind(turn.tenant)
+    .bind(turn.exposure)
+    .bind(turn.round)
+    .fetch_optional(&mut **tx)
+    .await?;
+    Ok(found.is_some())
+}
+
+/// Notes whose attempt it is and counts it. In the reservation's transaction.
+pub async fn note_attempt(tx: &mut Tx, turn: &Turn) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO attempts (attempt_id, tenant_id, exposure_id, work_id) VALUES ($1, $2, $3, $4)")
+        .bind(turn.attempt())
+        .bind(turn.tenant)
+        .bind(turn.exposure)
+        .bind(turn.work)
+        .execute(&mut **tx)
+        .await?;
+    sqlx::query("UPDATE exposures SET attempts = attempts + 1 WHERE tenant_id = $1 AND exposure_id = $2")
+        .bind(turn.tenant)
+        .bind(turn.exposure)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Notes that an attempt's outcome is recorded.
+pub async fn concluded(tx: &mut Tx, attempt: AttemptId) -> Result<(), StoreError> {
+    sqlx::query("UPDATE attempts SET concluded = true WHERE attempt_id = $1")
+        .bind(attempt)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// An attempt that the reaper turned unknown, and whom it concerns.
+#[derive(Clone, Debug)]
+pub struct Orphan {
+    pub attempt: AttemptId,
+    pub tenant: TenantId,
+    pub exposure: ExposureId,
+    pub work: WorkId,
+}
+
+/// Whose attempts these are.
+pub async fn orphans(tx: &mut Tx, attempts: &[AttemptId]) -> Result<Vec<Orphan>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT attempt_id, tenant_id, exposure_id, work_id FROM attempts
+         WHERE attempt_id = ANY ($1) AND NOT concluded ORDER BY tenant_id",
+    )
+    .bind(attempts.iter().map(|a| a.uuid()).collect::<Vec<_>>())
+    .fetch_all(&mut **tx)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(Orphan {
+                attempt: AttemptId(row.try_get("attempt_id")?),
+                tenant: TenantId(row.try_get("tenant_id")?),
+                exposure: ExposureId(row.try_get("exposure_id")?),
+                work: WorkId(row.try_get("work_id")?),
+            })
+        })
+        .collect()
+}
+
+/// What an audit event says of an exposure: integration, object id and sign-in name.
+pub async fn subject(
+    tx: &mut Tx,
+    exposure: ExposureId,
+) -> Result<Option<(IntegrationId, String, String)>, StoreError> {
+    let row = sqlx::query(
+        "SELECT integration_id, object_id, login_at_match FROM exposures
+         WHERE tenant_id = platform.current_tenant() AND exposure_id = $1 FOR UPDATE",
+    )
+    .bind(exposure)
+    .fetch_optional(&mut **tx)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some((IntegrationId(row.try_get("integration_id")?), row.try_get("object_id")?, row.try_get("login_at_match")?)))
+}
+

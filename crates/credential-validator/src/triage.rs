@@ -1,0 +1,304 @@
+//! What can be known about an exposure without submitting a password. Pure functions, cheapest first (design §6).
+//!
+//! Each rule looks at [`Facts`] and either decides, with its evidence, or leaves the exposure to the next. Run twice:
+//! when an exposure comes in, on what was synced, and again just before an attempt, on what the directory says now.
+
+use std::collections::BTreeMap;
+
+use shared::{
+    provider::{AccountKind, AccountState, PasswordAuthority},
+    verdict::{Reason, Verdict},
+};
+use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// Facts behind a verdict, by name. Never a secret.
+pub type Evidence = BTreeMap<&'static str, String>;
+
+/// A verdict and what it rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Why.
+    pub evidence: Evidence,
+}
+
+impl Decision {
+    /// A verdict without evidence yet.
+    pub fn new(verdict: Verdict) -> Self {
+        Self { verdict, evidence: Evidence::new() }
+    }
+    /// Adds a fact.
+    #[must_use]
+    pub fn because(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.evidence.insert(name, value.to_string());
+        self
+    }
+    fn at(self, name: &'static str, instant: OffsetDateTime) -> Self {
+        self.because(name, instant.format(&Rfc3339).unwrap_or_default())
+    }
+}
+
+/// What the record carried as its secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecretForm {
+    /// A password in clear, or recovered from a hash.
+    Password,
+    /// A hash.
+    Hash,
+    /// A hint.
+    Hint,
+    /// Masked by the source.
+    Masked,
+    /// Nothing, or a form this version does not know.
+    None,
+}
+
+impl SecretForm {
+    /// From the stored name; what is unknown is never tried.
+    pub fn parse(name: &str) -> Self {
+        match name {
+            "plaintext" | "cracked" => Self::Password,
+            "hash" => Self::Hash,
+            "hint" => Self::Hint,
+            "masked" => Self::Masked,
+            _ => Self::None,
+        }
+    }
+}
+
+/// The leaked secret, as far as it can be told without opening it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secret {
+    /// What it is.
+    pub form: SecretForm,
+    /// A sealed password is still there.
+    pub kept: bool,
+    /// It was destroyed when its retention ended.
+    pub expired: bool,
+    /// It cannot be submitted faithfully.
+    pub unusable: bool,
+    /// Keyed digest of account and password.
+    pub digest: Option<Vec<u8>>,
+    /// When it can have been captured at the latest.
+    pub captured_until: OffsetDateTime,
+}
+
+/// The account, as synced or as read just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccountFacts {
+    /// State.
+    pub state: AccountState,
+    /// Member or guest.
+    pub kind: AccountKind,
+    /// Who checks the password.
+    pub authority: PasswordAuthority,
+    /// Mastered on premises.
+    pub hybrid: bool,
+    /// When the password last changed, as the directory says.
+    pub password_changed_at: Option<OffsetDateTime>,
+    /// When the account was created in the directory.
+    pub created_at: Option<OffsetDateTime>,
+    /// No longer in the directory.
+    pub removed: bool,
+}
+
+impl AccountFacts {
+    /// When the password last changed, unless the date means something else: in hybrid directories it can be the
+    /// time of the first sync (asks.md N3), which shows by being about the account's creation.
+    pub fn trusted_password_change(&self) -> Option<OffsetDateTime> {
+        let changed = self.password_changed_at?;
+        let about_creation = self.created_at.is_some_and(|c| (changed - c).abs() <= Duration::DAY);
+        (!(self.hybrid && about_creation)).then_some(changed)
+    }
+}
+
+/// A password that was tried on the account, and what was proven.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// Keyed digest.
+    pub digest: Vec<u8>,
+    /// The proven verdict.
+    pub verdict: Verdict,
+    /// When.
+    pub at: OffsetDateTime,
+}
+
+/// What passwords of the directory must look like, and since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PasswordPolicy {
+    /// Characters at least.
+    pub min_length: usize,
+    /// Lower-case letters at least.
+    pub min_lower: usize,
+    /// Upper-case letters at least.
+    pub min_upper: usize,
+    /// Digits at least.
+    pub min_digits: usize,
+    /// In force since.
+    pub since: OffsetDateTime,
+}
+
+/// Everything triage looks at.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The leaked secret.
+    pub secret: Secret,
+    /// The account.
+    pub account: AccountFacts,
+    /// An administrator allows accounts whose password lives in Active Directory.
+    pub allow_ad_backed: bool,
+    /// What was tried on the account.
+    pub tried: Vec<Tried>,
+}
+
+/// The rules, in order. The name is the metric's label.
+const RULES: [(&str, fn(&Facts) -> Option<Decision>); 6] = [
+    ("no_usable_secret", no_usable_secret),
+    ("account_state", account_state),
+    ("authority_elsewhere", authority_elsewhere),
+    ("already_tried", already_tried),
+    ("other_password_proven", other_password_proven),
+    ("changed_since_capture", changed_since_capture),
+];
+
+/// The first rule that decides; `None` when only an attempt can tell.
+pub fn triage(facts: &Facts) -> Option<Decision> {
+    RULES.iter().find_map(|(rule, decide)| {
+        let decision = decide(facts)?.because("rule", rule);
+        metrics::counter!("parapet_triage_decisions_total", "rule" => *rule).increment(1);
+        Some(decision)
+    })
+}
+
+fn not_testable(reason: Reason) -> Decision {
+    Decision::new(Verdict::NotTestable(reason))
+}
+
+fn no_usable_secret(facts: &Facts) -> Option<Decision> {
+    let secret = &facts.secret;
+    let reason = match secret.form {
+        SecretForm::Hash => Reason::SecretHashed,
+        SecretForm::Hint => Reason::SecretHint,
+        SecretForm::Masked => Reason::SecretMasked,
+        SecretForm::None => Reason::NoSecret,
+        SecretForm::Password if secret.expired => Reason::SecretExpired,
+        SecretForm::Password if secret.unusable => Reason::SecretUnusable,
+        SecretForm::Password if !secret.kept => Reason::NoSecret,
+        SecretForm::Password => return None,
+    };
+    Some(not_testable(reason))
+}
+
+fn account_state(facts: &Facts) -> Option<Decision> {
+    let account = &facts.account;
+    let reason = match account.state {
+        _ if account.removed => Reason::AccountGone,
+        AccountState::Deprovisioned => Reason::AccountGone,
+        AccountState::Disabled => Reason::AccountDisabled,
+        AccountState::Locked => Reason::AccountLocked,
+        AccountState::Pending => Reason::AccountState,
+        AccountState::Active | AccountState::PasswordExpired => match account.kind {
+            AccountKind::Guest => Reason::Guest,
+            AccountKind::Member => return None,
+        },
+    };
+    Some(not_testable(reason).because("account_state", account.state.as_str()))
+}
+
+fn authority_elsewhere(facts: &Facts) -> Option<Decision> {
+    let reason = match facts.account.authority {
+        PasswordAuthority::Cloud => return None,
+        PasswordAuthority::Ad if facts.allow_ad_backed => return None,
+        PasswordAuthority::Ad => Reason::AdBacked,
+        PasswordAuthority::Federated => Reason::Federated,
+        PasswordAuthority::None => Reason::Passwordless,
+    };
+    Some(not_testable(reason).because("password_authority", facts.account.authority.as_str()))
+}
+
+/// Still about today's password: it did not change since, as far as the directory tells.
+fn still_holds<'a>(facts: &'a Facts, tried: &&'a Tried) -> bool {
+    facts.account.trusted_password_change().is_none_or(|changed| tried.at > changed)
+}
+
+fn already_tried(facts: &Facts) -> Option<Decision> {
+    let digest = facts.secret.digest.as_deref()?;
+    let tried = facts.tried.iter().filter(|t| still_holds(facts, t)).find(|t| t.digest == digest)?;
+    // A password proven right is right for every exposure that carries it.
+    let verdict =
+        if tried.verdict.is_valid() { tried.verdict } else { Verdict::Stale(Reason::AlreadyTried) };
+    Some(Decision::new(verdict).because("tried_verdict", tried.verdict.name()).at("tried_at", tried.at))
+}
+
+fn other_password_proven(facts: &Facts) -> Option<Decision> {
+    let digest = facts.secret.digest.as_deref()?;
+    let proven = facts
+        .tried
+        .iter()
+        .filter(|t| still_holds(facts, t))
+        .find(|t| t.verdict.is_valid() && t.digest != digest)?;
+    Some(Decision::new(Verdict::Stale(Reason::OtherPasswordProven)).at("proven_at", proven.at))
+}
+
+fn changed_since_capture(facts: &Facts) -> Option<Decision> {
+    let changed = facts.account.trusted_password_change()?;
+    (changed > facts.secret.captured_until).then(|| {
+        Decision::new(Verdict::Stale(Reason::ChangedSinceCapture))
+            .at("password_changed_at", changed)
+            .at("captured_until", facts.secret.captured_until)
+    })
+}
+
+/// The last rule; it needs the open password, so it runs just before an attempt. Decides only if today's password
+/// was set under the policy: one set before may be weaker and still work (asks.md N4).
+pub fn policy_excludes(policy: &PasswordPolicy, account: &AccountFacts, password: &str) -> Option<Decision> {
+    if account.trusted_password_change()? <= policy.since {
+        return None;
+    }
+    let count = |wanted: fn(&char) -> bool| password.chars().filter(wanted).count();
+    let satisfied = password.chars().count() >= policy.min_length
+        && count(|c| c.is_lowercase()) >= policy.min_lower
+        && count(|c| c.is_uppercase()) >= policy.min_upper
+        && count(|c| c.is_numeric()) >= policy.min_digits;
+    (!satisfied).then(|| {
+        Decision::new(Verdict::Stale(Reason::PolicyExcludes))
+            .because("rule", "policy_excludes")
+            .at("policy_since", policy.since)
+    })
+}
+
+/// Whether a password can be submitted exactly as it leaked (entra.md §4.2). Eight asterisks are a mask by contract
+/// (feeds.md), whatever the record says.
+pub fn submittable(password: &[u8]) -> bool {
+    std::str::from_utf8(password).is_ok_and(|text| {
+        !text.is_empty() && text.trim() == text && !text.chars().any(char::is_control) && text != "********"
+    })
+}
+
+/// When a secret can have been captured at the latest: the earliest of the capture date, as exact as it is, and what
+/// must lie after it. Arrival is always known.
+pub fn captured_until(
+    captured_before: Option<OffsetDateTime>,
+    precision: Option<&str>,
+    published_at: Option<OffsetDateTime>,
+    first_seen_at: Option<OffsetDateTime>,
+    received_at: OffsetDateTime,
+) -> OffsetDateTime {
+    let slack = match precision {
+        Some("day") => Duration::DAY,
+        Some("month") => Duration::days(31),
+        Some("year") => Duration::days(366),
+        _ => Duration::ZERO,
+    };
+    [captured_before.map(|at| at + slack), published_at, first_seen_at]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(received_at)
+        .min(received_at)
+}
+
+#[cfg(test)]
+#[path = "triage_tests.rs"]
+mod tests;

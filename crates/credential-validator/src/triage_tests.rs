@@ -1,0 +1,196 @@
+use time::macros::datetime;
+
+use super::*;
+
+const LEAK: OffsetDateTime = datetime!(2026-06-01 00:00 UTC);
+const BEFORE: OffsetDateTime = datetime!(2026-05-01 00:00 UTC);
+const AFTER: OffsetDateTime = datetime!(2026-07-01 00:00 UTC);
+const LATER: OffsetDateTime = datetime!(2026-08-01 00:00 UTC);
+
+fn facts() -> Facts {
+    Facts {
+        secret: Secret {
+            form: SecretForm::Password,
+            kept: true,
+            expired: false,
+            unusable: false,
+            digest: Some(vec![1]),
+            captured_until: LEAK,
+        },
+        account: AccountFacts {
+            state: AccountState::Active,
+            kind: AccountKind::Member,
+            authority: PasswordAuthority::Cloud,
+            hybrid: false,
+            password_changed_at: Some(BEFORE),
+            created_at: Some(datetime!(2020-01-01 00:00 UTC)),
+            removed: false,
+        },
+        allow_ad_backed: false,
+        tried: Vec::new(),
+    }
+}
+
+fn tried(digest: u8, verdict: Verdict, at: OffsetDateTime) -> Tried {
+    Tried { digest: vec![digest], verdict, at }
+}
+
+fn verdict(change: impl FnOnce(&mut Facts)) -> Option<Verdict> {
+    let mut facts = facts();
+    change(&mut facts);
+    triage(&facts).map(|d| d.verdict)
+}
+
+#[test]
+fn a_usable_password_for_an_active_account_needs_an_attempt() {
+    assert_eq!(verdict(|_| ()), None);
+}
+
+#[test]
+fn a_secret_that_is_no_password_is_never_tried() {
+    for (form, reason) in [
+        (SecretForm::Hash, Reason::SecretHashed),
+        (SecretForm::Hint, Reason::SecretHint),
+        (SecretForm::Masked, Reason::SecretMasked),
+        (SecretForm::None, Reason::NoSecret),
+    ] {
+        assert_eq!(verdict(|f| f.secret.form = form), Some(Verdict::NotTestable(reason)));
+    }
+    assert_eq!(verdict(|f| f.secret.kept = false), Some(Verdict::NotTestable(Reason::NoSecret)));
+    assert_eq!(verdict(|f| f.secret.expired = true), Some(Verdict::NotTestable(Reason::SecretExpired)));
+    assert_eq!(verdict(|f| f.secret.unusable = true), Some(Verdict::NotTestable(Reason::SecretUnusable)));
+}
+
+#[test]
+fn an_account_that_cannot_sign_in_is_never_tried() {
+    for (state, expected) in [
+        (AccountState::Active, None),
+        (AccountState::PasswordExpired, None),
+        (AccountState::Disabled, Some(Reason::AccountDisabled)),
+        (AccountState::Locked, Some(Reason::AccountLocked)),
+        (AccountState::Pending, Some(Reason::AccountState)),
+        (AccountState::Deprovisioned, Some(Reason::AccountGone)),
+    ] {
+        assert_eq!(verdict(|f| f.account.state = state), expected.map(Verdict::NotTestable), "{state:?}");
+    }
+    assert_eq!(verdict(|f| f.account.removed = true), Some(Verdict::NotTestable(Reason::AccountGone)));
+    assert_eq!(verdict(|f| f.account.kind = AccountKind::Guest), Some(Verdict::NotTestable(Reason::Guest)));
+}
+
+#[test]
+fn a_password_that_lives_elsewhere_is_tried_only_where_an_administrator_opted_in() {
+    for (authority, opted_in, expected) in [
+        (PasswordAuthority::Cloud, false, None),
+        (PasswordAuthority::Ad, false, Some(Reason::AdBacked)),
+        (PasswordAuthority::Ad, true, None),
+        (PasswordAuthority::Federated, true, Some(Reason::Federated)),
+        (PasswordAuthority::None, true, Some(Reason::Passwordless)),
+    ] {
+        let found = verdict(|f| {
+            f.account.authority = authority;
+            f.allow_ad_backed = opted_in;
+        });
+        assert_eq!(found, expected.map(Verdict::NotTestable), "{authority:?} {opted_in}");
+    }
+}
+
+#[test]
+fn a_password_that_was_tried_is_answered_from_memory_until_the_account_s_password_changes() {
+    let memory = |verdict| move |f: &mut Facts| f.tried = vec![tried(1, verdict, AFTER)];
+    assert_eq!(verdict(memory(Verdict::Invalid)), Some(Verdict::Stale(Reason::AlreadyTried)));
+    assert_eq!(verdict(memory(Verdict::ValidSecondFactor)), Some(Verdict::ValidSecondFactor));
+    let changed = verdict(|f| {
+        f.tried = vec![tried(1, Verdict::Invalid, AFTER)];
+        f.account.password_changed_at = Some(LATER);
+        f.secret.captured_until = LATER + Duration::DAY;
+    });
+    assert_eq!(changed, None);
+}
+
+#[test]
+fn one_proven_password_makes_every_other_one_stale_until_the_next_change() {
+    let other = verdict(|f| f.tried = vec![tried(2, Verdict::Valid, AFTER)]);
+    assert_eq!(other, Some(Verdict::Stale(Reason::OtherPasswordProven)));
+    assert_eq!(verdict(|f| f.tried = vec![tried(2, Verdict::Invalid, AFTER)]), None);
+    let changed = verdict(|f| {
+        f.tried = vec![tried(2, Verdict::Valid, AFTER)];
+        f.account.password_changed_at = Some(LATER);
+        f.secret.captured_until = LATER + Duration::DAY;
+    });
+    assert_eq!(changed, None);
+}
+
+#[test]
+fn a_password_changed_after_the_capture_is_stale_and_one_changed_before_is_not() {
+    assert_eq!(
+        verdict(|f| f.account.password_changed_at = Some(AFTER)),
+        Some(Verdict::Stale(Reason::ChangedSinceCapture))
+    );
+    assert_eq!(verdict(|f| f.account.password_changed_at = Some(LEAK)), None);
+    assert_eq!(verdict(|f| f.account.password_changed_at = None), None);
+}
+
+#[test]
+fn a_hybrid_account_s_change_date_about_its_creation_proves_nothing() {
+    let hybrid = |created: OffsetDateTime| {
+        verdict(|f| {
+            f.account.hybrid = true;
+            f.account.password_changed_at = Some(AFTER);
+            f.account.created_at = Some(created);
+        })
+    };
+    assert_eq!(hybrid(AFTER - Duration::hours(1)), None);
+    assert_eq!(hybrid(BEFORE), Some(Verdict::Stale(Reason::ChangedSinceCapture)));
+}
+
+#[test]
+fn the_cheapest_rule_decides_first_and_leaves_its_evidence() {
+    let mut facts = facts();
+    facts.secret.form = SecretForm::Hash;
+    facts.account.state = AccountState::Disabled;
+    let decision = triage(&facts).unwrap();
+    assert_eq!(decision.verdict, Verdict::NotTestable(Reason::SecretHashed));
+    assert_eq!(decision.evidence["rule"], "no_usable_secret");
+    facts.secret.form = SecretForm::Password;
+    let decision = triage(&facts).unwrap();
+    assert_eq!(decision.evidence["account_state"], "disabled");
+}
+
+#[test]
+fn a_policy_excludes_only_passwords_that_were_set_under_it() {
+    let policy = PasswordPolicy { min_length: 8, min_lower: 1, min_upper: 1, min_digits: 1, since: BEFORE };
+    let account = |changed| AccountFacts { password_changed_at: changed, ..facts().account };
+    assert!(policy_excludes(&policy, &account(Some(AFTER)), "short1A").is_some());
+    assert!(policy_excludes(&policy, &account(Some(AFTER)), "longenough1A").is_none());
+    assert!(policy_excludes(&policy, &account(Some(BEFORE)), "short").is_none());
+    assert!(policy_excludes(&policy, &account(None), "short").is_none());
+}
+
+#[test]
+fn only_what_can_be_submitted_byte_for_byte_is_submitted() {
+    for (password, expected) in [
+        ("Passw0rd!".as_bytes(), true),
+        ("pässwörd".as_bytes(), true),
+        ("with space inside".as_bytes(), true),
+        (b"".as_slice(), false),
+        (b" leading", false),
+        (b"trailing\t", false),
+        (b"nul\0l", false),
+        (b"\xff\xfe", false),
+        (b"********", false),
+        (b"*********", true),
+    ] {
+        assert_eq!(submittable(password), expected, "{password:?}");
+    }
+}
+
+#[test]
+fn the_latest_capture_moment_respects_precision_and_never_lies_after_arrival() {
+    let until = |before, precision| captured_until(before, precision, None, None, LATER);
+    assert_eq!(until(Some(BEFORE), Some("day")), BEFORE + Duration::DAY);
+    assert_eq!(until(Some(BEFORE), Some("instant")), BEFORE);
+    assert_eq!(until(None, None), LATER);
+    assert_eq!(until(Some(LATER + Duration::DAY), None), LATER);
+    assert_eq!(captured_until(None, None, Some(LEAK), Some(AFTER), LATER), LEAK);
+    assert_eq!(captured_until(None, None, None, Some(AFTER), LATER), AFTER);
+}

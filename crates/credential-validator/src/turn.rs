@@ -1,0 +1,492 @@
+//! An exposure's turn: triage once more, and if only an attempt can tell, exactly one (reliability §3.5).
+//!
+//! Everything that can fail for want of a network happens before the reservation, so that it costs nothing. Between
+//! the committed reservation and the stored result there is one request and no decision.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use shared::{
+    audit::{Actor, Event, Outcome as Became},
+    db::{Db, StoreError, Tx},
+    id::{CauseId, ExposureId, TenantId, WorkId},
+    integration_store::{self, Integration, Package, Status},
+    limiter::{Answer, Ask, Denial, Limits, OwnerSeen, Reservation},
+    provider::{
+        Account, AccountState, AttemptConnection, PasswordAuthority, Provider, ProviderError,
+        directory::{ConnectError, Directories},
+    },
+    queue::{Delivery, Handler, HandlerError, Outcome},
+    sealing::{Owner, column},
+    secret::SecretBytes,
+    verdict::{Reason, Verdict},
+    wire::events::ValidationDue,
+    work,
+};
+use time::{Duration, OffsetDateTime};
+
+use crate::{
+    NAME,
+    conclude::Conclusion,
+    failpoint::{Stage, reach},
+    keys::LeakKeys,
+    message, signals,
+    store::{
+        exposures::{self, Next},
+        pauses,
+        turn::{self as store, Turn},
+    },
+    triage::{self, AccountFacts, Decision, Facts},
+};
+
+/// How long an exposure waits when its directory cannot be asked, and no better time is known.
+const UNAVAILABLE: Duration = Duration::minutes(2);
+/// How often an exposure looks whether a pause without end, or a switched-off integration, is over.
+const LOOK_AGAIN: Duration = Duration::minutes(15);
+/// How often an account whose budget no time frees is looked at: its owner may have signed in.
+const RESERVE: Duration = Duration::days(1);
+
+/// Handles `validation.due`.
+#[derive(Debug)]
+pub struct Validator {
+    /// The database.
+    pub db: Db,
+    /// Directories behind integrations.
+    pub directories: Arc<Directories>,
+    /// Leak keys.
+    pub keys: Arc<LeakKeys>,
+}
+
+#[async_trait]
+impl Handler for Validator {
+    async fn handle(&self, delivery: &Delivery) -> Result<Outcome, HandlerError> {
+        let due: ValidationDue = delivery.decode()?;
+        let tenant = message::required::<TenantId>("tenant_id", &due.tenant_id)?;
+        let work = message::required::<WorkId>("work_id", &due.work_id)?;
+        let exposure = message::required::<ExposureId>("exposure_id", &due.exposure_id)?;
+        reach(Stage::Received);
+        let Some(prepared) = self.prepare(delivery, tenant, work, exposure).await? else {
+            return Ok(Outcome::Done);
+        };
+        self.attempt(delivery, prepared).await?;
+        Ok(Outcome::Done)
+    }
+}
+
+/// All that an attempt needs but the permit.
+struct Prepared {
+    turn: Turn,
+    integration: Integration,
+    provider: Arc<dyn Provider>,
+    account: Account,
+    /// `None` when the account is locked: then the budget is told, and nothing is tried.
+    ready: Option<(AttemptConnection, SecretBytes)>,
+}
+
+impl Validator {
+    /// Everything before the reservation. `None`: the turn is over.
+    async fn prepare(
+        &self,
+        delivery: &Delivery,
+        tenant: TenantId,
+        work: WorkId,
+        exposure: ExposureId,
+    ) -> Result<Option<Prepared>, HandlerError> {
+        let mut tx = self.db.tenant(tenant).await?;
+        let Some(turn) = store::load(&mut tx, tenant, work, exposure).await? else {
+            // Cancelled, decided, or handled under another message: nothing is left to do.
+            finish(delivery, tx).await?;
+            return Ok(None);
+        };
+        let integration = integration_store::integration(&mut tx, turn.integration).await?;
+        let package = integration_store::package(&mut tx, tenant).await?;
+        let integration = match standing(&turn, integration, package.as_ref()) {
+            Ok(integration) => integration,
+            Err(outcome) => return self.end(delivery, tx, &turn, outcome).await,
+        };
+        if let Some(outcome) = paused(&mut tx, &turn).await? {
+            return self.end(delivery, tx, &turn, outcome).await;
+        }
+        let tried = exposures::tried(&mut tx, std::slice::from_ref(&turn.key)).await?;
+        let mut facts = match turn.facts {
+            Some(account) => Facts {
+                secret: turn.secret.clone(),
+                account,
+                allow_ad_backed: integration.settings.validation.allow_ad_backed,
+                tried: tried.into_values().next().unwrap_or_default(),
+            },
+            None => return self.end(delivery, tx, &turn, gone()).await,
+        };
+        // A locked account is asked about once more: the directory may have unlocked it, or the budget must know.
+        if let Some(decision) = triage::triage(&facts)
+            && decision.verdict != Verdict::NotTestable(Reason::AccountLocked)
+        {
+            return self.end(delivery, tx, &turn, Ending::Decided(decision)).await;
+        }
+        let provider = match self.directories.connect(&mut tx, &integration).await {
+            Ok(provider) => provider,
+            Err(ConnectError::Store(error)) => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(%error, integration = %integration.id, "directory cannot be used");
+                return self.end(delivery, tx, &turn, later(Reason::Unavailable, LOOK_AGAIN)).await;
+            }
+        };
+        tx.rollback().await?;
+
+        let account = match provider.account(&turn.key.object).await {
+            Ok(Some(account)) => account,
+            Ok(None) => return self.end(delivery, self.db.tenant(tenant).await?, &turn, gone()).await,
+            Err(error) => return self.cannot_ask(delivery, &turn, &integration, &error).await,
+        };
+        facts.account = facts_of(&account);
+        let locked = account.state == AccountState::Locked;
+        if !locked && let Some(decision) = triage::triage(&facts) {
+            let tx = self.db.tenant(tenant).await?;
+            return self.end(delivery, tx, &turn, Ending::Decided(decision)).await;
+        }
+        if locked {
+            return Ok(Some(Prepared { turn, integration, provider, account, ready: None }));
+        }
+        let Some(password) = self.open(&turn).await? else {
+            let decision = Decision::new(Verdict::NotTestable(Reason::SecretUnusable))
+                .because("secret", "the sealed secret does not open");
+            let tx = self.db.tenant(tenant).await?;
+            return self.end(delivery, tx, &turn, Ending::Decided(decision)).await;
+        };
+        if let (Some(policy), Some(text)) = (&turn.policy, password.expose_str())
+            && let Some(decision) = triage::policy_excludes(policy, &facts.account, text)
+        {
+            let tx = self.db.tenant(tenant).await?;
+            return self.end(delivery, tx, &turn, Ending::Decided(decision)).await;
+        }
+        let connected = match provider.verifier() {
+            Some(verifier) => verifier.connect().await,
+            None => {
+                let tx = self.db.tenant(tenant).await?;
+                return self.end(delivery, tx, &turn, switched_off()).await;
+            }
+        };
+        let connection = match connected {
+            Ok(connection) => connection,
+            Err(error) => return self.cannot_ask(delivery, &turn, &integration, &error).await,
+        };
+        reach(Stage::Connected);
+        Ok(Some(Prepared { turn, integration, provider, account, ready: Some((connection, password)) }))
+    }
+
+    /// Reserve, submit once, store the result.
+    async fn attempt(&self, delivery: &Delivery, prepared: Prepared) -> Result<(), HandlerError> {
+        let Prepared { turn, integration, provider, account, ready } = prepared;
+        let mut reservation = Reservation::begin(&self.db, turn.tenant).await?;
+        // Read again under the reservation's own transaction: a pause, a switch or a new request bites at once.
+        let tx = reservation.tx();
+        if !store::lock(tx, &turn).await? {
+            reservation.abandon().await?;
+            return done(delivery, &self.db).await;
+        }
+        let now = integration_store::integration(tx, turn.integration).await?;
+        let package = integration_store::package(tx, turn.tenant).await?;
+        let settings = match standing(&turn, now, package.as_ref()) {
+            Ok(now) if now.version == integration.version => now.settings.validation,
+            // It changed since we connected with it: begin again with what it is now.
+            Ok(_) => {
+                reservation.abandon().await?;
+                return self.leave(delivery, &turn, later(Reason::Unavailable, Duration::seconds(1))).await;
+            }
+            Err(outcome) => {
+                reservation.abandon().await?;
+                return self.leave(delivery, &turn, outcome).await;
+            }
+        };
+        if let Some(outcome) = paused(tx, &turn).await? {
+            reservation.abandon().await?;
+            return self.leave(delivery, &turn, outcome).await;
+        }
+        let intent = intent(&turn, &integration, &account);
+        let ask = Ask {
+            attempt: turn.attempt(),
+            account: &turn.key,
+            limits: Limits::new(
+                &settings,
+                &integration.connection,
+                turn.threshold,
+                account.authority == PasswordAuthority::Ad,
+            ),
+            owner: OwnerSeen {
+                sign_in_at: account.last_sign_in_at,
+                password_changed_at: facts_of(&account).trusted_password_change(),
+                locked: ready.is_none(),
+            },
+            intent: &intent,
+        };
+        let answer = reservation.ask(&ask).await?;
+        let (connection, password) = match (answer, ready) {
+            (Answer::Granted, Some(ready)) => ready,
+            // INVARIANT: what has a reservation is never sent again. Its holder or the reaper concludes it.
+            (Answer::Already, _) => {
+                reservation.abandon().await?;
+                metrics::counter!("parapet_attempts_repeated_total").increment(1);
+                return done(delivery, &self.db).await;
+            }
+            (Answer::Granted, None) => {
+                reservation.abandon().await?;
+                return Err(HandlerError::Transient(anyhow::anyhow!("a locked account was granted an attempt")));
+            }
+            (Answer::Denied { reason, free_at }, _) => {
+                let outcome = denied(reason, free_at);
+                write(reservation.tx(), &turn, &outcome).await?;
+                let first = delivery.done(reservation.tx()).await?;
+                return if first { reservation.commit().await.map(drop) } else { reservation.abandon().await }
+                    .map_err(Into::into);
+            }
+        };
+        store::note_attempt(reservation.tx(), &turn).await?;
+        reach(Stage::Reserving);
+        // Anything but a commit that was seen to succeed: not ours, nothing is sent.
+        let Some((permit, ticket)) = reservation.commit().await? else {
+            return Err(HandlerError::Transient(anyhow::anyhow!("no permit")));
+        };
+        reach(Stage::Reserved);
+        let Some(verifier) = provider.verifier() else { return done(delivery, &self.db).await };
+        let begun = std::time::Instant::now();
+        let attempted = verifier.verify(permit, connection, &account, &password).await;
+        metrics::histogram!("parapet_attempt_seconds").record(begun.elapsed().as_secs_f64());
+        drop(password);
+        reach(Stage::Answered);
+        Conclusion { db: &self.db, turn: &turn, integration: &integration, login: &account.login, ticket, attempted }
+            .store(delivery)
+            .await?;
+        reach(Stage::Concluded);
+        Ok(())
+    }
+
+    async fn open(&self, turn: &Turn) -> Result<Option<SecretBytes>, HandlerError> {
+        let Some(sealed) = &turn.sealed else { return Ok(None) };
+        let mut tx = self.db.tenant(turn.tenant).await?;
+        let opener = self.keys.opener(&mut tx, Some(turn.tenant), sealed).await;
+        tx.rollback().await?;
+        let opener = opener.map_err(|e| HandlerError::Transient(e.into()))?;
+        let place = Owner {
+            tenant: Some(turn.tenant),
+            table: column::EXPOSURE_SECRET,
+            row: turn.exposure.uuid(),
+            version: 1,
+        };
+        match opener.open(&place, sealed) {
+            Ok(password) => Ok(Some(password.into())),
+            Err(error) => {
+                tracing::error!(%error, exposure = %turn.exposure, "a leaked secret does not open");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The directory could not be asked; nothing was submitted and nothing is spent.
+    async fn cannot_ask(
+        &self,
+        delivery: &Delivery,
+        turn: &Turn,
+        integration: &Integration,
+        error: &ProviderError,
+    ) -> Result<Option<Prepared>, HandlerError> {
+        tracing::debug!(%error, integration = %integration.id, "directory cannot be asked");
+        let mut tx = self.db.tenant(turn.tenant).await?;
+        let outcome = match error {
+            ProviderError::Throttled { retry_after } => {
+                let pause = retry_after.and_then(|d| Duration::try_from(d).ok()).unwrap_or(UNAVAILABLE);
+                signals::throttled(&mut tx, turn, integration, pause).await?;
+                later(Reason::Throttled, pause)
+            }
+            ProviderError::Refused(missing) => {
+                signals::lost(&mut tx, turn, integration, missing.reason, &missing.message).await?;
+                later(Reason::Configuration, LOOK_AGAIN)
+            }
+            ProviderError::NotSent(_)
+            | ProviderError::Lost(_)
+            | ProviderError::Unavailable { .. }
+            | ProviderError::CursorExpired
+            | ProviderError::Protocol(_) => later(Reason::Unavailable, UNAVAILABLE),
+        };
+        self.end(delivery, tx, turn, outcome).await
+    }
+
+    async fn leave(&self, delivery: &Delivery, turn: &Turn, outcome: Ending) -> Result<(), HandlerError> {
+        let tx = self.db.tenant(turn.tenant).await?;
+        self.end(delivery, tx, turn, outcome).await.map(drop)
+    }
+
+    /// Ends the turn without an attempt.
+    async fn end(
+        &self,
+        delivery: &Delivery,
+        mut tx: Tx,
+        turn: &Turn,
+        outcome: Ending,
+    ) -> Result<Option<Prepared>, HandlerError> {
+        if store::lock(&mut tx, turn).await? {
+            write(&mut tx, turn, &outcome).await?;
+        }
+        finish(delivery, tx).await?;
+        Ok(None)
+    }
+}
+
+/// How a turn ends without an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Ending {
+    /// A verdict that stands.
+    Decided(Decision),
+    /// Nobody wants it validated (any more).
+    Idle(Decision),
+    /// It waits.
+    Later(Reason, After),
+    /// A verdict that stands until the owner signs in, which is looked at again then.
+    Watched(Decision, Duration),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    A(Duration),
+    At(OffsetDateTime),
+}
+
+fn later(reason: Reason, after: Duration) -> Ending {
+    Ending::Later(reason, After::A(after))
+}
+
+fn gone() -> Ending {
+    Ending::Decided(Decision::new(Verdict::NotTestable(Reason::AccountGone)).because("rule", "account_state"))
+}
+
+fn switched_off() -> Ending {
+    Ending::Idle(Decision::new(Verdict::NotTestable(Reason::SwitchedOff)))
+}
+
+/// Whether the integration may validate this exposure now.
+fn standing(
+    turn: &Turn,
+    integration: Option<Integration>,
+    package: Option<&Package>,
+) -> Result<Integration, Ending> {
+    let Some(integration) = integration else { return Err(switched_off()) };
+    let settings = &integration.settings;
+    let by_rule = !turn.history && settings.validates_automatically();
+    let by_person = turn.requested && settings.validation.manual;
+    if !package.is_some_and(|p| p.validation) || !(by_rule || by_person) {
+        return Err(switched_off());
+    }
+    match integration.status {
+        Status::Active => Ok(integration),
+        Status::Disabled => Err(later(Reason::Paused, LOOK_AGAIN)),
+        Status::Error => Err(later(Reason::Unavailable, LOOK_AGAIN)),
+    }
+}
+
+async fn paused(tx: &mut Tx, turn: &Turn) -> Result<Option<Ending>, StoreError> {
+    let pause = pauses::in_force(tx, turn.tenant, &turn.key.directory).await?;
+    Ok(pause.map(|pause| {
+        let reason = if pause.reason == "throttled" { Reason::Throttled } else { Reason::Paused };
+        match pause.until {
+            Some(until) => Ending::Later(reason, After::At(until)),
+            None => later(reason, LOOK_AGAIN),
+        }
+    }))
+}
+
+fn denied(reason: Denial, free_at: Option<OffsetDateTime>) -> Ending {
+    let at = |reason| match free_at {
+        Some(at) => Ending::Later(reason, After::At(at)),
+        None => later(reason, LOOK_AGAIN),
+    };
+    let never = |reason| Decision::new(Verdict::NotTestable(reason)).because("rule", "budget");
+    match reason {
+        Denial::ThresholdTooLow => Ending::Decided(never(Reason::ThresholdTooLow)),
+        Denial::DailyMax => Ending::Idle(never(Reason::SwitchedOff)),
+        Denial::Locked => Ending::Decided(never(Reason::AccountLocked)),
+        Denial::InFlight => at(Reason::InFlight),
+        Denial::Spacing => at(Reason::Spacing),
+        Denial::Window => at(Reason::Window),
+        Denial::Cooling => at(Reason::LockedOrBlocked),
+        Denial::Reserve => Ending::Watched(never(Reason::Reserve), RESERVE),
+    }
+}
+
+/// Writes how the turn ended; the caller holds the exposure's row lock and commits.
+async fn write(tx: &mut Tx, turn: &Turn, outcome: &Ending) -> Result<(), StoreError> {
+    match outcome {
+        Ending::Decided(decision) => crate::conclude::without_attempt(tx, turn, decision, Next::Decided).await,
+        Ending::Idle(decision) => crate::conclude::without_attempt(tx, turn, decision, Next::Idle).await,
+        Ending::Later(reason, after) => {
+            let until = match after {
+                After::A(length) => tx.clock().await? + *length,
+                After::At(at) => *at,
+            };
+            let decision = Decision::new(Verdict::Deferred(until, *reason));
+            exposures::decide(tx, turn.exposure, &decision, false, Next::Waiting).await?;
+            metrics::counter!("parapet_deferrals_total", "reason" => reason.as_str()).increment(1);
+            work::postpone(tx, turn.work, until, reason.as_str()).await
+        }
+        Ending::Watched(decision, length) => {
+            exposures::decide(tx, turn.exposure, decision, false, Next::Waiting).await?;
+            let until = tx.clock().await? + *length;
+            work::postpone(tx, turn.work, until, Reason::Reserve.as_str()).await
+        }
+    }
+}
+
+async fn finish(delivery: &Delivery, mut tx: Tx) -> Result<(), StoreError> {
+    if delivery.done(&mut tx).await? { tx.commit().await } else { tx.rollback().await }
+}
+
+async fn done(delivery: &Delivery, db: &Db) -> Result<(), HandlerError> {
+    Ok(finish(delivery, db.system().await?).await?)
+}
+
+fn facts_of(account: &Account) -> AccountFacts {
+    AccountFacts {
+        state: account.state,
+        kind: account.kind,
+        authority: account.authority,
+        hybrid: account.hybrid,
+        password_changed_at: account.password_changed_at,
+        created_at: account.created_at,
+        removed: account.removed,
+    }
+}
+
+fn intent(turn: &Turn, integration: &Integration, account: &Account) -> Event {
+    Event::new(
+        Some(turn.tenant),
+        "validation.attempt",
+        Actor::Service(NAME),
+        Became::Intent,
+        "A leaked password is about to be submitted once",
+    )
+    .cause(CauseId(turn.exposure.uuid()))
+    .integration(integration.id)
+    .object("exposure", turn.exposure)
+    .user(&turn.key.object, &account.login)
+    .detail("attempt_id", turn.attempt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_denial_waits_for_its_time_or_says_why_it_never_will() {
+        let at = OffsetDateTime::UNIX_EPOCH;
+        for (denial, reason) in [
+            (Denial::InFlight, Reason::InFlight),
+            (Denial::Spacing, Reason::Spacing),
+            (Denial::Window, Reason::Window),
+            (Denial::Cooling, Reason::LockedOrBlocked),
+        ] {
+            assert_eq!(denied(denial, Some(at)), Ending::Later(reason, After::At(at)));
+        }
+        assert!(matches!(denied(Denial::Reserve, None), Ending::Watched(d, RESERVE)
+            if d.verdict == Verdict::NotTestable(Reason::Reserve)));
+        assert!(matches!(denied(Denial::ThresholdTooLow, None), Ending::Decided(_)));
+        assert!(matches!(denied(Denial::Locked, None), Ending::Decided(_)));
+    }
+}
