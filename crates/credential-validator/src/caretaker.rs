@@ -62,8 +62,7 @@ async fn reap_once(db: &Db) -> Result<(), StoreError> {
         .user(object, login)
         .detail("attempt_id", attempt);
         audit::record(&mut tx, &event).await?;
-        let decision =
-            Decision::new(Verdict::Inconclusive(Reason::Unknown)).because("attempt_id", attempt);
+        let decision = Decision::new(Verdict::Inconclusive(Reason::Unknown)).because("attempt_id", attempt);
         exposures::decide(&mut tx, exposure, &decision, true, Next::Decided).await?;
         work::finish(&mut tx, work).await?;
         turn::concluded(&mut tx, attempt).await?;

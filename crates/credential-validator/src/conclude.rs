@@ -93,23 +93,20 @@ impl Conclusion<'_> {
     async fn outcome(&self, tx: &mut Tx, ours: bool) -> Result<(), StoreError> {
         let attempted = &self.attempted;
         let (became, message) = match (ours, attempted.status) {
-            (false, _) => (Became::Unknown, "The answer came too late; the attempt stays unknown, this is evidence"),
+            (false, _) => {
+                (Became::Unknown, "The answer came too late; the attempt stays unknown, this is evidence")
+            }
             (true, Some(_)) => (Became::Success, "The directory answered"),
             (true, None) => (Became::Unknown, "No answer; the password may have been received"),
         };
-        let mut event = Event::new(
-            Some(self.turn.tenant),
-            "validation.attempt",
-            Actor::Service(NAME),
-            became,
-            message,
-        )
-        .cause(CauseId(self.turn.exposure.uuid()))
-        .integration(self.integration.id)
-        .object("exposure", self.turn.exposure)
-        .user(&self.turn.key.object, self.login)
-        .detail("attempt_id", self.ticket.attempt())
-        .detail("verdict", attempted.verdict.name());
+        let mut event =
+            Event::new(Some(self.turn.tenant), "validation.attempt", Actor::Service(NAME), became, message)
+                .cause(CauseId(self.turn.exposure.uuid()))
+                .integration(self.integration.id)
+                .object("exposure", self.turn.exposure)
+                .user(&self.turn.key.object, self.login)
+                .detail("attempt_id", self.ticket.attempt())
+                .detail("verdict", attempted.verdict.name());
         for (name, value) in self.facts() {
             event = event.detail(name, value);
         }
@@ -138,7 +135,8 @@ impl Conclusion<'_> {
         }
         let next = if matches!(verdict, Verdict::Deferred(..)) { Next::AnotherRound } else { Next::Decided };
         exposures::decide(tx, self.turn.exposure, &decision, true, next).await?;
-        metrics::counter!("parapet_verdicts_total", "verdict" => verdict.name(), "attempt" => "yes").increment(1);
+        metrics::counter!("parapet_verdicts_total", "verdict" => verdict.name(), "attempt" => "yes")
+            .increment(1);
         if let Verdict::Deferred(until, reason) = verdict {
             work::postpone(tx, self.turn.work, until, reason.as_str()).await?;
         } else {
@@ -168,7 +166,8 @@ pub async fn without_attempt(
 ) -> Result<(), StoreError> {
     exposures::decide(tx, turn.exposure, decision, false, next).await?;
     work::finish(tx, turn.work).await?;
-    metrics::counter!("parapet_verdicts_total", "verdict" => decision.verdict.name(), "attempt" => "no").increment(1);
+    metrics::counter!("parapet_verdicts_total", "verdict" => decision.verdict.name(), "attempt" => "no")
+        .increment(1);
     record_verdict(tx, turn, decision).await?;
     contain(tx, turn, decision.verdict).await
 }

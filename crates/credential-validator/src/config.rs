@@ -64,9 +64,17 @@ impl Configuration for Config {
         faults.require_file(&self.keys.leak, "keys.leak");
         faults.require_file(&self.keys.digest, "keys.digest");
         let tuning = &self.validator;
-        faults.require((1..=1000).contains(&tuning.concurrency), "validator.concurrency", "must be 1 to 1000");
+        faults.require(
+            (1..=1000).contains(&tuning.concurrency),
+            "validator.concurrency",
+            "must be 1 to 1000",
+        );
         faults.require((1..=32).contains(&tuning.matching), "validator.matching", "must be 1 to 32");
         faults.require((1..=1000).contains(&tuning.in_flight), "validator.in_flight", "must be 1 to 1000");
-        faults.require((1..=3650).contains(&tuning.retention_days), "validator.retention_days", "must be 1 to 3650");
+        faults.require(
+            (1..=3650).contains(&tuning.retention_days),
+            "validator.retention_days",
+            "must be 1 to 3650",
+        );
     }
 }

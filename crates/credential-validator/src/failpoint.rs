@@ -2,7 +2,9 @@
 //! refuses.
 
 #[cfg(all(feature = "fail-points", not(debug_assertions)))]
-compile_error!("the feature `fail-points` lets a test kill the validator; it must not be part of a release build");
+compile_error!(
+    "the feature `fail-points` lets a test kill the validator; it must not be part of a release build"
+);
 
 /// A stage of an exposure's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -54,7 +54,8 @@ impl LeakKeys {
         envelope: &[u8],
     ) -> Result<Arc<Opener>, KeyError> {
         let version = Opener::version_of(envelope)?;
-        let kept = self.openers.lock().unwrap_or_else(PoisonError::into_inner).get(&(tenant, version)).cloned();
+        let kept =
+            self.openers.lock().unwrap_or_else(PoisonError::into_inner).get(&(tenant, version)).cloned();
         if let Some(opener) = kept {
             return Ok(opener);
         }

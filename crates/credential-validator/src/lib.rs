@@ -45,7 +45,10 @@ pub const NAME: &str = "credential-validator";
 pub const VALIDATE: &str = "validate";
 
 /// Runs the validator until asked to stop.
-pub async fn run(config: Config, stop: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<ExitCode> {
+pub async fn run(
+    config: Config,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<ExitCode> {
     let leak = top_key(&config.keys.leak, Purpose::Leak)?;
     let integration = top_key(&config.keys.integration, Purpose::Integration)?;
     let digest = Arc::new(DigestKey::load(&config.keys.digest)?);
@@ -71,7 +74,12 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send + 'static
         Arc::new(matching::Batches(matcher.clone())),
     );
     queue::spawn_consumer(&service, Topic::IdentifiersChanged, few, Arc::new(matching::Identifiers(matcher)));
-    queue::spawn_consumer(&service, Topic::ValidationRequested, few, Arc::new(requests::Requests(db.clone())));
+    queue::spawn_consumer(
+        &service,
+        Topic::ValidationRequested,
+        few,
+        Arc::new(requests::Requests(db.clone())),
+    );
     queue::spawn_consumer(&service, Topic::AccountsChanged, few, Arc::new(requests::Accounts(db.clone())));
     queue::spawn_consumer(
         &service,

@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use shared::{
     audit::{self, Actor, Event, Outcome as Became},
     db::{Db, StoreError, Tx},
-    id::{AccountKey, BatchId, CauseId, ExposureId, FeedRecordId, IdentifierId, IntegrationId, TenantId, WorkId},
+    id::{
+        AccountKey, BatchId, CauseId, ExposureId, FeedRecordId, IdentifierId, IntegrationId, TenantId, WorkId,
+    },
     integration_store::{self, Integration},
     outbox::{self, Topic},
     provider::account_key,
@@ -67,7 +69,8 @@ impl Handler for Batches {
         };
         let records = feed::batch(&mut tx, batch).await?;
         let keys = matcher.data_keys(&mut tx, &records).await?;
-        let identities: Vec<_> = records.iter().map(|r| r.identity.clone()).collect::<HashSet<_>>().into_iter().collect();
+        let identities: Vec<_> =
+            records.iter().map(|r| r.identity.clone()).collect::<HashSet<_>>().into_iter().collect();
         let mut matches: BTreeMap<TenantId, HashMap<String, Vec<IdentifierId>>> = BTreeMap::new();
         for (value, tenant, identifier) in feed::matches(&mut tx, &identities).await? {
             // INVARIANT: a tenant's feed matches that tenant only.
@@ -84,7 +87,11 @@ impl Handler for Batches {
         }
         // Repeating is harmless, a record exposes an account once; so the message is done after the last tenant.
         let mut tx = matcher.db.system().await?;
-        if delivery.done(&mut tx).await? { tx.commit().await? } else { tx.rollback().await? }
+        if delivery.done(&mut tx).await? {
+            tx.commit().await?
+        } else {
+            tx.rollback().await?
+        }
         Ok(Outcome::Done)
     }
 }
@@ -112,7 +119,11 @@ impl Handler for Identifiers {
             let mut tx = matcher.db.tenant(tenant).await?;
             let records = feed::about(&mut tx, &values, after, PAGE).await?;
             let Some(last) = records.last() else {
-                if delivery.done(&mut tx).await? { tx.commit().await? } else { tx.rollback().await? }
+                if delivery.done(&mut tx).await? {
+                    tx.commit().await?
+                } else {
+                    tx.rollback().await?
+                }
                 return Ok(Outcome::Done);
             };
             after = Some(last.record);
@@ -165,10 +176,14 @@ impl Matcher {
         for ((record, candidate), account) in pairs.into_iter().zip(&accounts) {
             let id = ExposureId::new();
             let open = |sealed: &Option<Vec<u8>>, table| {
-                let (Some(sealed), Some((owner, key))) = (sealed, keys.get(&record.batch)) else { return Ok(None) };
+                let (Some(sealed), Some((owner, key))) = (sealed, keys.get(&record.batch)) else {
+                    return Ok(None);
+                };
                 let place = Owner { tenant: *owner, table, row: record.record.uuid(), version: 1 };
                 let opened = key.unseal(&place, sealed);
-                opened.map(Some).map_err(|_| HandlerError::Poison("a record of the batch does not open".into()))
+                opened
+                    .map(Some)
+                    .map_err(|_| HandlerError::Poison("a record of the batch does not open".into()))
             };
             let seal = |plain: &[u8], table| {
                 let place = Owner { tenant: Some(tenant), table, row: id.uuid(), version: 1 };
@@ -248,7 +263,8 @@ impl Matcher {
                 }),
                 Some(decision) => {
                     let name = decision.verdict.name();
-                    metrics::counter!("parapet_verdicts_total", "verdict" => name, "attempt" => "no").increment(1);
+                    metrics::counter!("parapet_verdicts_total", "verdict" => name, "attempt" => "no")
+                        .increment(1);
                     if decision.verdict.is_valid() && rules.contains(exposure.candidate.integration) {
                         contain.push(MitigationRequested {
                             tenant_id: tenant.to_string(),
@@ -336,7 +352,11 @@ struct Rules {
 }
 
 impl Rules {
-    async fn load(tx: &mut Tx, tenant: TenantId, pairs: &[(&Record, &Candidate)]) -> Result<Self, StoreError> {
+    async fn load(
+        tx: &mut Tx,
+        tenant: TenantId,
+        pairs: &[(&Record, &Candidate)],
+    ) -> Result<Self, StoreError> {
         let package = integration_store::package(tx, tenant).await?;
         let mut integrations = HashMap::new();
         for id in pairs.iter().map(|(_, c)| c.integration).collect::<HashSet<_>>() {

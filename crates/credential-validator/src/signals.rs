@@ -35,7 +35,8 @@ pub async fn after(
     match signal {
         Signal::None => Ok(()),
         Signal::UnknownCode => {
-            metrics::counter!("parapet_unknown_codes_total", "provider" => turn.key.provider.as_str()).increment(1);
+            metrics::counter!("parapet_unknown_codes_total", "provider" => turn.key.provider.as_str())
+                .increment(1);
             Ok(())
         }
         Signal::Throttled(length) => {

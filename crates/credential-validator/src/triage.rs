@@ -226,8 +226,7 @@ fn already_tried(facts: &Facts) -> Option<Decision> {
     let digest = facts.secret.digest.as_deref()?;
     let tried = facts.tried.iter().filter(|t| still_holds(facts, t)).find(|t| t.digest == digest)?;
     // A password proven right is right for every exposure that carries it.
-    let verdict =
-        if tried.verdict.is_valid() { tried.verdict } else { Verdict::Stale(Reason::AlreadyTried) };
+    let verdict = if tried.verdict.is_valid() { tried.verdict } else { Verdict::Stale(Reason::AlreadyTried) };
     Some(Decision::new(verdict).because("tried_verdict", tried.verdict.name()).at("tried_at", tried.at))
 }
 

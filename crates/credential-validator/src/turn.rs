@@ -230,14 +230,20 @@ impl Validator {
             }
             (Answer::Granted, None) => {
                 reservation.abandon().await?;
-                return Err(HandlerError::Transient(anyhow::anyhow!("a locked account was granted an attempt")));
+                return Err(HandlerError::Transient(anyhow::anyhow!(
+                    "a locked account was granted an attempt"
+                )));
             }
             (Answer::Denied { reason, free_at }, _) => {
                 let outcome = denied(reason, free_at);
                 write(reservation.tx(), &turn, &outcome).await?;
                 let first = delivery.done(reservation.tx()).await?;
-                return if first { reservation.commit().await.map(drop) } else { reservation.abandon().await }
-                    .map_err(Into::into);
+                return if first {
+                    reservation.commit().await.map(drop)
+                } else {
+                    reservation.abandon().await
+                }
+                .map_err(Into::into);
             }
         };
         store::note_attempt(reservation.tx(), &turn).await?;
@@ -253,9 +259,16 @@ impl Validator {
         metrics::histogram!("parapet_attempt_seconds").record(begun.elapsed().as_secs_f64());
         drop(password);
         reach(Stage::Answered);
-        Conclusion { db: &self.db, turn: &turn, integration: &integration, login: &account.login, ticket, attempted }
-            .store(delivery)
-            .await?;
+        Conclusion {
+            db: &self.db,
+            turn: &turn,
+            integration: &integration,
+            login: &account.login,
+            ticket,
+            attempted,
+        }
+        .store(delivery)
+        .await?;
         reach(Stage::Concluded);
         Ok(())
     }
@@ -414,7 +427,9 @@ fn denied(reason: Denial, free_at: Option<OffsetDateTime>) -> Ending {
 /// Writes how the turn ended; the caller holds the exposure's row lock and commits.
 async fn write(tx: &mut Tx, turn: &Turn, outcome: &Ending) -> Result<(), StoreError> {
     match outcome {
-        Ending::Decided(decision) => crate::conclude::without_attempt(tx, turn, decision, Next::Decided).await,
+        Ending::Decided(decision) => {
+            crate::conclude::without_attempt(tx, turn, decision, Next::Decided).await
+        }
         Ending::Idle(decision) => crate::conclude::without_attempt(tx, turn, decision, Next::Idle).await,
         Ending::Later(reason, after) => {
             let until = match after {

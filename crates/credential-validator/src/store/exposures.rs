@@ -32,7 +32,11 @@ pub struct NewExposure<'a> {
 }
 
 /// Stores exposures and returns which of them are new: a record exposes an account once.
-pub async fn insert(tx: &mut Tx, tenant: TenantId, new: &[NewExposure<'_>]) -> Result<Vec<ExposureId>, StoreError> {
+pub async fn insert(
+    tx: &mut Tx,
+    tenant: TenantId,
+    new: &[NewExposure<'_>],
+) -> Result<Vec<ExposureId>, StoreError> {
     let column = |f: fn(&NewExposure<'_>) -> Uuid| new.iter().map(f).collect::<Vec<_>>();
     let text = |f: fn(&NewExposure<'_>) -> String| new.iter().map(f).collect::<Vec<_>>();
     let date = |f: fn(&NewExposure<'_>) -> Option<OffsetDateTime>| new.iter().map(f).collect::<Vec<_>>();
@@ -100,7 +104,10 @@ pub async fn insert(tx: &mut Tx, tenant: TenantId, new: &[NewExposure<'_>]) -> R
 }
 
 /// What was proven on these accounts, by account.
-pub async fn tried(tx: &mut Tx, accounts: &[AccountKey]) -> Result<HashMap<AccountKey, Vec<Tried>>, StoreError> {
+pub async fn tried(
+    tx: &mut Tx,
+    accounts: &[AccountKey],
+) -> Result<HashMap<AccountKey, Vec<Tried>>, StoreError> {
     let rows = sqlx::query(
         "SELECT t.provider, t.directory_id, t.object_id, t.digest, t.verdict, t.tried_at
          FROM tried t JOIN (SELECT DISTINCT * FROM unnest($1::text[], $2::text[], $3::text[])

@@ -88,11 +88,16 @@ pub async fn about(
 }
 
 /// The sealed data keys of batches.
-pub async fn data_keys(tx: &mut Tx, batches: &[BatchId]) -> Result<Vec<(BatchId, Option<TenantId>, Vec<u8>)>, StoreError> {
-    let rows = sqlx::query("SELECT batch_id, tenant_id, sealed FROM api.feed_batch_keys_v WHERE batch_id = ANY ($1)")
-        .bind(batches.iter().map(|b| b.uuid()).collect::<Vec<_>>())
-        .fetch_all(&mut **tx)
-        .await?;
+pub async fn data_keys(
+    tx: &mut Tx,
+    batches: &[BatchId],
+) -> Result<Vec<(BatchId, Option<TenantId>, Vec<u8>)>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT batch_id, tenant_id, sealed FROM api.feed_batch_keys_v WHERE batch_id = ANY ($1)",
+    )
+    .bind(batches.iter().map(|b| b.uuid()).collect::<Vec<_>>())
+    .fetch_all(&mut **tx)
+    .await?;
     rows.into_iter()
         .map(|row| {
             Ok((
@@ -105,7 +110,10 @@ pub async fn data_keys(tx: &mut Tx, batches: &[BatchId]) -> Result<Vec<(BatchId,
 }
 
 /// Which tenants know these strings, and as which identifiers: the one look-up across tenants.
-pub async fn matches(tx: &mut Tx, values: &[String]) -> Result<Vec<(String, TenantId, IdentifierId)>, StoreError> {
+pub async fn matches(
+    tx: &mut Tx,
+    values: &[String],
+) -> Result<Vec<(String, TenantId, IdentifierId)>, StoreError> {
     let rows = sqlx::query("SELECT value, tenant_id, identifier_id FROM sync.match_identifiers($1)")
         .bind(values)
         .fetch_all(&mut **tx)
@@ -122,11 +130,15 @@ pub async fn matches(tx: &mut Tx, values: &[String]) -> Result<Vec<(String, Tena
 }
 
 /// What identifiers say; those that are gone are left out.
-pub async fn identifier_values(tx: &mut Tx, ids: &[IdentifierId]) -> Result<Vec<(IdentifierId, String)>, StoreError> {
-    let rows = sqlx::query("SELECT identifier_id, value FROM sync.identifiers_v WHERE identifier_id = ANY ($1)")
-        .bind(ids.iter().map(|i| i.uuid()).collect::<Vec<_>>())
-        .fetch_all(&mut **tx)
-        .await?;
+pub async fn identifier_values(
+    tx: &mut Tx,
+    ids: &[IdentifierId],
+) -> Result<Vec<(IdentifierId, String)>, StoreError> {
+    let rows =
+        sqlx::query("SELECT identifier_id, value FROM sync.identifiers_v WHERE identifier_id = ANY ($1)")
+            .bind(ids.iter().map(|i| i.uuid()).collect::<Vec<_>>())
+            .fetch_all(&mut **tx)
+            .await?;
     rows.into_iter()
         .map(|row| Ok((IdentifierId(row.try_get("identifier_id")?), row.try_get("value")?)))
         .collect()

@@ -9,8 +9,9 @@ use sqlx::{Row, postgres::PgRow};
 
 /// What is missing: the installation's pair, and up to 100 tenants without one.
 pub async fn missing(tx: &mut Tx) -> Result<(bool, Vec<TenantId>), StoreError> {
-    let installation: bool =
-        sqlx::query_scalar("SELECT NOT EXISTS (SELECT FROM installation_sealing_keys)").fetch_one(&mut **tx).await?;
+    let installation: bool = sqlx::query_scalar("SELECT NOT EXISTS (SELECT FROM installation_sealing_keys)")
+        .fetch_one(&mut **tx)
+        .await?;
     let tenants = sqlx::query_scalar(
         "SELECT t.tenant_id FROM api.tenants_v t
          WHERE NOT EXISTS (SELECT FROM sealing_key_tenants k WHERE k.tenant_id = t.tenant_id) LIMIT 100",
@@ -36,7 +37,12 @@ pub async fn add_installation(tx: &mut Tx, version: u32, pair: &StoredKeyPair) -
 }
 
 /// Stores a tenant's pair; one that another replica made stays.
-pub async fn add(tx: &mut Tx, tenant: TenantId, version: u32, pair: &StoredKeyPair) -> Result<(), StoreError> {
+pub async fn add(
+    tx: &mut Tx,
+    tenant: TenantId,
+    version: u32,
+    pair: &StoredKeyPair,
+) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO sealing_keys (tenant_id, version, public_key, signature, wrapped_private)
          VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",

@@ -17,7 +17,10 @@ pub struct Reopened {
 fn reopened(rows: Vec<PgRow>) -> Result<Vec<Reopened>, StoreError> {
     rows.into_iter()
         .map(|row| {
-            Ok(Reopened { exposure: ExposureId(row.try_get("exposure_id")?), directory: row.try_get("directory_id")? })
+            Ok(Reopened {
+                exposure: ExposureId(row.try_get("exposure_id")?),
+                directory: row.try_get("directory_id")?,
+            })
         })
         .collect()
 }

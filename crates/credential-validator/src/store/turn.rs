@@ -201,6 +201,9 @@ pub async fn subject(
     .fetch_optional(&mut **tx)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    Ok(Some((IntegrationId(row.try_get("integration_id")?), row.try_get("object_id")?, row.try_get("login_at_match")?)))
+    Ok(Some((
+        IntegrationId(row.try_get("integration_id")?),
+        row.try_get("object_id")?,
+        row.try_get("login_at_match")?,
+    )))
 }
-
