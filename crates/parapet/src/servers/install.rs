@@ -5,6 +5,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 
+use super::unpack;
+
 /// A Debian package that carries a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Package {
@@ -38,6 +40,9 @@ impl Package {
         places.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths).filter(|dir| {
             self == Self::Postgresql || !dir.ends_with("sbin") || !Path::new("/usr/lib/rabbitmq").exists()
         }));
+        if self == Self::RabbitmqServer {
+            places.extend(unpack::broker_bin());
+        }
         places.into_iter().find(|dir| dir.join(program).is_file())
     }
 }
@@ -62,9 +67,18 @@ pub async fn ensure(packages: &[Package]) -> anyhow::Result<()> {
     }
     let names = missing.join(" ");
     let by_hand = format!("apt-get update && apt-get install -y --no-install-recommends {names}");
-    if !rustix::process::geteuid().is_root() || !Path::new("/usr/bin/apt-get").exists() {
+    let apt_works = Path::new("/usr/bin/apt-get").exists();
+    if !rustix::process::geteuid().is_root() {
+        // The broker runs from unpacked packages; a database server needs more of the system than that.
+        if apt_works && missing == [Package::RabbitmqServer.name()] {
+            eprintln!("unpacking rabbitmq-server into the cache");
+            let unpacked = tokio::task::spawn_blocking(unpack::unpack).await?;
+            return unpacked
+                .with_context(|| format!("RabbitMQ is missing; install it as root with: {by_hand}"));
+        }
         bail!("programs are missing; install them as root with: {by_hand}");
     }
+    anyhow::ensure!(apt_works, "programs are missing: {names}; on Debian: {by_hand}");
     eprintln!("installing missing packages: {names}");
     let install = move || -> anyhow::Result<()> {
         let _quiet = NoServiceStarts::new()?;

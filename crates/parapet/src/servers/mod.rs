@@ -8,6 +8,7 @@ mod install;
 mod postgres;
 pub mod process;
 mod rabbitmq;
+mod unpack;
 
 use std::fs;
 use std::io::Write as _;

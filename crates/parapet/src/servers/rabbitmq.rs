@@ -1,5 +1,6 @@
 //! A private RabbitMQ broker.
 
+use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,6 +54,7 @@ impl RabbitMq {
         let log = dir.join("rabbitmq.log");
         let epmd = Program::new("epmd", "epmd", &log)
             .bare()
+            .env("PATH", search_path())
             .args(["-port", &names.to_string(), "-address", "127.0.0.1"])
             .spawn()?;
         let program = broker(&bin, dir, &log, distribution, names);
@@ -170,7 +172,7 @@ impl RabbitMq {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         self.child().signal(Signal::KILL);
-        bail!("RabbitMQ is not ready after {READY_WITHIN:?}; its log ends:\n{}", tail(&self.log, 10))
+        bail!("RabbitMQ does not get ready; its log ends:\n{}", tail(&self.log, 10))
     }
 }
 
@@ -202,6 +204,14 @@ fn config(port: u16, management: u16, password: &str) -> String {
     )
 }
 
+/// Where the broker finds Erlang: unpacked beside it, which happens only where the system had no broker, else in the
+/// system.
+fn search_path() -> OsString {
+    let system = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = super::unpack::erlang_bin().into_iter().chain(std::env::split_paths(&system));
+    std::env::join_paths(dirs).unwrap_or(system)
+}
+
 fn broker(bin: &Path, dir: &Path, log: &Path, distribution: u16, names: u16) -> Program {
     let mut program = Program::new("rabbitmq", bin.join("rabbitmq-server"), log).bare();
     for (name, file) in [
@@ -220,6 +230,7 @@ fn broker(bin: &Path, dir: &Path, log: &Path, distribution: u16, names: u16) -> 
         program = program.env(name, dir.join(file));
     }
     program
+        .env("PATH", search_path())
         .env("ERL_EPMD_PORT", names.to_string())
         .env("ERL_EPMD_ADDRESS", "127.0.0.1")
         .env("RABBITMQ_DIST_PORT", distribution.to_string())
