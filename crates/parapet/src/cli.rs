@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::client::Failure;
 use crate::data::DataDir;
-use crate::{bootstrap, issuer, login, migrate, stack};
+use crate::{bootstrap, commands, demo, issuer, login, migrate, stack};
 
 /// Finds out which leaked passwords still work, without locking anyone out, and contains the exposed accounts.
 #[derive(Debug, Parser)]
@@ -80,6 +80,24 @@ enum Command {
     Login(login::Login),
     /// Create organizations, tenants and packages as a file says; running it again changes nothing
     Bootstrap(bootstrap::Bootstrap),
+    #[command(subcommand)]
+    Tenant(commands::Tenant),
+    #[command(subcommand)]
+    Integration(commands::Integration),
+    #[command(subcommand)]
+    Sync(commands::Sync),
+    #[command(subcommand)]
+    Identity(commands::Identity),
+    #[command(subcommand)]
+    Exposure(commands::Exposure),
+    Validate(commands::Validate),
+    Mitigate(commands::Mitigate),
+    #[command(subcommand)]
+    Budget(commands::Budget),
+    #[command(subcommand)]
+    Audit(commands::Audit),
+    /// Run the main job on sample feeds, in front of an independent judge
+    Demo(demo::Demo),
     /// Run the development token issuer
     #[command(hide = true)]
     Issuer(issuer::Args),
@@ -99,6 +117,16 @@ impl Cli {
             Command::Migrate(args) => args.run(&global).await,
             Command::Login(args) => args.run(&global).await,
             Command::Bootstrap(args) => args.run(&global).await,
+            Command::Tenant(args) => args.run(&global).await,
+            Command::Integration(args) => args.run(&global).await,
+            Command::Sync(args) => args.run(&global).await,
+            Command::Identity(args) => args.run(&global).await,
+            Command::Exposure(args) => args.run(&global).await,
+            Command::Validate(args) => args.run(&global).await,
+            Command::Mitigate(args) => args.run(&global).await,
+            Command::Budget(args) => args.run(&global).await,
+            Command::Audit(args) => args.run(&global).await,
+            Command::Demo(args) => args.run(&global).await,
             Command::Issuer(args) => issuer::run(args).await,
         }
     }

@@ -20,7 +20,7 @@ use anyhow::Context as _;
 use rand::RngExt as _;
 
 pub use install::{Package, ensure};
-pub use postgres::{Postgres, PostgresSettings};
+pub use postgres::{Postgres, PostgresSettings, SUPERUSER};
 pub use rabbitmq::{Permissions, RabbitMq};
 
 /// Makes sure that the programs of both servers are there.

@@ -17,7 +17,8 @@ use super::process::{Child, Program, tail};
 use super::{Package, private_dir, remembered_password, remembered_ports};
 
 /// The superuser of every private server.
-const SUPERUSER: &str = "parapet";
+/// The superuser of every private server.
+pub const SUPERUSER: &str = "parapet";
 const READY_WITHIN: Duration = Duration::from_mins(1);
 
 /// How a private server differs from PostgreSQL's defaults.

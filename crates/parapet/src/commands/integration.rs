@@ -1,0 +1,326 @@
+//! `parapet integration`
+
+use std::{
+    io::{BufRead, IsTerminal},
+    path::PathBuf,
+};
+
+use anyhow::{Context, bail};
+use shared::wire::v1::{self as api, integration_service_client::IntegrationServiceClient};
+
+use super::{idempotency_key, integration_id, integrations, output};
+use crate::{cli::Global, client};
+
+/// Connections to the customer's directories
+#[derive(Debug, clap::Subcommand)]
+pub enum Integration {
+    /// Add a connection; it stays disabled until a test passes
+    Add(Box<Add>),
+    /// Try every capability that is switched on; a passed test activates the connection and starts its first sync
+    Test {
+        /// Name or id
+        integration: String,
+    },
+    /// Let a connection work that a person disabled
+    Enable {
+        /// Name or id
+        integration: String,
+    },
+    /// Stop new work of a connection
+    Disable {
+        /// Name or id
+        integration: String,
+        /// Why, for the audit log
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Delete a connection and its secret; its audit events and attempt budgets stay
+    Delete {
+        /// Name or id
+        integration: String,
+    },
+    /// List the connections of the tenant
+    List,
+    /// Show one connection
+    Show {
+        /// Name or id
+        integration: String,
+    },
+}
+
+/// Which provider, and how to reach it.
+#[derive(Debug, clap::Args)]
+pub struct Add {
+    #[command(subcommand)]
+    provider: Provider,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Provider {
+    /// Microsoft Entra ID. The client secret is read from a file or asked for, never from the command line
+    Entra {
+        #[command(flatten)]
+        common: AddCommon,
+        /// Directory: tenant GUID or a verified domain
+        #[arg(long)]
+        directory: String,
+        /// Application (client) id
+        #[arg(long)]
+        client_id: String,
+        /// Application id for the password check, when it is another one
+        #[arg(long, default_value = "")]
+        ropc_client_id: String,
+        /// File with the client secret's value; standard input when absent
+        #[arg(long)]
+        secret_file: Option<PathBuf>,
+        /// National cloud
+        #[arg(long, value_enum, default_value = "global")]
+        cloud: Cloud,
+    },
+    /// Okta. Prints the JWKS URL that the Okta application needs
+    Okta {
+        #[command(flatten)]
+        common: AddCommon,
+        /// Host, for example acme.okta.com
+        #[arg(long)]
+        host: String,
+        /// Client id of the API services application
+        #[arg(long)]
+        client_id: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct AddCommon {
+    /// Name for people
+    #[arg(long)]
+    name: String,
+    /// Validate new exposures by itself
+    #[arg(long)]
+    validate: bool,
+    /// Contain accounts with a valid verdict by itself, with these actions
+    #[arg(long, value_enum, value_delimiter = ',')]
+    mitigate: Vec<Action>,
+    /// Let analysts use these actions by hand
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["revoke-sessions", "disable-account"])]
+    manual: Vec<Action>,
+    /// Attempts per account in any 24 hours
+    #[arg(long, default_value_t = 2)]
+    daily_max: i32,
+    /// Do not make identities and identifiers from synced accounts
+    #[arg(long)]
+    no_identities: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Cloud {
+    Global,
+    UsGov,
+    UsGovDod,
+    China,
+}
+
+/// An action, as typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Action {
+    /// End sessions and refresh tokens.
+    RevokeSessions,
+    /// Disable (Entra ID) or suspend (Okta).
+    DisableAccount,
+    /// Mark as compromised (Entra ID).
+    MarkCompromised,
+}
+
+impl From<Action> for api::MitigationAction {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::RevokeSessions => Self::RevokeSessions,
+            Action::DisableAccount => Self::DisableAccount,
+            Action::MarkCompromised => Self::MarkCompromised,
+        }
+    }
+}
+
+impl AddCommon {
+    fn settings(&self) -> api::IntegrationSettings {
+        let switch = |action| {
+            let automated = self.mitigate.contains(&action);
+            Some(api::ActionSwitch { automated, manual: automated || self.manual.contains(&action) })
+        };
+        api::IntegrationSettings {
+            identity_creation: !self.no_identities,
+            validation: Some(api::ValidationSettings {
+                automated: self.validate,
+                manual: true,
+                daily_max: self.daily_max,
+                ..Default::default()
+            }),
+            mitigation: Some(api::MitigationSettings {
+                revoke_sessions: switch(Action::RevokeSessions),
+                disable_account: switch(Action::DisableAccount),
+                mark_compromised: switch(Action::MarkCompromised),
+            }),
+        }
+    }
+}
+
+impl Provider {
+    fn request(self) -> anyhow::Result<api::CreateIntegrationRequest> {
+        let (common, provider, config, credentials) = match self {
+            Self::Entra { common, directory, client_id, ropc_client_id, secret_file, cloud } => {
+                let cloud = match cloud {
+                    Cloud::Global => api::EntraCloud::Global,
+                    Cloud::UsGov => api::EntraCloud::UsGov,
+                    Cloud::UsGovDod => api::EntraCloud::UsGovDod,
+                    Cloud::China => api::EntraCloud::China,
+                };
+                let config =
+                    api::EntraConfig { cloud: cloud.into(), tenant: directory, client_id, ropc_client_id };
+                let entra = api::EntraCredentials { client_secret: secret(secret_file)? };
+                let credentials = api::integration_credentials::Credentials::Entra(entra);
+                (
+                    common,
+                    api::ProviderKind::EntraId,
+                    api::integration::Config::Entra(config),
+                    Some(credentials),
+                )
+            }
+            Self::Okta { common, host, client_id } => {
+                let config = api::OktaConfig { host, client_id };
+                (common, api::ProviderKind::Okta, api::integration::Config::Okta(config), None)
+            }
+        };
+        Ok(api::CreateIntegrationRequest {
+            integration: Some(api::Integration {
+                settings: Some(common.settings()),
+                name: common.name,
+                provider: provider.into(),
+                config: Some(config),
+                ..Default::default()
+            }),
+            credentials: credentials.map(|c| api::IntegrationCredentials { credentials: Some(c) }),
+            idempotency_key: idempotency_key(),
+        })
+    }
+}
+
+fn secret(file: Option<PathBuf>) -> anyhow::Result<String> {
+    let text = match file {
+        Some(file) => {
+            std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?
+        }
+        None => {
+            let input = std::io::stdin();
+            if input.is_terminal() {
+                eprint!("client secret (the value, not its id; it is shown as you type): ");
+            }
+            let mut line = String::new();
+            input.lock().read_line(&mut line)?;
+            line
+        }
+    };
+    let text = text.trim().to_owned();
+    if text.is_empty() {
+        bail!("the client secret is empty; give it on standard input or with --secret-file");
+    }
+    Ok(text)
+}
+
+impl Integration {
+    /// Runs it.
+    pub async fn run(self, global: &Global) -> anyhow::Result<()> {
+        let api = client::connect(global).await?;
+        let mut client = IntegrationServiceClient::new(api.clone());
+        match self {
+            Self::Add(add) => {
+                let created = client.create_integration(add.provider.request()?).await?.into_inner();
+                let integration = created.integration.unwrap_or_default();
+                output::show(global, &output::json("Integration", &integration)?)?;
+                if !global.json {
+                    if !integration.jwks_url.is_empty() {
+                        eprintln!(
+                            "\nGive your Okta application this URL for its keys: {}",
+                            integration.jwks_url
+                        );
+                    }
+                    eprintln!("\nnext: parapet integration test '{}'", integration.name);
+                }
+                Ok(())
+            }
+            Self::Test { integration } => {
+                let id = integration_id(&api, &integration).await?;
+                let tested = client.test_integration(api::TestIntegrationRequest { id }).await?.into_inner();
+                let rows: Vec<_> = tested
+                    .results
+                    .iter()
+                    .map(|r| output::json("CapabilityHealth", r))
+                    .collect::<Result<_, _>>()?;
+                let columns = [
+                    ("CAPABILITY", "capability"),
+                    ("RESULT", "state"),
+                    ("REASON", "reason"),
+                    ("WHAT TO DO", "message"),
+                ];
+                output::list(global, &columns, &rows, "nothing was tested")?;
+                if !tested.passed {
+                    bail!("the connection test did not pass; the integration stays disabled");
+                }
+                if !global.json {
+                    eprintln!("\npassed; follow the first sync with: parapet sync watch '{integration}'");
+                }
+                Ok(())
+            }
+            Self::Enable { integration } => {
+                let id = integration_id(&api, &integration).await?;
+                let done =
+                    client.enable_integration(api::EnableIntegrationRequest { id }).await?.into_inner();
+                print(global, done.integration)
+            }
+            Self::Disable { integration, reason } => {
+                let id = integration_id(&api, &integration).await?;
+                let done = client
+                    .disable_integration(api::DisableIntegrationRequest { id, reason })
+                    .await?
+                    .into_inner();
+                print(global, done.integration)
+            }
+            Self::Delete { integration } => {
+                let id = integration_id(&api, &integration).await?;
+                let shown =
+                    client.get_integration(api::GetIntegrationRequest { id: id.clone() }).await?.into_inner();
+                let etag = shown.integration.unwrap_or_default().etag;
+                client.delete_integration(api::DeleteIntegrationRequest { id, etag }).await?;
+                if !global.json {
+                    println!("deleted {integration}; its audit events and attempt budgets stay");
+                }
+                Ok(())
+            }
+            Self::List => {
+                let mut rows = Vec::new();
+                for integration in integrations(&api).await? {
+                    rows.push(output::json("Integration", &integration)?);
+                }
+                let columns = [
+                    ("NAME", "name"),
+                    ("PROVIDER", "provider"),
+                    ("STATUS", "status"),
+                    ("REASON", "status_reason"),
+                    ("CONNECTION", "connection"),
+                    ("ACCOUNTS", "accounts"),
+                    ("LAST SYNC", "last_sync.ended_at"),
+                    ("ID", "id"),
+                ];
+                output::list(global, &columns, &rows, "no integrations; `parapet integration add` makes one")
+            }
+            Self::Show { integration } => {
+                let id = integration_id(&api, &integration).await?;
+                let shown = client.get_integration(api::GetIntegrationRequest { id }).await?.into_inner();
+                print(global, shown.integration)
+            }
+        }
+    }
+}
+
+fn print(global: &Global, integration: Option<api::Integration>) -> anyhow::Result<()> {
+    output::show(global, &output::json("Integration", &integration.unwrap_or_default())?)
+}

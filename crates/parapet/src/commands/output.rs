@@ -1,0 +1,156 @@
+//! One way to print: tables for people, the API's messages in protobuf's own JSON for programs.
+
+use anyhow::Context;
+use comfy_table::{Table, presets};
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use serde_json::Value;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::cli::Global;
+
+/// A message of the public API as JSON, in protobuf's JSON mapping with the field names of the protos.
+pub fn json<M: Message>(name: &str, message: &M) -> anyhow::Result<Value> {
+    let pool = DescriptorPool::decode(shared::wire::DESCRIPTORS)?;
+    let descriptor = pool
+        .get_message_by_name(&format!("parapet.v1.{name}"))
+        .with_context(|| format!("no message {name}"))?;
+    let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())?;
+    let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(true);
+    Ok(dynamic.serialize_with_options(serde_json::value::Serializer, &options)?)
+}
+
+/// A column: its heading, and the path of the field it shows (`verdict.kind`).
+pub type Column = (&'static str, &'static str);
+
+/// Prints a list.
+pub fn list(global: &Global, columns: &[Column], rows: &[Value], empty: &str) -> anyhow::Result<()> {
+    if global.json {
+        println!("{}", serde_json::to_string_pretty(rows)?);
+        return Ok(());
+    }
+    if rows.is_empty() {
+        println!("{empty}");
+        return Ok(());
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(columns.iter().map(|(heading, _)| *heading));
+    for row in rows {
+        table.add_row(columns.iter().map(|(_, path)| cell(at(row, path))));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    println!("{}", table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n"));
+    Ok(())
+}
+
+/// Prints one object, field by field.
+pub fn show(global: &Global, object: &Value) -> anyhow::Result<()> {
+    if global.json {
+        println!("{}", serde_json::to_string_pretty(object)?);
+    } else {
+        let mut lines = Vec::new();
+        flatten("", object, &mut lines);
+        let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        for (name, value) in lines {
+            println!("{name:<width$}  {value}");
+        }
+    }
+    Ok(())
+}
+
+fn flatten(prefix: &str, value: &Value, lines: &mut Vec<(String, String)>) {
+    let name = |key: &str| if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") };
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(key, value)| flatten(&name(key), value, lines)),
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            items.iter().enumerate().for_each(|(i, item)| flatten(&name(&(i + 1).to_string()), item, lines));
+        }
+        value => lines.push((prefix.to_owned(), cell(Some(value)))),
+    }
+}
+
+fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('.').try_fold(value, |value, key| value.get(key))
+}
+
+/// A value as a person reads it: enum names without their prefix, instants relative to now.
+fn cell(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => "-".to_owned(),
+        Some(Value::String(text)) => word(text).or_else(|| moment(text)).unwrap_or_else(|| text.clone()),
+        Some(Value::Array(items)) => items.iter().map(|i| cell(Some(i))).collect::<Vec<_>>().join(", "),
+        Some(other) => other.to_string(),
+    }
+}
+
+const PREFIXES: [&str; 22] = [
+    "VERDICT_KIND_",
+    "PROVIDER_KIND_",
+    "INTEGRATION_STATUS_",
+    "CONNECTION_RESULT_",
+    "CAPABILITY_STATE_",
+    "CAPABILITY_",
+    "MITIGATION_ACTION_",
+    "SECRET_FORM_",
+    "LEAK_SOURCE_KIND_",
+    "SYNC_PHASE_",
+    "VALIDATION_KIND_",
+    "AUDIT_OUTCOME_",
+    "ACCOUNT_STATE_",
+    "ACCOUNT_KIND_",
+    "PASSWORD_AUTHORITY_",
+    "IDENTIFIER_KIND_",
+    "ENTRA_CLOUD_",
+    "DATE_PRECISION_",
+    "FEED_SCOPE_",
+    "IDENTITY_KIND_",
+    "RECORD_OUTCOME_KIND_",
+    "ROLE_",
+];
+
+fn word(text: &str) -> Option<String> {
+    let shouted = text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+    let rest = PREFIXES.iter().find_map(|prefix| text.strip_prefix(prefix))?;
+    shouted.then(|| rest.to_lowercase())
+}
+
+fn moment(text: &str) -> Option<String> {
+    let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    let seconds = (OffsetDateTime::now_utc() - at).whole_seconds();
+    Some(if seconds >= 0 { format!("{} ago", span(seconds)) } else { format!("in {}", span(-seconds)) })
+}
+
+fn span(seconds: i64) -> String {
+    match seconds {
+        s if s < 60 => format!("{s} s"),
+        s if s < 3600 => format!("{} min", s / 60),
+        s if s < 2 * 86_400 => format!("{} h", s / 3600),
+        s => format!("{} days", s / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::wire::v1 as api;
+
+    #[test]
+    fn an_enum_is_a_word_and_an_instant_is_a_distance_for_people() {
+        let exposure = api::Exposure {
+            id: "x".into(),
+            verdict: Some(api::Verdict {
+                kind: api::VerdictKind::ValidSecondFactor.into(),
+                ..Default::default()
+            }),
+            created_at: Some(prost_types::Timestamp { seconds: 0, nanos: 0 }),
+            ..Default::default()
+        };
+        let json = json("Exposure", &exposure).unwrap();
+        assert_eq!(cell(at(&json, "verdict.kind")), "valid_second_factor");
+        assert!(cell(at(&json, "created_at")).ends_with("days ago"));
+        assert_eq!(cell(at(&json, "login")), "-");
+    }
+}

@@ -1,0 +1,42 @@
+//! `parapet tenant`
+
+use shared::wire::v1::{self as api, installation_service_client::InstallationServiceClient};
+
+use super::output;
+use crate::{cli::Global, client};
+
+/// Tenants of the installation; needs the operator's role
+#[derive(Debug, clap::Subcommand)]
+pub enum Tenant {
+    /// List the tenants with their packages
+    List,
+}
+
+impl Tenant {
+    /// Runs it.
+    pub async fn run(self, global: &Global) -> anyhow::Result<()> {
+        let Self::List = self;
+        let mut client = InstallationServiceClient::new(client::connect(global).await?);
+        let (mut rows, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let request = api::ListTenantsRequest { page_size: 100, page_token, ..Default::default() };
+            let page = client.list_tenants(request).await?.into_inner();
+            for tenant in &page.tenants {
+                rows.push(output::json("Tenant", tenant)?);
+            }
+            if page.next_page_token.is_empty() {
+                break;
+            }
+            page_token = page.next_page_token;
+        }
+        let columns = [
+            ("NAME", "name"),
+            ("ID", "id"),
+            ("PROVIDERS", "package.providers"),
+            ("IDENTIFIERS", "package.identifier_cap"),
+            ("INTEGRATIONS", "package.integration_cap"),
+            ("CONTACT", "package.contact"),
+        ];
+        output::list(global, &columns, &rows, "no tenants; `parapet bootstrap FILE` creates them")
+    }
+}
