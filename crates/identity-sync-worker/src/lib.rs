@@ -57,7 +57,7 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct KeyConfig {
     /// File with the top key of purpose `integration`.
-    pub integration_top_key_file: PathBuf,
+    pub integration: PathBuf,
 }
 
 /// How directories are synced.
@@ -95,7 +95,7 @@ impl Configuration for Config {
     fn check(&self, faults: &mut Faults) {
         let SyncConfig { concurrency, changes_every_seconds, slice_seconds, hold_percent, hold_accounts: _ } =
             self.sync;
-        faults.require_file(&self.keys.integration_top_key_file, "keys.integration_top_key_file");
+        faults.require_file(&self.keys.integration, "keys.integration");
         faults.require(self.common.tls.is_some(), "common.tls", "is required");
         faults.require((1..=64).contains(&concurrency), "sync.concurrency", "must be 1 to 64");
         faults.require(
@@ -114,7 +114,7 @@ pub async fn run(
     config: Config,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<ExitCode> {
-    let top = TopKey::load(&config.keys.integration_top_key_file)?;
+    let top = TopKey::load(&config.keys.integration)?;
     let directories = Arc::new(Directories::new(Egress::new(&config.idp)?, top));
     let service = Service::start(NAME, config.common.clone(), stop).await?;
     let db = service.db().clone();
