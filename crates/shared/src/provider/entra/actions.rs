@@ -1,0 +1,136 @@
+//! Containing an account, taking it back, and reading what shows the effect (entra.md §12, §14).
+
+use http::Method;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    Entra,
+    account::{User, date, object_id_segment},
+    graph::{self, Details},
+    optional,
+};
+use crate::provider::{AccountState, Acted, Action, Containment, Missing, ProviderError, http::Answer};
+
+impl Entra {
+    pub(super) async fn carry_out(&self, action: Action, object_id: &str) -> Result<Acted, ProviderError> {
+        let id = object_id_segment(object_id)?;
+        let answer = match action {
+            Action::RevokeSessions => {
+                self.graph
+                    .write(Method::POST, &format!("/users/{id}/revokeSignInSessions"), &json!({}))
+                    .await?
+            }
+            Action::DisableAccount => self.set_enabled(&id, false).await?,
+            Action::MarkCompromised => self.mark("confirmCompromised", &id).await?,
+        };
+        self.outcome(action, &answer).await
+    }
+
+    /// Ended sessions stay ended. Dismissing wipes every risk of the user, genuine detections included: callers take back
+    /// their own mark only.
+    pub(super) async fn take_back(&self, action: Action, object_id: &str) -> Result<Acted, ProviderError> {
+        let id = object_id_segment(object_id)?;
+        let answer = match action {
+            Action::RevokeSessions => {
+                return Ok(Acted::Refused {
+                    reason: "wrong_state",
+                    message: "Revoked sessions cannot be given back; their owner signs in again.".into(),
+                    request_id: None,
+                });
+            }
+            Action::DisableAccount => self.set_enabled(&id, true).await?,
+            Action::MarkCompromised => self.mark("dismiss", &id).await?,
+        };
+        self.outcome(action, &answer).await
+    }
+
+    async fn set_enabled(&self, id: &str, enabled: bool) -> Result<Answer, ProviderError> {
+        self.graph.write(Method::PATCH, &format!("/users/{id}"), &json!({"accountEnabled": enabled})).await
+    }
+
+    async fn mark(&self, verb: &str, id: &str) -> Result<Answer, ProviderError> {
+        let path = format!("/identityProtection/riskyUsers/{verb}");
+        self.graph.write(Method::POST, &path, &json!({"userIds": [id]})).await
+    }
+
+    /// Any 2xx is success: others than the documented ones were seen (entra.md §12.1).
+    async fn outcome(&self, action: Action, answer: &Answer) -> Result<Acted, ProviderError> {
+        let request_id = graph::request_id(answer);
+        let refused = |reason, message: &str| {
+            Ok(Acted::Refused { reason, message: message.to_owned(), request_id: request_id.clone() })
+        };
+        let details = Details::of(answer);
+        match answer.status {
+            200..=299 => Ok(Acted::Done { request_id }),
+            404 => refused("account_gone", "The account does not exist in the directory any more."),
+            400 if details.says("on-premises mastered") => refused(
+                "ad_mastered",
+                "The account is mastered in Active Directory and must be disabled there.",
+            ),
+            400 if details.code == "Request_ResourceNotFound" => {
+                refused("account_gone", "The account does not exist in the directory any more.")
+            }
+            403 => match graph::error(answer) {
+                ProviderError::Refused(Missing { reason: "licence_missing", .. }) => refused(
+                    "licence_missing",
+                    "The tenant's licence does not include Identity Protection (Entra ID P2).",
+                ),
+                // The same answer stands for a missing permission and for a protected target (entra.md §12.2).
+                _ if self.permitted(action).await? != Some(false) => refused(
+                    "admin_target",
+                    "The account is protected: the application's service principal needs a directory role that may \
+                     act on administrators.",
+                ),
+                _ => refused("permission_missing", "The application lacks the permission for this action."),
+            },
+            _ => Err(graph::error(answer)),
+        }
+    }
+
+    /// Whether our token carries what an action needs; `None` when that cannot be known.
+    pub(super) async fn permitted(&self, action: Action) -> Result<Option<bool>, ProviderError> {
+        let Some(granted) = self.graph.permissions().await? else { return Ok(None) };
+        Ok(Some(
+            super::check::needs(action.capability())
+                .iter()
+                .any(|set| set.iter().all(|p| granted.contains(*p))),
+        ))
+    }
+
+    pub(super) async fn read_containment(
+        &self,
+        object_id: &str,
+    ) -> Result<Option<Containment>, ProviderError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Risk {
+            risk_state: Option<String>,
+        }
+        let id = object_id_segment(object_id)?;
+        let path = format!("/users/{id}?$select=id,accountEnabled,signInSessionsValidFromDateTime");
+        let Some(answer) = self.graph.find(&path).await? else { return Ok(None) };
+        let user: User = answer.json()?;
+        let granted = self.graph.permissions().await?;
+        let compromised = if granted.is_some_and(|roles| !roles.contains("IdentityRiskyUser.Read.All")) {
+            None
+        } else {
+            match optional(self.graph.find(&format!("/identityProtection/riskyUsers/{id}")).await)? {
+                None => None,
+                Some(None) => Some(false), // a user without any risk has no record
+                Some(Some(answer)) => {
+                    Some(answer.json::<Risk>()?.risk_state.as_deref() == Some("confirmedCompromised"))
+                }
+            }
+        };
+        Ok(Some(Containment {
+            state: if user.account_enabled == Some(false) {
+                AccountState::Disabled
+            } else {
+                AccountState::Active
+            },
+            sessions_valid_from: date(user.sign_in_sessions_valid_from_date_time.as_deref()),
+            compromised,
+        }))
+    }
+}

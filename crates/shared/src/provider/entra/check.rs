@@ -1,0 +1,299 @@
+//! The connection test: what works with the granted permissions, capability by capability (entra.md §15, §17).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{Entra, graph::Graph, ropc, token, verdict};
+use crate::{
+    integration::EntraCloud,
+    provider::{Capability, CapabilityTest, Missing, ProviderError, TestReport, http},
+    secret::SecretBytes,
+};
+
+/// Sets of application permissions that suffice for a capability, the least first (entra.md §17).
+pub(super) const fn needs(capability: Capability) -> &'static [&'static [&'static str]] {
+    match capability {
+        Capability::Read => &[
+            &["User.Read.All"],
+            &["User.ReadWrite.All"],
+            &["Directory.Read.All"],
+            &["Directory.ReadWrite.All"],
+        ],
+        Capability::Validate => &[&[]],
+        Capability::RevokeSessions => {
+            &[&["User.RevokeSessions.All"], &["User.ReadWrite.All"], &["Directory.ReadWrite.All"]]
+        }
+        Capability::DisableAccount => &[
+            &["User.EnableDisableAccount.All", "User.Read.All"],
+            &["User.ReadWrite.All"],
+            &["Directory.ReadWrite.All"],
+        ],
+        Capability::MarkCompromised => &[&["IdentityRiskyUser.ReadWrite.All", "IdentityRiskyUser.Read.All"]],
+    }
+}
+
+/// App-role ids of the permissions above (entra.md §18): what the authoritative list of grants shows.
+const APP_ROLES: &[(&str, &str)] = &[
+    ("df021288-bdef-4463-88db-98f22de89214", "User.Read.All"),
+    ("741f803b-c850-494e-b5df-cde7c675a1ca", "User.ReadWrite.All"),
+    ("7ab1d382-f21e-4acd-a863-ba3e13f7da61", "Directory.Read.All"),
+    ("19dbc75e-c2e2-444c-a770-ec69d8559fc7", "Directory.ReadWrite.All"),
+    ("77f3a031-c388-4f99-b373-dc68676a979e", "User.RevokeSessions.All"),
+    ("3011c876-62b7-4ada-afa2-506cbbecc68c", "User.EnableDisableAccount.All"),
+    ("dc5007c0-2d7d-4c42-879c-2dab87571379", "IdentityRiskyUser.Read.All"),
+    ("656f6061-f9fe-4807-9708-6a2e0934df76", "IdentityRiskyUser.ReadWrite.All"),
+];
+
+/// The service plan of Entra ID P2. A plan id, not a SKU id: confusing them is a common fault (entra.md §15).
+const P2_PLAN: &str = "eec0eb4f-6444-4f95-aba0-50c24d67f998";
+
+/// The tenant as it describes itself.
+pub(super) struct Organization {
+    /// Tenant GUID, lower case.
+    pub id: String,
+    pub name: Option<String>,
+    /// A domain whose passwords the tenant itself checks.
+    managed_domain: Option<String>,
+}
+
+impl Entra {
+    pub(super) async fn organization(&self) -> Result<Organization, ProviderError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Domain {
+            name: String,
+            #[serde(rename = "type")]
+            kind: Option<String>,
+            is_initial: Option<bool>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Wire {
+            id: String,
+            display_name: Option<String>,
+            #[serde(default)]
+            verified_domains: Vec<Domain>,
+        }
+        let path = "/organization?$select=id,displayName,verifiedDomains";
+        let all: Vec<Wire> = self.graph.list(path).await?;
+        let Wire { id, display_name, verified_domains } =
+            all.into_iter().next().ok_or(ProviderError::Protocol("the tenant does not describe itself"))?;
+        let id = Uuid::try_parse(&id).map_err(|_| ProviderError::Protocol("the tenant id is not a GUID"))?;
+        let managed = || verified_domains.iter().filter(|d| d.kind.as_deref() != Some("Federated"));
+        let domain = managed().find(|d| d.is_initial == Some(true)).or_else(|| managed().next());
+        Ok(Organization {
+            id: id.to_string(),
+            name: display_name,
+            managed_domain: domain.map(|d| d.name.clone()),
+        })
+    }
+
+    pub(super) async fn check(&self, wanted: &BTreeSet<Capability>) -> TestReport {
+        let organization = match self.organization().await {
+            Ok(organization) => organization,
+            Err(error) => {
+                let missing = describe(error);
+                let all =
+                    wanted.iter().map(|c| CapabilityTest { capability: *c, result: Err(missing.clone()) });
+                return TestReport { capabilities: all.collect(), ..TestReport::default() };
+            }
+        };
+        let granted = match self.granted().await {
+            Ok(granted) => granted,
+            Err(error) => {
+                let missing = describe(error);
+                let all =
+                    wanted.iter().map(|c| CapabilityTest { capability: *c, result: Err(missing.clone()) });
+                return TestReport { capabilities: all.collect(), ..TestReport::default() };
+            }
+        };
+        let mut capabilities = Vec::with_capacity(wanted.len());
+        for capability in wanted.iter().copied() {
+            let result = match lacking(capability, &granted) {
+                Some(missing) => Err(missing),
+                None => self.probe(capability, &organization).await,
+            };
+            capabilities.push(CapabilityTest { capability, result });
+        }
+        TestReport { capabilities, directory_id: Some(organization.id), directory_name: organization.name }
+    }
+
+    /// The granted application permissions: from the token, or else from the tenant's list of grants.
+    async fn granted(&self) -> Result<BTreeSet<String>, ProviderError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Assignment {
+            app_role_id: String,
+        }
+        if let Some(permissions) = self.graph.permissions().await? {
+            return Ok(permissions);
+        }
+        let path = format!("/servicePrincipals(appId='{}')/appRoleAssignments", self.connection.client_id);
+        let assigned: Vec<Assignment> = self.graph.list(&path).await?;
+        let names: BTreeMap<&str, &str> = APP_ROLES.iter().copied().collect();
+        let known = assigned.iter().filter_map(|a| names.get(a.app_role_id.to_ascii_lowercase().as_str()));
+        Ok(known.map(|name| (*name).to_owned()).collect())
+    }
+
+    /// The cheapest call that shows whether a capability really works. Changes nothing.
+    async fn probe(&self, capability: Capability, organization: &Organization) -> Result<(), Missing> {
+        match capability {
+            Capability::Read => {
+                self.graph.get("/users?$top=1&$select=id").await.map_err(describe)?;
+                Ok(())
+            }
+            Capability::RevokeSessions | Capability::DisableAccount => Ok(()),
+            Capability::Validate => self.probe_password_grant(organization).await,
+            Capability::MarkCompromised => {
+                if self.connection.cloud == EntraCloud::China {
+                    return Err(Missing {
+                        reason: "not_offered",
+                        message: "Identity Protection is not offered in the China cloud.".into(),
+                        not_granted: true,
+                    });
+                }
+                unlicensed(&self.graph).await?;
+                self.graph.get("/identityProtection/riskyUsers?$top=1").await.map_err(describe)?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Asks for the password of a user that cannot exist: the answer shows whether the application, its client type and
+    /// the tenant are right, and touches nobody (entra.md §15).
+    async fn probe_password_grant(&self, organization: &Organization) -> Result<(), Missing> {
+        let Some(domain) = &organization.managed_domain else {
+            return Err(Missing {
+                reason: "federated",
+                message:
+                    "Every domain of the tenant is federated: it holds no password that could be checked."
+                        .into(),
+                not_granted: false,
+            });
+        };
+        let nobody = format!("parapet-connection-test-{}@{domain}", Uuid::new_v4().simple());
+        let password = SecretBytes::new(Uuid::new_v4().to_string().into_bytes());
+        let (client_id, secret) = self.ropc_client();
+        let body = ropc::form(client_id, secret, &nobody, &password);
+        let url = format!("https://{}{}", self.connection.cloud.hosts().login, self.token_path());
+        let request = self
+            .egress
+            .request(::http::Method::POST, &url)
+            .header(::http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(bytes::Bytes::from_owner(body));
+        let answer = http::send(request).await.map_err(describe)?;
+        let codes = verdict::codes(&answer.body).unwrap_or_default();
+        // 50126 is what a tenant answers that does not tell wrong names from wrong passwords.
+        if codes.iter().any(|code| matches!(code, 50_034 | 50_126)) {
+            return Ok(());
+        }
+        match codes.first() {
+            Some(50_053) => Err(Missing {
+                reason: "address_blocked",
+                message:
+                    "Microsoft refuses sign-ins from our address. Add it as a trusted location. (AADSTS50053)"
+                        .into(),
+                not_granted: false,
+            }),
+            Some(code) => Err(token::explain(*code)),
+            None => Err(describe(token::refusal(&answer))),
+        }
+    }
+}
+
+/// What a capability lacks among the granted permissions.
+fn lacking(capability: Capability, granted: &BTreeSet<String>) -> Option<Missing> {
+    let sets = needs(capability);
+    if sets.iter().any(|set| set.iter().all(|permission| granted.contains(*permission))) {
+        return None;
+    }
+    let least = sets.first().copied().unwrap_or_default();
+    let missing: Vec<&str> = least.iter().copied().filter(|p| !granted.contains(*p)).collect();
+    Some(Missing {
+        reason: "consent_missing",
+        message: format!(
+            "Add the application permission{} {} to the application and grant admin consent.",
+            if missing.len() == 1 { "" } else { "s" },
+            missing.join(" and ")
+        ),
+        not_granted: true,
+    })
+}
+
+/// Identity Protection needs P2. Where licences may not be read, the probe that follows decides.
+async fn unlicensed(graph: &Graph) -> Result<(), Missing> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Plan {
+        service_plan_id: String,
+        provisioning_status: Option<String>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Sku {
+        capability_status: Option<String>,
+        #[serde(default)]
+        service_plans: Vec<Plan>,
+    }
+    let Some(skus) = super::optional(graph.list::<Sku>("/subscribedSkus").await).map_err(describe)? else {
+        return Ok(());
+    };
+    let owned = skus.iter().any(|sku| {
+        matches!(sku.capability_status.as_deref(), Some("Enabled" | "Warning"))
+            && sku.service_plans.iter().any(|plan| {
+                plan.service_plan_id.eq_ignore_ascii_case(P2_PLAN)
+                    && plan.provisioning_status.as_deref() == Some("Success")
+            })
+    });
+    if owned {
+        return Ok(());
+    }
+    Err(Missing {
+        reason: "licence_missing",
+        message: "Marking users as compromised needs the Entra ID P2 licence.".into(),
+        not_granted: true,
+    })
+}
+
+/// An error as what is missing, for a person.
+fn describe(error: ProviderError) -> Missing {
+    match error {
+        ProviderError::Refused(missing) => missing,
+        ProviderError::NotSent(_) => failed("unreachable", &error),
+        ProviderError::Throttled { .. } => failed("throttled", &error),
+        ProviderError::Lost(_)
+        | ProviderError::Unavailable { .. }
+        | ProviderError::CursorExpired
+        | ProviderError::Protocol(_) => failed("no_usable_answer", &error),
+    }
+}
+
+fn failed(reason: &'static str, error: &ProviderError) -> Missing {
+    Missing { reason, message: format!("The test could not be completed: {error}."), not_granted: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_permission_is_named_and_a_wider_one_suffices() {
+        let granted = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<BTreeSet<_>>();
+        let missing = lacking(Capability::DisableAccount, &granted(&["User.Read.All"])).unwrap();
+        assert_eq!(missing.reason, "consent_missing");
+        assert!(missing.message.contains("permission User.EnableDisableAccount.All to"));
+        assert!(lacking(Capability::DisableAccount, &granted(&["User.ReadWrite.All"])).is_none());
+        assert!(lacking(Capability::Validate, &granted(&[])).is_none());
+    }
+
+    #[test]
+    fn every_permission_we_may_need_has_its_app_role_id() {
+        for capability in Capability::ALL {
+            for permission in needs(capability).iter().flat_map(|set| set.iter()) {
+                assert!(APP_ROLES.iter().any(|(_, name)| name == permission), "{permission}");
+            }
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Calls to Microsoft Graph: the bearer token, errors in our vocabulary, and lists.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use http::Method;
+use serde::{Deserialize, de::DeserializeOwned};
+use time::OffsetDateTime;
+
+use super::token::{Token, Tokens};
+use crate::provider::{
+    Missing, ProviderError,
+    http::{self as egress, Answer, Egress},
+};
+
+/// Pages of a short list (domains, licences, role assignments) that are followed before giving up.
+const MAX_SHORT_PAGES: usize = 200;
+
+#[derive(Debug)]
+pub(super) struct Graph {
+    egress: Egress,
+    host: &'static str,
+    tokens: Tokens,
+}
+
+#[derive(Deserialize)]
+struct List<T> {
+    #[serde(rename = "@odata.nextLink")]
+    next: Option<String>,
+    value: Vec<T>,
+}
+
+impl Graph {
+    pub fn new(egress: Egress, host: &'static str, tokens: Tokens) -> Self {
+        Self { egress, host, tokens }
+    }
+
+    /// The application permissions we come with; `None` when they cannot be known.
+    pub async fn permissions(&self) -> Result<Option<BTreeSet<String>>, ProviderError> {
+        Ok(self.tokens.get().await?.permissions.clone())
+    }
+
+    /// The URL of a path below the version root.
+    pub fn url(&self, path: &str) -> String {
+        format!("https://{}/v1.0{path}", self.host)
+    }
+
+    /// A link Graph gave us, if it leads to Graph and below `path`: only such links are ever followed.
+    pub fn own_link<'l>(&self, link: &'l str, path: &str) -> Result<&'l str, ProviderError> {
+        let foreign = || ProviderError::Protocol("a link leads elsewhere");
+        let url = url::Url::parse(link).map_err(|_| foreign())?;
+        let ours = url.scheme() == "https"
+            && url.host_str() == Some(self.host)
+            && url.port().is_none()
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.path().strip_prefix("/v1.0").is_some_and(|rest| rest == path);
+        ours.then_some(link).ok_or_else(foreign)
+    }
+
+    /// Reads a path below the version root; every status but 200 is an error.
+    pub async fn get(&self, path: &str) -> Result<Answer, ProviderError> {
+        self.get_url(&self.url(path)).await
+    }
+
+    /// Reads one object; `None` when it does not exist.
+    pub async fn find(&self, path: &str) -> Result<Option<Answer>, ProviderError> {
+        let answer = self.read(&self.url(path)).await?;
+        match answer.status {
+            200 => Ok(Some(answer)),
+            404 => Ok(None),
+            _ => Err(error(&answer)),
+        }
+    }
+
+    /// Reads a URL; every status but 200 is an error.
+    pub async fn get_url(&self, url: &str) -> Result<Answer, ProviderError> {
+        let answer = self.read(url).await?;
+        if answer.status == 200 { Ok(answer) } else { Err(error(&answer)) }
+    }
+
+    /// Reads a URL. A refused token is replaced once: one may be revoked before its time (entra.md §7.2).
+    async fn read(&self, url: &str) -> Result<Answer, ProviderError> {
+        let token = self.tokens.get().await?;
+        let mut answer = self.send(&token, Method::GET, url, None).await?;
+        if answer.status == 401 {
+            self.tokens.discard(&token).await;
+            let fresh = self.tokens.get().await?;
+            answer = self.send(&fresh, Method::GET, url, None).await?;
+        }
+        Ok(answer)
+    }
+
+    /// A whole list that is known to be short.
+    pub async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ProviderError> {
+        let below = path.split('?').next().unwrap_or(path).to_owned();
+        let mut url = self.url(path);
+        let mut all = Vec::new();
+        for _ in 0..MAX_SHORT_PAGES {
+            let List { next, value } = self.get_url(&url).await?.json()?;
+            all.extend(value);
+            match next {
+                None => return Ok(all),
+                Some(link) => url = self.own_link(&link, &below)?.to_owned(),
+            }
+        }
+        Err(ProviderError::Protocol("the list does not end"))
+    }
+
+    /// Sends exactly one writing request, whatever comes back.
+    pub async fn write(
+        &self,
+        method: Method,
+        path: &str,
+        body: &serde_json::Value,
+    ) -> Result<Answer, ProviderError> {
+        let token = self.tokens.get().await?;
+        let answer = self.send(&token, method, &self.url(path), Some(body)).await?;
+        if answer.status == 401 {
+            self.tokens.discard(&token).await;
+        }
+        Ok(answer)
+    }
+
+    async fn send(
+        &self,
+        token: &Arc<Token>,
+        method: Method,
+        url: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<Answer, ProviderError> {
+        let mut bearer = http::HeaderValue::from_str(&token.bearer())
+            .map_err(|_| ProviderError::Protocol("the token is not a header value"))?;
+        bearer.set_sensitive(true);
+        let request = self
+            .egress
+            .request(method, url)
+            .header(http::header::AUTHORIZATION, bearer)
+            .header(http::header::ACCEPT, "application/json");
+        egress::send(match body {
+            Some(body) => request.json(body),
+            None => request,
+        })
+        .await
+    }
+}
+
+/// Graph's error body, tolerant where Graph varies (entra.md §7.2).
+#[derive(Deserialize, Default)]
+struct Body {
+    error: Details,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct Details {
+    pub code: String,
+    message: serde_json::Value,
+}
+
+impl Details {
+    pub fn of(answer: &Answer) -> Self {
+        serde_json::from_slice::<Body>(&answer.body).unwrap_or_default().error
+    }
+
+    /// Whether the message contains a phrase: for the few cases the code does not tell apart. It is never passed on.
+    pub fn says(&self, phrase: &str) -> bool {
+        let text = self.message.as_str().or_else(|| self.message.get("value")?.as_str());
+        text.is_some_and(|text| text.contains(phrase))
+    }
+}
+
+/// Graph's id of a request, for support.
+pub(super) fn request_id(answer: &Answer) -> Option<String> {
+    let id = answer.header("request-id")?;
+    // Only its documented form is kept: what is stored and shown must not be free text from outside.
+    uuid::Uuid::try_parse(id).ok().map(|id| id.to_string())
+}
+
+/// What an answer other than the expected one means.
+pub(super) fn error(answer: &Answer) -> ProviderError {
+    let details = Details::of(answer);
+    match (answer.status, details.code.as_str()) {
+        (429, _) => ProviderError::Throttled {
+            retry_after: egress::retry_after(&answer.headers, OffsetDateTime::now_utc()),
+        },
+        (410, _) | (_, "Directory_ExpiredPageToken" | "syncStateNotFound" | "resyncRequired") => {
+            ProviderError::CursorExpired
+        }
+        (status @ 500.., _) => ProviderError::Unavailable { status },
+        (401, _) => ProviderError::Refused(Missing {
+            reason: "token_refused",
+            message: "Microsoft Graph refuses a fresh access token: check the cloud and the machine's clock."
+                .into(),
+            not_granted: false,
+        }),
+        (403, code) => ProviderError::Refused(forbidden(code, &details)),
+        (404, _) => ProviderError::Protocol("there is no such object"),
+        (300..=399, _) => ProviderError::Protocol("an unexpected redirect"),
+        _ => ProviderError::Protocol("an unexpected status"),
+    }
+}
+
+/// A 403 is a missing licence or a missing permission, told apart by code or text (entra.md §7.2).
+fn forbidden(code: &str, details: &Details) -> Missing {
+    let unlicensed =
+        code == "Authentication_RequestFromNonPremiumTenantOrB2CTenant" || details.says("not licensed");
+    if unlicensed {
+        Missing {
+            reason: "licence_missing",
+            message: "The tenant's licence does not include this feature (Entra ID P1 or P2).".into(),
+            not_granted: true,
+        }
+    } else {
+        Missing {
+            reason: "consent_missing",
+            message: "The application lacks an application permission, or admin consent for it.".into(),
+            not_granted: true,
+        }
+    }
+}
