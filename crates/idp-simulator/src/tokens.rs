@@ -7,7 +7,7 @@ use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::KeyPair as _;
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde_json::Value;
 
@@ -35,7 +35,7 @@ impl Issuer {
         let modulus = URL_SAFE_NO_PAD.encode(public.modulus().big_endian_without_leading_zero());
         let exponent = URL_SAFE_NO_PAD.encode(public.exponent().big_endian_without_leading_zero());
         Ok(Self {
-            signing: EncodingKey::from_rsa_der(private.as_ref()),
+            signing: EncodingKey::from_rsa_pem(pem(private.as_ref()).as_bytes())?,
             checking: DecodingKey::from_rsa_components(&modulus, &exponent)?,
             key_id: uuid::Uuid::new_v4().simple().to_string(),
             modulus,
@@ -64,5 +64,27 @@ impl Issuer {
     pub fn jwks(&self) -> Value {
         serde_json::json!({"keys": [{"kty": "RSA", "use": "sig", "alg": "RS256", "kid": self.key_id,
             "n": self.modulus, "e": self.exponent}]})
+    }
+}
+
+/// PKCS#8 as PEM: the only form of it that the JWT library reads (its DER is PKCS#1).
+fn pem(pkcs8: &[u8]) -> String {
+    let text = STANDARD.encode(pkcs8);
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_was_signed_here_opens_here_and_nowhere_else() {
+        let (ours, theirs) = (Issuer::generate().unwrap(), Issuer::generate().unwrap());
+        let claims = serde_json::json!({"sub": "x"});
+        let token = ours.sign("JWT", &claims);
+        assert_eq!(ours.open(&token), Some(claims));
+        assert_eq!(theirs.open(&token), None);
     }
 }
