@@ -4,8 +4,10 @@
     reason = "a harness that cannot set up its world fails the test, loudly and at once"
 )]
 
+pub mod idp;
 pub mod servers;
 
+pub use idp::Idp;
 pub use servers::{
     Database, Servers, Vhost, database, database_on, prepare, server_dir, servers, unique, vhost,
 };

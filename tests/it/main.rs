@@ -1,3 +1,4 @@
 //! End-to-end tests: one binary, one process, one set of servers.
 
+mod okta;
 mod servers;

@@ -87,6 +87,9 @@ pub fn caller<'a>(
     let Some(claims) = claims else {
         return refuse(scheme, 401, "invalid_token", "The access token is invalid.");
     };
+    if claims.get("exp").and_then(Value::as_i64).is_none_or(|exp| exp <= world.now().unix_timestamp()) {
+        return refuse(scheme, 401, "invalid_token", "The token has expired.");
+    }
     let key = claims.pointer("/cnf/jkt").and_then(Value::as_str);
     match (bound, key) {
         (false, Some(_)) => {
@@ -114,9 +117,6 @@ pub fn caller<'a>(
             }
         },
         (false, None) => {}
-    }
-    if claims.get("exp").and_then(Value::as_i64).is_none_or(|exp| exp <= world.now().unix_timestamp()) {
-        return refuse(scheme, 401, "invalid_token", "The token has expired.");
     }
     let app = text(&claims, "cid").and_then(|id| org.settings.app(id)).filter(|app| app.active);
     let Some(app) = app else {

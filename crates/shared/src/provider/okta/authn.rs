@@ -18,6 +18,8 @@ use crate::{
 };
 
 pub(super) const PATH: &str = "/api/v1/authn";
+/// The rate-limit bucket of sign-ins.
+pub(super) const BUCKET: &str = "authn";
 /// How long reading the account after a refusal may take, its pauses included.
 const AFTER_WITHIN: Duration = Duration::from_secs(30);
 const AFTER_TRIES: u32 = 3;
@@ -55,6 +57,7 @@ pub(super) async fn attempt(
         }
         Err(NoAnswer::TooLarge) => return without_answer(Verdict::Inconclusive(Reason::UnreadableAnswer)),
     };
+    okta.client.learn(BUCKET, &answer);
     let reading = verdict::read(answer.status, &answer.body);
     let mut throttled = None;
     let (verdict, beyond) = match reading.meaning {

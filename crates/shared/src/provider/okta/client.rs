@@ -60,16 +60,12 @@ impl Client {
         bucket: &'static str,
         path: &str,
     ) -> Result<Answer, ProviderError> {
-        let pause = self
-            .pace
-            .admit(bucket, Instant::now())
-            .map_err(|left| ProviderError::Throttled { retry_after: Some(left) })?;
-        tokio::time::sleep(pause).await;
+        self.admit(bucket).await?;
         let (mut renewed, mut nonced) = (false, false);
         loop {
             let token = self.tokens.get().await?;
             let answer = self.send(&method, path, &token).await?;
-            self.pace.learn(bucket, &answer, Instant::now());
+            self.learn(bucket, &answer);
             if !nonced && failure::wants_nonce(&answer) {
                 nonced = true;
             } else if !renewed && failure::token_is_dead(&answer) {
@@ -79,6 +75,19 @@ impl Client {
                 return Ok(answer);
             }
         }
+    }
+
+    /// Takes a place in a bucket's window, after a short pause if it is nearly used up.
+    pub(super) async fn admit(&self, bucket: &'static str) -> Result<(), ProviderError> {
+        let admitted = self.pace.admit(bucket, Instant::now());
+        let pause = admitted.map_err(|left| ProviderError::Throttled { retry_after: Some(left) })?;
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+
+    /// Learns from an answer how full a bucket is.
+    pub(super) fn learn(&self, bucket: &'static str, answer: &Answer) {
+        self.pace.learn(bucket, answer, Instant::now());
     }
 
     async fn send(&self, method: &Method, path: &str, token: &Token) -> Result<Answer, ProviderError> {
@@ -125,5 +134,36 @@ impl Client {
             return Err(elsewhere);
         }
         Ok(url.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::http::EgressConfig;
+
+    #[test]
+    fn links_are_followed_only_within_the_configured_host_and_path() {
+        let key = SigningKey::generate().unwrap();
+        let egress = Egress::new(&EgressConfig::default()).unwrap();
+        let client = Client::new("acme.okta.com".into(), "0oa1", "kid", key, egress);
+        let follow = |link: &str| client.follow(link, "/api/v1/users").ok();
+        assert_eq!(
+            follow("https://acme.okta.com/api/v1/users?after=200u&limit=200").as_deref(),
+            Some("/api/v1/users?after=200u&limit=200")
+        );
+        for bad in [
+            "https://evil.example/api/v1/users?after=1",
+            "https://acme-admin.okta.com/api/v1/users?after=1",
+            "http://acme.okta.com/api/v1/users?after=1",
+            "https://acme.okta.com:8443/api/v1/users?after=1",
+            "https://acme.okta.com@evil.example/api/v1/users",
+            "https://acme.okta.com/api/v1/logs?after=1",
+            "https://acme.okta.com/api/v1/users/../logs",
+            "/api/v1/users?after=1",
+            "",
+        ] {
+            assert_eq!(follow(bad), None, "{bad}");
+        }
     }
 }

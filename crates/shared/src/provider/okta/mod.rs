@@ -163,6 +163,8 @@ impl Provider for Okta {
 #[async_trait]
 impl Verifier for Okta {
     async fn connect(&self) -> Result<AttemptConnection, ProviderError> {
+        // A used-up bucket is noticed here, where it costs no attempt.
+        self.client.admit(authn::BUCKET).await?;
         AttemptConnection::open(&self.egress, self.client.host()).await
     }
 

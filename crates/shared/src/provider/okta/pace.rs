@@ -12,6 +12,8 @@ use crate::provider::http::{Answer, http_date};
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// What a 429 without usable headers asks for; also the concurrency variant, whose reset is only a hint.
 const UNTOLD: Duration = Duration::from_secs(10);
+/// Smaller limits are not a bucket's: 0 is the concurrency limit, 1 to 4 the one per user name.
+const SMALLEST_BUCKET: u32 = 10;
 /// A window lasts a minute; anything longer is a mistake of a header.
 const LONGEST_WINDOW: Duration = Duration::from_secs(90);
 
@@ -51,8 +53,8 @@ impl Pace {
     /// Remembers what an answer says about its bucket.
     pub(super) fn learn(&self, bucket: &'static str, answer: &Answer, now: Instant) {
         let Some((limit, remaining, left)) = headers(answer) else { return };
-        if limit == 0 {
-            return; // the concurrency limit: nothing about this bucket
+        if limit < SMALLEST_BUCKET {
+            return;
         }
         let window = Window { limit, remaining, resets: now + left };
         self.windows.lock().unwrap_or_else(PoisonError::into_inner).insert(bucket, window);
