@@ -185,13 +185,6 @@ impl Installation<'_> {
             .map(|purpose| (purpose.as_str().to_owned(), json!(keys::top_key(self.data, *purpose))))
             .collect();
         match service.name {
-            "identity-sync-worker" => {
-                keys = serde_json::Map::new();
-                keys.insert(
-                    "integration_top_key_file".into(),
-                    json!(keys::top_key(self.data, Purpose::Integration)),
-                );
-            }
             "credential-validator" => {
                 keys.insert("digest".into(), json!(keys::digest_key(self.data)));
             }
