@@ -9,5 +9,5 @@ pub mod servers;
 
 pub use idp::Idp;
 pub use servers::{
-    Database, Servers, Vhost, database, database_on, prepare, server_dir, servers, unique, vhost,
+    Database, Servers, Vhost, database, database_on, prepare, program, server_dir, servers, unique, vhost,
 };

@@ -127,6 +127,15 @@ pub fn server_dir() -> tempfile::TempDir {
     tempfile::Builder::new().permissions(open).tempdir().unwrap()
 }
 
+/// A program of the workspace, which `make test` has built before.
+pub fn program(name: &str) -> PathBuf {
+    // The test's own file lies in `deps`, below the programs.
+    let dir = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned();
+    let program = dir.join(name);
+    assert!(program.is_file(), "{} is missing: cargo build --workspace --bins", program.display());
+    program
+}
+
 /// A name that no other test of this process has.
 pub fn unique(prefix: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);

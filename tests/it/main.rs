@@ -2,3 +2,4 @@
 
 mod okta;
 mod servers;
+mod stack;

@@ -208,7 +208,7 @@ async fn prepare_broker(data: &DataDir, rabbitmq: &RabbitMq) -> anyhow::Result<(
 }
 
 fn issuer_unit(data: &DataDir, ports: &Ports) -> anyhow::Result<Unit> {
-    let program = Program::new(ISSUER, std::env::current_exe()?, data.log(ISSUER))
+    let program = Program::new(ISSUER, binary("parapet")?, data.log(ISSUER))
         .args(["issuer".into(), "--dir".into(), data.issuer().into_os_string()])
         .args(["--port".to_owned(), ports.issuer().to_string()]);
     Ok(Unit::program(program, format!("{}/healthz", issuer::url(ports.issuer())), HELPER_GRACE))

@@ -1,0 +1,129 @@
+//! The local stack as a person uses it: the command `parapet` and nothing else.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use parapet::servers::process::{Child, Program, tail};
+use rustix::process::Signal;
+use serde_json::Value;
+
+struct Stack {
+    dir: tempfile::TempDir,
+}
+
+impl Stack {
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn parapet(&self, args: &[&str]) -> Output {
+        Command::new(e2e::program("parapet")).arg("--data-dir").arg(self.data()).args(args).output().unwrap()
+    }
+
+    /// In the foreground, so that it ends with this process.
+    fn up(&self) -> Child {
+        let data = self.data().into_os_string();
+        Program::new("stack", e2e::program("parapet"), self.log())
+            .args(["--data-dir".into(), data, "up".into()])
+            .spawn()
+            .unwrap()
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("up.log")
+    }
+
+    fn status(&self) -> Option<Value> {
+        let shown = self.parapet(&["--json", "status"]);
+        serde_json::from_slice(&shown.stdout).ok()
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + Duration::from_mins(3);
+        loop {
+            let status = self.status();
+            match status {
+                Some(status) if holds(&status) => return status,
+                status => assert!(Instant::now() < deadline, "{what}: {status:?}\n{}", tail(&self.log(), 40)),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
+fn process<'a>(status: &'a Value, name: &str) -> &'a Value {
+    status["processes"].as_array().unwrap().iter().find(|process| process["name"] == name).unwrap()
+}
+
+fn pids(status: &Value) -> Vec<u64> {
+    status["processes"].as_array().unwrap().iter().filter_map(|process| process["pid"].as_u64()).collect()
+}
+
+fn all_ready(status: &Value) -> bool {
+    status["up"] == true
+        && status["processes"].as_array().unwrap().iter().all(|process| process["state"] == "ready")
+}
+
+fn kill(pid: u64) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::KILL).unwrap();
+}
+
+/// Gone, or dead and waiting for a parent that reaps late.
+fn is_gone(pid: u64) -> bool {
+    std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))
+        .map_or(true, |stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')))
+}
+
+#[tokio::test]
+async fn the_stack_survives_its_children_takes_them_along_and_finds_its_data_again() {
+    let stack = Stack { dir: e2e::server_dir() };
+    let supervisor = stack.up();
+    let first = stack.until("the stack comes up", all_ready).await;
+
+    let second = stack.parapet(&["up"]);
+    assert!(!second.status.success());
+    assert!(String::from_utf8_lossy(&second.stderr).contains("already running"));
+
+    for name in ["audit-writer", "postgres"] {
+        kill(process(&first, name)["pid"].as_u64().unwrap());
+    }
+    let healed = stack
+        .until("what was killed comes back", |status| {
+            all_ready(status)
+                && ["audit-writer", "postgres"].iter().all(|name| process(status, name)["restarts"] == 1)
+        })
+        .await;
+
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/local/bootstrap.toml");
+    for outcome in ["created", "unchanged"] {
+        let done = stack.parapet(&["--json", "bootstrap", sample]);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let report: Vec<Value> = serde_json::from_slice(&done.stdout).unwrap();
+        assert!(report.iter().all(|line| line["outcome"] == outcome), "{report:?}");
+    }
+
+    // No warning, no chance to clean up.
+    supervisor.signal(Signal::KILL);
+    supervisor.wait().await;
+    let children = pids(&healed);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !children.iter().all(|pid| is_gone(*pid)) {
+        assert!(Instant::now() < deadline, "children outlive their supervisor");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    let again = stack.up();
+    let status = stack.until("the stack comes up again", all_ready).await;
+    for name in ["postgres", "rabbitmq", "integration-api"] {
+        assert_eq!(process(&status, name)["address"], process(&first, name)["address"]);
+    }
+    let kept = stack.parapet(&["--json", "bootstrap", sample]);
+    assert!(String::from_utf8_lossy(&kept.stdout).contains("unchanged"));
+
+    assert!(stack.parapet(&["down"]).status.success());
+    assert!(again.wait().await.success(), "{}", tail(&stack.log(), 20));
+    assert!(stack.parapet(&["clean"]).status.success());
+    assert!(!stack.data().exists());
+}
