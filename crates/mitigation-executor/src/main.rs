@@ -1,2 +1,7 @@
 //! The `mitigation-executor` process.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    shared::service::main("mitigation-executor", mitigation_executor::run)
+}

@@ -1,0 +1,107 @@
+//! The executor's own configuration.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use shared::{
+    provider::http::EgressConfig,
+    service::{Common, Configuration, Faults},
+};
+
+/// Everything the executor is configured with.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What every service has.
+    pub common: Common,
+    /// How to reach the directories.
+    pub idp: EgressConfig,
+    /// Key files.
+    pub keys: Keys,
+    /// How it works.
+    pub executor: Tuning,
+    /// What stops automated mitigations (design I7).
+    pub brake: Brake,
+}
+
+/// Files with keys.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Keys {
+    /// Top key of purpose `integration`.
+    pub integration: PathBuf,
+}
+
+/// How the executor works.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tuning {
+    /// Actions carried out at once by this process.
+    pub concurrency: u16,
+    /// Actions in flight per tenant and directory, all replicas together.
+    pub in_flight: u32,
+    /// Seconds after an action at which the account is read again: the first shows whether it took effect, the later
+    /// ones whether it stuck. A directory that is written back from Active Directory undoes a change within 30 minutes.
+    pub check_after_seconds: Vec<u32>,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { concurrency: 32, in_flight: 64, check_after_seconds: vec![0, 60, 2100] }
+    }
+}
+
+/// What stops automated mitigations until a second person releases them. Requests of people are not counted.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Brake {
+    /// Accounts of one tenant that may be contained automatically within an hour.
+    pub accounts_per_hour: u32,
+    /// Share of a tenant's accounts, in percent, that may be contained automatically within a day.
+    pub percent_of_accounts: u32,
+    /// So many accounts a day never count as too large a share: a small tenant would stop at the first.
+    pub share_from_accounts: u32,
+    /// Hold the first automated mitigations after an integration was made or changed, until a person releases one.
+    pub hold_first_run: bool,
+}
+
+impl Default for Brake {
+    fn default() -> Self {
+        Self { accounts_per_hour: 20, percent_of_accounts: 5, share_from_accounts: 10, hold_first_run: true }
+    }
+}
+
+impl Configuration for Config {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn check(&self, faults: &mut Faults) {
+        faults.require_file(&self.keys.integration, "keys.integration");
+        let tuning = &self.executor;
+        faults.require((1..=1000).contains(&tuning.concurrency), "executor.concurrency", "must be 1 to 1000");
+        faults.require((1..=1000).contains(&tuning.in_flight), "executor.in_flight", "must be 1 to 1000");
+        let checks = &tuning.check_after_seconds;
+        faults.require(
+            (1..=10).contains(&checks.len()) && checks.is_sorted() && checks.iter().all(|s| *s <= 86_400),
+            "executor.check_after_seconds",
+            "must be 1 to 10 ascending numbers of at most 86400",
+        );
+        let brake = &self.brake;
+        faults.require(
+            (1..=10_000).contains(&brake.accounts_per_hour),
+            "brake.accounts_per_hour",
+            "must be 1 to 10000",
+        );
+        faults.require(
+            (1..=100).contains(&brake.percent_of_accounts),
+            "brake.percent_of_accounts",
+            "must be 1 to 100",
+        );
+        faults.require(
+            brake.share_from_accounts <= 10_000,
+            "brake.share_from_accounts",
+            "must be at most 10000",
+        );
+    }
+}

@@ -1,0 +1,82 @@
+//! The audit events of mitigations, and what workers tell integration-api about an integration.
+
+use shared::{
+    audit::{Actor, Event, Outcome},
+    db::{StoreError, Tx},
+    id::IntegrationId,
+    outbox::{self, Topic},
+    provider::{Capability, Missing},
+    wire::events::{CapabilityObservation, IntegrationObserved},
+};
+use time::OffsetDateTime;
+
+use crate::store::Mitigation;
+
+/// Who is behind a mitigation.
+pub fn actor(m: &Mitigation) -> Actor {
+    match &m.requested_by {
+        Some((id, name)) => Actor::Person { id: id.clone(), name: name.clone() },
+        None => Actor::Rule("automated mitigation"),
+    }
+}
+
+/// An event about a mitigation.
+pub fn about(m: &Mitigation, kind: &'static str, outcome: Outcome, message: impl Into<String>) -> Event {
+    let mut event = Event::new(Some(m.tenant), kind, actor(m), outcome, message)
+        .integration(m.integration)
+        .object("mitigation", m.id)
+        .user(m.object_id.clone(), m.login.clone())
+        .detail("mitigation_action", m.action.as_str())
+        .detail("account_id", m.account)
+        .detail("state", m.state.name());
+    if let Some(exposure) = m.exposure {
+        event = event.detail("exposure_id", exposure);
+    }
+    if let Some(by) = &m.released_by {
+        event = event.detail("released_by", by);
+    }
+    match m.cause {
+        Some(cause) => event.cause(cause),
+        None => event,
+    }
+}
+
+/// The same as an alert: something a person should look at now.
+pub fn alert(m: &Mitigation, kind: &'static str, message: impl Into<String>) -> Event {
+    let mut event = about(m, kind, Outcome::Info, message);
+    event.actor = Actor::Service("mitigation-executor");
+    event
+}
+
+/// Tells integration-api whether a capability works.
+pub async fn observed(
+    tx: &mut Tx,
+    m: &Mitigation,
+    capability: Capability,
+    missing: Option<&Missing>,
+) -> Result<(), StoreError> {
+    let now = tx.clock().await?;
+    let message = IntegrationObserved {
+        tenant_id: m.tenant.to_string(),
+        integration_id: IntegrationId::to_string(&m.integration),
+        observer: "mitigation-executor".to_owned(),
+        observed_at: Some(timestamp(now)),
+        capabilities: vec![CapabilityObservation {
+            capability: capability.as_str().to_owned(),
+            working: missing.is_none(),
+            reason: missing.map(|m| m.reason.to_owned()).unwrap_or_default(),
+            message: missing.map(|m| m.message.clone()).unwrap_or_default(),
+        }],
+        directory_id: String::new(),
+        sync_ended: None,
+    };
+    outbox::enqueue(tx, Topic::IntegrationObserved, Some(m.tenant), &message).await?;
+    Ok(())
+}
+
+fn timestamp(at: OffsetDateTime) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: at.unix_timestamp(),
+        nanos: i32::try_from(at.nanosecond()).unwrap_or_default(),
+    }
+}
