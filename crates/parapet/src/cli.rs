@@ -88,6 +88,9 @@ enum Command {
     Sync(commands::Sync),
     #[command(subcommand)]
     Identity(commands::Identity),
+    /// Import leaked credentials from files
+    #[command(subcommand)]
+    Feed(commands::Feed),
     #[command(subcommand)]
     Exposure(commands::Exposure),
     Validate(commands::Validate),
@@ -121,6 +124,7 @@ impl Cli {
             Command::Integration(args) => args.run(&global).await,
             Command::Sync(args) => args.run(&global).await,
             Command::Identity(args) => args.run(&global).await,
+            Command::Feed(args) => args.run(&global).await,
             Command::Exposure(args) => args.run(&global).await,
             Command::Validate(args) => args.run(&global).await,
             Command::Mitigate(args) => args.run(&global).await,

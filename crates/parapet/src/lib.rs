@@ -10,6 +10,7 @@ pub mod client;
 pub mod commands;
 pub mod data;
 pub mod demo;
+pub mod feed;
 pub mod issuer;
 pub mod keys;
 pub mod login;

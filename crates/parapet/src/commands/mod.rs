@@ -2,6 +2,7 @@
 
 mod audit;
 mod exposure;
+mod feed;
 mod identity;
 mod integration;
 mod output;
@@ -10,6 +11,7 @@ mod tenant;
 
 pub use audit::Audit;
 pub use exposure::{Budget, Exposure, Mitigate, Validate};
+pub use feed::Feed;
 pub use identity::Identity;
 pub use integration::Integration;
 pub use sync::Sync;
