@@ -1,2 +1,5 @@
 //! The `integration-api` process.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    shared::service::main("integration-api", integration_api::run)
+}

@@ -13,6 +13,7 @@ use super::{Readiness, telemetry};
 pub(super) async fn serve(
     listen: SocketAddr,
     readiness: Readiness,
+    routes: Router,
     stop: CancellationToken,
 ) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
@@ -22,7 +23,8 @@ pub(super) async fn serve(
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(|| async { telemetry::render_metrics() }))
-        .with_state(readiness);
+        .with_state(readiness)
+        .merge(routes);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, app).await {
             tracing::error!(%error, "the plain port failed");

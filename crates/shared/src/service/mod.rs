@@ -83,6 +83,16 @@ impl Service {
         common: Common,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> anyhow::Result<Self> {
+        Self::start_with_routes(name, common, axum::Router::new(), stop).await
+    }
+
+    /// [`Service::start`], with further routes on the plain port; they answer before the database does.
+    pub async fn start_with_routes(
+        name: &'static str,
+        common: Common,
+        routes: axum::Router,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> anyhow::Result<Self> {
         let token = CancellationToken::new();
         tokio::spawn({
             let token = token.clone();
@@ -94,7 +104,7 @@ impl Service {
             }
         });
         let readiness = Readiness::new(token.clone());
-        let http = http::serve(common.http.listen, readiness.clone(), token.clone()).await?;
+        let http = http::serve(common.http.listen, readiness.clone(), routes, token.clone()).await?;
         tracing::info!(service = name, http = %http, schema = db::required_schema(), "starting");
         let db = tokio::select! {
             () = token.cancelled() => return Err(Stopped.into()),

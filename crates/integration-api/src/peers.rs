@@ -1,0 +1,106 @@
+//! The services this one calls, over mutual TLS.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use shared::{
+    grpc,
+    id::{IntegrationId, TenantId},
+    service::Common,
+    wire::internal::{
+        EnsureClientKeyRequest, SearchRequest, SearchResponse, TestConnectionRequest, TestConnectionResponse,
+        VerifyRequest, VerifyResponse, audit_query_service_client::AuditQueryServiceClient,
+        directory_service_client::DirectoryServiceClient,
+    },
+};
+use tonic::{Code, Request, Status, transport::Channel};
+
+use crate::{
+    config::{AUDIT_WRITER, SYNC_WORKER},
+    error::ApiError,
+};
+
+const TEST_TIMEOUT: Duration = Duration::from_secs(28);
+const KEY_TIMEOUT: Duration = Duration::from_secs(10);
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(20);
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(28);
+
+/// The other services.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    directory: DirectoryServiceClient<Channel>,
+    audit: AuditQueryServiceClient<Channel>,
+}
+
+impl Peers {
+    /// Channels to both; they connect when they are first used.
+    pub async fn connect(common: &Common) -> anyhow::Result<Self> {
+        let tls = common.tls.as_ref().context("common.tls is required")?;
+        let channel = async |name: &str| {
+            let peer = common.peers.get(name).with_context(|| format!("common.peers.{name} is required"))?;
+            grpc::channel(peer, tls).await
+        };
+        Ok(Self {
+            directory: DirectoryServiceClient::new(channel(SYNC_WORKER).await?),
+            audit: AuditQueryServiceClient::new(channel(AUDIT_WRITER).await?)
+                .max_decoding_message_size(16 * 1024 * 1024),
+        })
+    }
+
+    /// Tests an integration now.
+    pub async fn test(
+        &self,
+        tenant: TenantId,
+        id: IntegrationId,
+    ) -> Result<TestConnectionResponse, ApiError> {
+        let mut request = Request::new(TestConnectionRequest {
+            tenant_id: tenant.to_string(),
+            integration_id: id.to_string(),
+        });
+        request.set_timeout(TEST_TIMEOUT);
+        let answer = self.directory.clone().test_connection(request).await;
+        Ok(answer
+            .map_err(|status| away(&status, "the directory worker cannot test now; nothing changed"))?
+            .into_inner())
+    }
+
+    /// Makes sure an Okta integration has its client key.
+    pub async fn ensure_client_key(&self, tenant: TenantId, id: IntegrationId) -> Result<(), ApiError> {
+        let mut request = Request::new(EnsureClientKeyRequest {
+            tenant_id: tenant.to_string(),
+            integration_id: id.to_string(),
+        });
+        request.set_timeout(KEY_TIMEOUT);
+        let answer = self.directory.clone().ensure_client_key(request).await;
+        answer.map_err(|status| away(&status, "the directory worker cannot make the client key now"))?;
+        Ok(())
+    }
+
+    /// Searches a chain.
+    pub async fn search(&self, search: SearchRequest) -> Result<SearchResponse, ApiError> {
+        let mut request = Request::new(search);
+        request.set_timeout(SEARCH_TIMEOUT);
+        let answer = self.audit.clone().search(request).await;
+        Ok(answer.map_err(|status| away(&status, "the audit log cannot be read now"))?.into_inner())
+    }
+
+    /// Verifies a chain.
+    pub async fn verify(&self, verify: VerifyRequest) -> Result<VerifyResponse, ApiError> {
+        let mut request = Request::new(verify);
+        request.set_timeout(VERIFY_TIMEOUT);
+        let answer = self.audit.clone().verify(request).await;
+        Ok(answer.map_err(|status| away(&status, "the audit log cannot be verified now"))?.into_inner())
+    }
+}
+
+// What a peer says about its own state is for the log; what it says about the request is for the caller.
+fn away(status: &Status, message: &'static str) -> ApiError {
+    match status.code() {
+        Code::InvalidArgument => ApiError::field("request", status.message().to_owned()),
+        Code::NotFound => ApiError::NotFound("integration"),
+        code => {
+            tracing::warn!(?code, error = status.message(), "a peer did not answer");
+            ApiError::Unavailable(message)
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The services of `parapet.v1`: wire in, decisions and store in between, wire out.
+
+pub mod audit;
+mod convert;
+mod edit;
+pub mod exposure;
+pub mod identity;
+pub mod ingest;
+mod ingest_record;
+pub mod installation;
+pub mod integration;
+mod integration_view;
+pub mod mitigation;
+pub mod validation;
+pub mod watch;
+
+use std::str::FromStr;
+
+use crate::error::ApiError;
+
+/// Reads an id.
+pub(crate) fn id<T: FromStr>(field: &str, text: &str) -> Result<T, ApiError> {
+    text.parse().map_err(|_| ApiError::field(field, "give an id (UUID)"))
+}
+
+/// Reads an id that may be left out.
+pub(crate) fn optional_id<T: FromStr>(field: &str, text: &str) -> Result<Option<T>, ApiError> {
+    if text.is_empty() { Ok(None) } else { id(field, text).map(Some) }
+}
+
+/// A person's text: not empty, not too long, printable.
+pub(crate) fn is_text(text: &str, most: usize) -> bool {
+    !text.trim().is_empty() && text.chars().count() <= most && !text.chars().any(char::is_control)
+}

@@ -1,0 +1,416 @@
+//! ValidationService.
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use prost::Message;
+use shared::{
+    audit::{self, Event, Outcome},
+    db::{Db, Tx},
+    id::{AccountId, CauseId, ExposureId, TenantId, ValidationId},
+    integration::{Connection, EntraCloud, EntraConnection},
+    outbox::{self, Topic},
+    wire::{
+        events::ValidationRequested,
+        v1::{self, validation_service_server::ValidationService},
+    },
+};
+use sqlx::types::Json;
+use time::OffsetDateTime;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::{convert, exposure::filter_in, id};
+use crate::{
+    auth::{Caller, caller},
+    error::ApiError,
+    idempotent,
+    page::{self, Scope},
+    store::{
+        accounts, exposures, integrations, registry,
+        validations::{self, Item},
+    },
+};
+
+const MOST_LISTED: usize = 10_000;
+const MOST_SELECTED: i64 = 100_000;
+/// The limiter's shipped window (design §5).
+const WINDOW_SECONDS: i64 = 25 * 3600 + 15 * 60;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Validations {
+    db: Db,
+}
+
+enum Selection {
+    One(ExposureId),
+    Listed(Vec<ExposureId>),
+    Filter(Box<exposures::Filter>, String),
+}
+
+impl Validations {
+    /// On this database.
+    pub fn new(db: Db) -> Self {
+        Self { db }
+    }
+
+    async fn one(
+        &self,
+        caller: &Caller,
+        mut request: v1::ValidateRequest,
+    ) -> Result<v1::ValidateResponse, ApiError> {
+        let tenant = caller.tenant()?;
+        let key = std::mem::take(&mut request.idempotency_key);
+        let fingerprint = idempotent::fingerprint(&request);
+        let exposure = id("exposure_id", &request.exposure_id)?;
+        let work = |tx: Tx| async move {
+            let (tx, validation) = ask(tx, caller, tenant, Selection::One(exposure), request.force).await?;
+            Ok((tx, v1::ValidateResponse { validation: Some(validation) }))
+        };
+        Ok(idempotent::once(&self.db, tenant, "Validate", &key, &fingerprint, work).await?.0)
+    }
+
+    async fn bulk(
+        &self,
+        caller: &Caller,
+        mut request: v1::BulkValidateRequest,
+    ) -> Result<v1::BulkValidateResponse, ApiError> {
+        let tenant = caller.tenant()?;
+        let key = std::mem::take(&mut request.idempotency_key);
+        let fingerprint = idempotent::fingerprint(&request);
+        let selection = match request.selection {
+            None => return Err(ApiError::field("selection", "list exposures or give a filter")),
+            Some(v1::bulk_validate_request::Selection::Exposures(v1::ExposureSelection { exposure_ids })) => {
+                if exposure_ids.is_empty() || exposure_ids.len() > MOST_LISTED {
+                    return Err(ApiError::field(
+                        "exposures.exposure_ids",
+                        "list 1 to 10,000; more by filter",
+                    ));
+                }
+                let mut listed = exposure_ids
+                    .iter()
+                    .map(|text| id::<ExposureId>("exposures.exposure_ids", text))
+                    .collect::<Result<Vec<_>, _>>()?;
+                listed.sort_unstable();
+                listed.dedup();
+                Selection::Listed(listed)
+            }
+            Some(v1::bulk_validate_request::Selection::Filter(filter)) => {
+                let shown = BASE64.encode(filter.encode_to_vec());
+                Selection::Filter(Box::new(filter_in(Some(filter))?), shown)
+            }
+        };
+        let work = |tx: Tx| async move {
+            let (tx, validation) = ask(tx, caller, tenant, selection, request.force).await?;
+            Ok((tx, v1::BulkValidateResponse { validation: Some(validation) }))
+        };
+        Ok(idempotent::once(&self.db, tenant, "BulkValidate", &key, &fingerprint, work).await?.0)
+    }
+
+    async fn get(
+        &self,
+        caller: &Caller,
+        request: v1::GetValidationRequest,
+    ) -> Result<v1::GetValidationResponse, ApiError> {
+        let tenant = caller.tenant()?;
+        let v1::GetValidationRequest { id: text, page_size, page_token } = request;
+        let of: ValidationId = id("id", &text)?;
+        let (size, scope) = (page::size(page_size)?, Scope::of("validation", &text));
+        let after = scope.read::<Uuid>(&page_token)?.map(ExposureId);
+        let mut tx = self.db.tenant(tenant).await?;
+        let row = validations::get(&mut tx, tenant, of).await?.ok_or(ApiError::NotFound("validation"))?;
+        let mut rows = validations::items(&mut tx, tenant, of, after, size + 1).await?;
+        let validation = counted(&mut tx, tenant, &row).await?;
+        tx.rollback().await?;
+        let next_page_token = scope.cut(&mut rows, size, |item| item.exposure_id.uuid())?;
+        Ok(v1::GetValidationResponse {
+            validation: Some(validation),
+            results: rows.into_iter().map(result).collect(),
+            next_page_token,
+        })
+    }
+
+    async fn list(
+        &self,
+        caller: &Caller,
+        request: v1::ListValidationsRequest,
+    ) -> Result<v1::ListValidationsResponse, ApiError> {
+        let tenant = caller.tenant()?;
+        let v1::ListValidationsRequest { page_size, page_token } = request;
+        let (size, scope) = (page::size(page_size)?, Scope::of("validations", &()));
+        let after = scope.read::<(OffsetDateTime, Uuid)>(&page_token)?.map(|(at, id)| (at, ValidationId(id)));
+        let mut tx = self.db.tenant(tenant).await?;
+        let mut rows = validations::list(&mut tx, tenant, after, size + 1).await?;
+        tx.rollback().await?;
+        let next_page_token = scope.cut(&mut rows, size, |r| (r.created_at, r.validation_id.uuid()))?;
+        Ok(v1::ListValidationsResponse { validations: rows.iter().map(shown).collect(), next_page_token })
+    }
+
+    async fn budget(
+        &self,
+        caller: &Caller,
+        account: AccountId,
+    ) -> Result<v1::GetAttemptBudgetResponse, ApiError> {
+        let tenant = caller.tenant()?;
+        let mut tx = self.db.tenant(tenant).await?;
+        let facts =
+            accounts::budget_facts(&mut tx, tenant, account).await?.ok_or(ApiError::NotFound("account"))?;
+        let us_gov = matches!(
+            facts.config.0,
+            Connection::EntraId(EntraConnection { cloud: EntraCloud::UsGov | EntraCloud::UsGovDod, .. })
+        );
+        let budget = accounts::budget(&mut tx, &facts, us_gov).await?;
+        tx.rollback().await?;
+        let accounts::Budget {
+            attempt_limit,
+            limited_by,
+            threshold,
+            used,
+            since_success,
+            reserve_limit,
+            in_flight: _,
+            next_free_at,
+            blocked_by,
+        } = budget;
+        let free = (attempt_limit - used).max(0).min((reserve_limit - since_success).max(0));
+        Ok(v1::GetAttemptBudgetResponse {
+            limit: attempt_limit,
+            limited_by,
+            used,
+            free,
+            next_free_at: next_free_at.map(convert::timestamp),
+            since_success,
+            threshold,
+            threshold_read: facts.lockout_threshold.is_some_and(|t| t > 0),
+            window_seconds: WINDOW_SECONDS,
+            message: explained(blocked_by.as_deref()).to_owned(),
+            blocked_by: blocked_by.unwrap_or_default(),
+            reserve_limit,
+        })
+    }
+}
+
+fn explained(blocked_by: Option<&str>) -> &'static str {
+    match blocked_by {
+        None => "an attempt may be made now",
+        Some("window") => "the attempts of the rolling window are used up",
+        Some("spacing") => "attempts on one account are kept at least five minutes apart",
+        Some("in_flight") => "an attempt is under way",
+        Some("cooling") => "the directory said the account is locked; it is left alone for a window",
+        Some("locked") => "the account is locked; nothing is tried until it is unlocked",
+        Some("reserve") => "the rest is the owner's reserve until a successful sign-in of the owner is seen",
+        Some("threshold_too_low") => "the directory's lockout threshold is too low to try safely",
+        Some(_) => "the integration's daily maximum allows no attempts",
+    }
+}
+
+/// Stores a request with its items, event and message.
+async fn ask(
+    mut tx: Tx,
+    caller: &Caller,
+    tenant: TenantId,
+    selection: Selection,
+    force: bool,
+) -> Result<(Tx, v1::Validation), ApiError> {
+    let package = registry::package(&mut tx, tenant).await?;
+    if !package.validation {
+        return Err(ApiError::NotEntitled { entitlement: "validation".into(), contact: package.contact });
+    }
+    let validation_id = ValidationId::new();
+    let (kind, items, filter) = match selection {
+        Selection::One(exposure) => {
+            one_checked(&mut tx, tenant, exposure).await?;
+            validations::insert_items(&mut tx, tenant, validation_id, &[exposure]).await?;
+            ("single", 1, None)
+        }
+        Selection::Listed(listed) => {
+            let known = exposures::by_ids(&mut tx, tenant, &listed).await?;
+            if known.len() != listed.len() {
+                return Err(ApiError::NotFound("exposure in the list"));
+            }
+            validations::insert_items(&mut tx, tenant, validation_id, &listed).await?;
+            ("selection", i64::try_from(listed.len()).unwrap_or(MOST_SELECTED), None)
+        }
+        Selection::Filter(filter, shown) => {
+            let most = MOST_SELECTED + 1;
+            let selected = exposures::select_into(&mut tx, tenant, &filter, validation_id, most).await?;
+            ("filter", i64::try_from(selected).unwrap_or(most), Some(Json(shown)))
+        }
+    };
+    if items == 0 {
+        return Err(ApiError::Precondition {
+            reason: "NOTHING_SELECTED",
+            message: "the filter selects no exposure".into(),
+        });
+    }
+    if items > MOST_SELECTED {
+        return Err(ApiError::Precondition {
+            reason: "TOO_MANY_SELECTED",
+            message: "the filter selects more than 100,000 exposures; narrow it".into(),
+        });
+    }
+    let mut row = validations::Request {
+        validation_id,
+        kind: kind.into(),
+        requested_by: caller.claims.subject.clone(),
+        requester_name: caller.claims.name.clone(),
+        filter,
+        force,
+        items: i32::try_from(items).unwrap_or(i32::MAX),
+        created_at: OffsetDateTime::UNIX_EPOCH,
+    };
+    row.created_at = validations::insert(&mut tx, tenant, &row).await?;
+    let cause = CauseId(validation_id.uuid());
+    let event = Event::new(
+        Some(tenant),
+        "validation.requested",
+        caller.actor(),
+        Outcome::Success,
+        format!("validation of {items} exposures requested"),
+    )
+    .cause(cause)
+    .object("validation", validation_id)
+    .detail("selected_by", kind)
+    .detail("exposures", items)
+    .detail("force", force);
+    audit::record(&mut tx, &event).await?;
+    let message = ValidationRequested {
+        tenant_id: tenant.to_string(),
+        validation_id: validation_id.to_string(),
+        cause_id: cause.to_string(),
+    };
+    outbox::enqueue(&mut tx, Topic::ValidationRequested, Some(tenant), &message).await?;
+    let validation = counted(&mut tx, tenant, &row).await?;
+    Ok((tx, validation))
+}
+
+async fn one_checked(tx: &mut Tx, tenant: TenantId, exposure: ExposureId) -> Result<(), ApiError> {
+    let known =
+        exposures::by_ids(tx, tenant, &[exposure]).await?.pop().ok_or(ApiError::NotFound("exposure"))?;
+    let integration = integrations::get(tx, tenant, known.integration_id).await?;
+    if integration.is_some_and(|i| !i.settings.validation.manual) {
+        return Err(ApiError::Precondition {
+            reason: "SWITCHED_OFF",
+            message: "manual validation is switched off for this integration (settings.validation.manual)"
+                .into(),
+        });
+    }
+    Ok(())
+}
+
+async fn counted(
+    tx: &mut Tx,
+    tenant: TenantId,
+    row: &validations::Request,
+) -> Result<v1::Validation, ApiError> {
+    let mut validation = shown(row);
+    for (verdict, reason, count) in validations::counts(tx, tenant, row).await? {
+        match verdict.as_str() {
+            "pending" | "deferred" => validation.waiting += count,
+            _ => validation.decided += count,
+        }
+        validation.counts.push(v1::VerdictCount {
+            kind: convert::verdict_kind(Some(&verdict)).into(),
+            reason,
+            count,
+        });
+    }
+    Ok(validation)
+}
+
+fn shown(row: &validations::Request) -> v1::Validation {
+    let validations::Request {
+        validation_id,
+        kind,
+        requested_by,
+        requester_name,
+        filter,
+        force,
+        items,
+        created_at,
+    } = row;
+    let kind = match kind.as_str() {
+        "single" => v1::ValidationKind::Single,
+        "selection" => v1::ValidationKind::Selection,
+        "filter" => v1::ValidationKind::Filter,
+        _ => v1::ValidationKind::Unspecified,
+    };
+    let filter = filter
+        .as_ref()
+        .and_then(|f| BASE64.decode(&f.0).ok())
+        .and_then(|bytes| v1::ExposureFilter::decode(bytes.as_slice()).ok());
+    v1::Validation {
+        id: validation_id.to_string(),
+        kind: kind.into(),
+        requested_by: requested_by.clone(),
+        requester_name: requester_name.clone(),
+        filter,
+        force: *force,
+        created_at: Some(convert::timestamp(*created_at)),
+        total: i64::from(*items),
+        ..Default::default()
+    }
+}
+
+fn result(item: Item) -> v1::ValidationResult {
+    let Item {
+        exposure_id,
+        login_at_match,
+        account_id,
+        verdict,
+        verdict_reason,
+        verdict_at,
+        deferred_until,
+        attempts,
+    } = item;
+    v1::ValidationResult {
+        exposure_id: exposure_id.to_string(),
+        login: login_at_match,
+        account_id: account_id.to_string(),
+        verdict: Some(v1::Verdict {
+            kind: convert::verdict_kind(verdict.as_deref()).into(),
+            reason: verdict_reason.unwrap_or_default(),
+            decided_at: verdict_at.map(convert::timestamp),
+            deferred_until: deferred_until.map(convert::timestamp),
+        }),
+        attempts,
+    }
+}
+
+#[tonic::async_trait]
+impl ValidationService for Validations {
+    async fn validate(
+        &self,
+        request: Request<v1::ValidateRequest>,
+    ) -> Result<Response<v1::ValidateResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(self.one(&caller, request.into_inner()).await?))
+    }
+    async fn bulk_validate(
+        &self,
+        request: Request<v1::BulkValidateRequest>,
+    ) -> Result<Response<v1::BulkValidateResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(self.bulk(&caller, request.into_inner()).await?))
+    }
+    async fn get_validation(
+        &self,
+        request: Request<v1::GetValidationRequest>,
+    ) -> Result<Response<v1::GetValidationResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(self.get(&caller, request.into_inner()).await?))
+    }
+    async fn list_validations(
+        &self,
+        request: Request<v1::ListValidationsRequest>,
+    ) -> Result<Response<v1::ListValidationsResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(self.list(&caller, request.into_inner()).await?))
+    }
+    async fn get_attempt_budget(
+        &self,
+        request: Request<v1::GetAttemptBudgetRequest>,
+    ) -> Result<Response<v1::GetAttemptBudgetResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(self.budget(&caller, id("account_id", &request.get_ref().account_id)?).await?))
+    }
+}

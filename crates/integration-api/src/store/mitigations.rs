@@ -1,0 +1,190 @@
+//! Mitigation requests, and mitigations as the executor shows them.
+
+use shared::{
+    db::{StoreError, Tx},
+    id::{AccountId, ExposureId, IntegrationId, MitigationId, MitigationRequestId, TenantId},
+};
+use sqlx::{FromRow, types::Json};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// A request.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Id.
+    pub id: MitigationRequestId,
+    /// Who asks.
+    pub requested_by: String,
+    /// Their name.
+    pub requester_name: String,
+    /// Actions.
+    pub actions: Vec<&'static str>,
+    /// Accounts named directly.
+    pub accounts: Vec<AccountId>,
+    /// Exposures whose accounts are meant.
+    pub exposures: Vec<ExposureId>,
+    /// Release what is held.
+    pub release: bool,
+    /// Why.
+    pub reason: String,
+}
+
+/// Stores a request.
+pub async fn insert(tx: &mut Tx, tenant: TenantId, new: &Request) -> Result<OffsetDateTime, StoreError> {
+    let Request { id, requested_by, requester_name, actions, accounts, exposures, release, reason } = new;
+    Ok(sqlx::query_scalar(
+        "INSERT INTO mitigation_requests (tenant_id, request_id, requested_by, requester_name, actions, account_ids,
+                                          exposure_ids, release, reason)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING created_at",
+    )
+    .bind(tenant)
+    .bind(id)
+    .bind(requested_by)
+    .bind(requester_name)
+    .bind(actions)
+    .bind(accounts.iter().map(|a| a.uuid()).collect::<Vec<Uuid>>())
+    .bind(exposures.iter().map(|e| e.uuid()).collect::<Vec<Uuid>>())
+    .bind(release)
+    .bind(reason)
+    .fetch_one(&mut **tx)
+    .await?)
+}
+
+/// A mitigation.
+#[derive(Clone, Debug, FromRow)]
+pub struct Mitigation {
+    /// Id.
+    pub mitigation_id: MitigationId,
+    /// Exposure.
+    pub exposure_id: Option<ExposureId>,
+    /// Request.
+    pub request_id: Option<MitigationRequestId>,
+    /// Account.
+    pub account_id: AccountId,
+    /// Integration.
+    pub integration_id: IntegrationId,
+    /// Action.
+    pub action: String,
+    /// State.
+    pub state: String,
+    /// Its reason.
+    pub reason: Option<String>,
+    /// Follows from a verdict.
+    pub automatic: bool,
+    /// Who asked.
+    pub requested_by: Option<String>,
+    /// Planned.
+    pub created_at: OffsetDateTime,
+    /// Carried out or given up.
+    pub finished_at: Option<OffsetDateTime>,
+    /// Seen to be in effect.
+    pub verified_at: Option<OffsetDateTime>,
+    /// Undone.
+    pub undone_at: Option<OffsetDateTime>,
+    /// Seen to be taken back.
+    pub reverted_at: Option<OffsetDateTime>,
+    /// What holds it.
+    pub held_by: Option<String>,
+    /// Further facts.
+    pub details: Json<serde_json::Value>,
+}
+
+macro_rules! columns {
+    () => {
+        "SELECT mitigation_id, exposure_id, request_id, account_id, integration_id, action, state, reason, automatic,
+                requested_by, created_at, finished_at, verified_at, undone_at, reverted_at, held_by,
+                coalesce(details, '{}'::jsonb) AS details
+         FROM mitigation.mitigations_v "
+    };
+}
+
+/// One mitigation.
+pub async fn get(tx: &mut Tx, tenant: TenantId, id: MitigationId) -> Result<Option<Mitigation>, StoreError> {
+    Ok(sqlx::query_as(concat!(columns!(), "WHERE tenant_id = $1 AND mitigation_id = $2"))
+        .bind(tenant)
+        .bind(id)
+        .fetch_optional(&mut **tx)
+        .await?)
+}
+
+/// Which mitigations; what is not set does not restrict.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Any of these states.
+    pub states: Option<Vec<String>>,
+    /// Any of these actions.
+    pub actions: Option<Vec<&'static str>>,
+    /// Any of these accounts.
+    pub accounts: Option<Vec<Uuid>>,
+    /// Any of these exposures.
+    pub exposures: Option<Vec<Uuid>>,
+    /// Request.
+    pub request: Option<Uuid>,
+    /// Integration.
+    pub integration: Option<Uuid>,
+    /// Automatic or by hand.
+    pub automatic: Option<bool>,
+    /// Planned in this time.
+    pub created: (Option<OffsetDateTime>, Option<OffsetDateTime>),
+}
+
+/// Mitigations after a place, newest first.
+pub async fn list(
+    tx: &mut Tx,
+    tenant: TenantId,
+    filter: &Filter,
+    after: Option<(OffsetDateTime, MitigationId)>,
+    limit: i64,
+) -> Result<Vec<Mitigation>, StoreError> {
+    let (at, id) = after.unzip();
+    let Filter { states, actions, accounts, exposures, request, integration, automatic, created } = filter;
+    Ok(sqlx::query_as(concat!(
+        columns!(),
+        "WHERE tenant_id = $1
+           AND ($2::text[] IS NULL OR state = ANY ($2))
+           AND ($3::text[] IS NULL OR action = ANY ($3))
+           AND ($4::uuid[] IS NULL OR account_id = ANY ($4))
+           AND ($5::uuid[] IS NULL OR exposure_id = ANY ($5))
+           AND ($6::uuid IS NULL OR request_id = $6)
+           AND ($7::uuid IS NULL OR integration_id = $7)
+           AND ($8::boolean IS NULL OR automatic = $8)
+           AND ($9::timestamptz IS NULL OR created_at >= $9)
+           AND ($10::timestamptz IS NULL OR created_at < $10)
+           AND ($11::timestamptz IS NULL OR (created_at, mitigation_id) < ($11, $12))
+         ORDER BY created_at DESC, mitigation_id DESC LIMIT $13"
+    ))
+    .bind(tenant)
+    .bind(states)
+    .bind(actions)
+    .bind(accounts)
+    .bind(exposures)
+    .bind(request)
+    .bind(integration)
+    .bind(automatic)
+    .bind(created.0)
+    .bind(created.1)
+    .bind(at)
+    .bind(id)
+    .bind(limit)
+    .fetch_all(&mut **tx)
+    .await?)
+}
+
+/// Who asked for what is held on these accounts, by action. `NULL`: a rule.
+pub async fn held_requesters(
+    tx: &mut Tx,
+    tenant: TenantId,
+    accounts: &[AccountId],
+    actions: &[&'static str],
+) -> Result<Vec<Option<String>>, StoreError> {
+    Ok(sqlx::query_scalar(
+        "SELECT requested_by FROM mitigation.mitigations_v
+         WHERE tenant_id = $1 AND state = 'held' AND account_id = ANY ($2)
+               AND (cardinality($3::text[]) = 0 OR action = ANY ($3))",
+    )
+    .bind(tenant)
+    .bind(accounts.iter().map(|a| a.uuid()).collect::<Vec<Uuid>>())
+    .bind(actions)
+    .fetch_all(&mut **tx)
+    .await?)
+}

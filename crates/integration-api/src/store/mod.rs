@@ -1,0 +1,24 @@
+//! Every statement of this service. Rows become domain types here; nothing else knows a column.
+
+pub mod accounts;
+pub mod exposures;
+pub mod feeds;
+pub mod idempotency;
+pub mod integrations;
+pub mod mitigations;
+
+pub mod registry;
+pub mod retention;
+pub mod sealing;
+pub mod syncs;
+pub mod validations;
+
+use shared::db::{StoreError, Tx};
+
+/// Unsent messages of this service, counted to `at_most`.
+pub async fn outbox_rows(tx: &mut Tx, at_most: i64) -> Result<i64, StoreError> {
+    Ok(sqlx::query_scalar("SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS some")
+        .bind(at_most)
+        .fetch_one(&mut **tx)
+        .await?)
+}

@@ -1,0 +1,286 @@
+//! Organizations, tenants and packages.
+
+use shared::{
+    db::{StoreError, Tx},
+    id::{OrganizationId, ProviderKind, TenantId},
+};
+use sqlx::FromRow;
+use time::OffsetDateTime;
+
+/// An organization.
+#[derive(Clone, Debug, FromRow)]
+pub struct Organization {
+    /// Id.
+    pub organization_id: OrganizationId,
+    /// Name.
+    pub name: String,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+}
+
+/// What a tenant may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Package {
+    /// Kinds of provider.
+    pub providers: Vec<ProviderKind>,
+    /// Profiles and identifiers.
+    pub identity_creation: bool,
+    /// Validation.
+    pub validation: bool,
+    /// Mitigation.
+    pub mitigation: bool,
+    /// Identifiers.
+    pub identifier_cap: i64,
+    /// Integrations.
+    pub integration_cap: i32,
+    /// Whom to ask for more.
+    pub contact: String,
+}
+
+/// A tenant.
+#[derive(Clone, Debug)]
+pub struct Tenant {
+    /// Id.
+    pub id: TenantId,
+    /// Organization.
+    pub organization: OrganizationId,
+    /// Name.
+    pub name: String,
+    /// Package.
+    pub package: Package,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+}
+
+#[derive(FromRow)]
+struct TenantRow {
+    tenant_id: TenantId,
+    organization_id: OrganizationId,
+    name: String,
+    entitled_providers: Vec<String>,
+    identity_creation: bool,
+    validation: bool,
+    mitigation: bool,
+    identifier_cap: i64,
+    integration_cap: i32,
+    contact: String,
+    created_at: OffsetDateTime,
+}
+
+impl TryFrom<TenantRow> for Tenant {
+    type Error = StoreError;
+    fn try_from(row: TenantRow) -> Result<Self, StoreError> {
+        let TenantRow {
+            tenant_id,
+            organization_id,
+            name,
+            entitled_providers,
+            identity_creation,
+            validation,
+            mitigation,
+            identifier_cap,
+            integration_cap,
+            contact,
+            created_at,
+        } = row;
+        let providers = entitled_providers
+            .iter()
+            .map(|text| shared::db::parse("tenants.entitled_providers", text))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            id: tenant_id,
+            organization: organization_id,
+            name,
+            package: Package {
+                providers,
+                identity_creation,
+                validation,
+                mitigation,
+                identifier_cap,
+                integration_cap,
+                contact,
+            },
+            created_at,
+        })
+    }
+}
+
+macro_rules! tenant_columns {
+    () => {
+        "SELECT tenant_id, organization_id, name, entitled_providers, identity_creation, validation, mitigation,
+                identifier_cap, integration_cap, contact, created_at
+         FROM tenants "
+    };
+}
+
+/// The organization a tenant belongs to.
+pub async fn organization_of(tx: &mut Tx, tenant: TenantId) -> Result<Option<OrganizationId>, StoreError> {
+    Ok(sqlx::query_scalar("SELECT organization_id FROM tenants WHERE tenant_id = $1")
+        .bind(tenant)
+        .fetch_optional(&mut **tx)
+        .await?)
+}
+
+/// A tenant, by id.
+pub async fn tenant(tx: &mut Tx, tenant: TenantId) -> Result<Option<Tenant>, StoreError> {
+    let row: Option<TenantRow> = sqlx::query_as(concat!(tenant_columns!(), "WHERE tenant_id = $1"))
+        .bind(tenant)
+        .fetch_optional(&mut **tx)
+        .await?;
+    row.map(Tenant::try_from).transpose()
+}
+
+/// A tenant's package, locked until the end of the transaction: creations under one cap take turns.
+pub async fn package_locked(tx: &mut Tx, tenant: TenantId) -> Result<Package, StoreError> {
+    let row: TenantRow = sqlx::query_as(concat!(tenant_columns!(), "WHERE tenant_id = $1 FOR NO KEY UPDATE"))
+        .bind(tenant)
+        .fetch_one(&mut **tx)
+        .await?;
+    Ok(Tenant::try_from(row)?.package)
+}
+
+/// A tenant's package.
+pub async fn package(tx: &mut Tx, tenant: TenantId) -> Result<Package, StoreError> {
+    let row: TenantRow = sqlx::query_as(concat!(tenant_columns!(), "WHERE tenant_id = $1"))
+        .bind(tenant)
+        .fetch_one(&mut **tx)
+        .await?;
+    Ok(Tenant::try_from(row)?.package)
+}
+
+/// Makes an organization unless its id exists; the row as it is afterwards, and whether it is new.
+pub async fn create_organization(
+    tx: &mut Tx,
+    id: OrganizationId,
+    name: &str,
+) -> Result<(Organization, bool), StoreError> {
+    let made = sqlx::query(
+        "INSERT INTO organizations (organization_id, name) VALUES ($1, $2) ON CONFLICT (organization_id) DO NOTHING",
+    )
+    .bind(id)
+    .bind(name)
+    .execute(&mut **tx)
+    .await?
+    .rows_affected()
+        == 1;
+    let row = sqlx::query_as(
+        "SELECT organization_id, name, created_at FROM organizations WHERE organization_id = $1",
+    )
+    .bind(id)
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok((row, made))
+}
+
+/// Whether an organization exists.
+pub async fn organization_exists(tx: &mut Tx, id: OrganizationId) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM organizations WHERE organization_id = $1)")
+        .bind(id)
+        .fetch_one(&mut **tx)
+        .await?)
+}
+
+/// Makes a tenant unless its id exists; the tenant as it is afterwards, and whether it is new.
+pub async fn create_tenant(
+    tx: &mut Tx,
+    id: TenantId,
+    organization: OrganizationId,
+    name: &str,
+    package: &Package,
+) -> Result<(Tenant, bool), StoreError> {
+    let made = sqlx::query(
+        "INSERT INTO tenants (tenant_id, organization_id, name, entitled_providers, identity_creation, validation,
+                              mitigation, identifier_cap, integration_cap, contact)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (tenant_id) DO NOTHING",
+    )
+    .bind(id)
+    .bind(organization)
+    .bind(name)
+    .bind(names(package))
+    .bind(package.identity_creation)
+    .bind(package.validation)
+    .bind(package.mitigation)
+    .bind(package.identifier_cap)
+    .bind(package.integration_cap)
+    .bind(&package.contact)
+    .execute(&mut **tx)
+    .await?
+    .rows_affected()
+        == 1;
+    let row: TenantRow = sqlx::query_as(concat!(tenant_columns!(), "WHERE tenant_id = $1"))
+        .bind(id)
+        .fetch_one(&mut **tx)
+        .await?;
+    Ok((Tenant::try_from(row)?, made))
+}
+
+/// Replaces a package.
+pub async fn update_package(tx: &mut Tx, id: TenantId, package: &Package) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE tenants SET entitled_providers = $2, identity_creation = $3, validation = $4, mitigation = $5,
+                            identifier_cap = $6, integration_cap = $7, contact = $8
+         WHERE tenant_id = $1",
+    )
+    .bind(id)
+    .bind(names(package))
+    .bind(package.identity_creation)
+    .bind(package.validation)
+    .bind(package.mitigation)
+    .bind(package.identifier_cap)
+    .bind(package.integration_cap)
+    .bind(&package.contact)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+fn names(package: &Package) -> Vec<&'static str> {
+    package.providers.iter().map(|p| p.as_str()).collect()
+}
+
+/// Organizations after a place, oldest first.
+pub async fn organizations(
+    tx: &mut Tx,
+    after: Option<(OffsetDateTime, OrganizationId)>,
+    limit: i64,
+) -> Result<Vec<Organization>, StoreError> {
+    let (at, id) = after.unzip();
+    Ok(sqlx::query_as(
+        "SELECT organization_id, name, created_at FROM organizations
+         WHERE $1::timestamptz IS NULL OR (created_at, organization_id) > ($1, $2)
+         ORDER BY created_at, organization_id LIMIT $3",
+    )
+    .bind(at)
+    .bind(id)
+    .bind(limit)
+    .fetch_all(&mut **tx)
+    .await?)
+}
+
+/// Tenants after a place, oldest first.
+pub async fn tenants(
+    tx: &mut Tx,
+    organization: Option<OrganizationId>,
+    after: Option<(OffsetDateTime, TenantId)>,
+    limit: i64,
+) -> Result<Vec<Tenant>, StoreError> {
+    let (at, id) = after.unzip();
+    let rows: Vec<TenantRow> = sqlx::query_as(concat!(
+        tenant_columns!(),
+        "WHERE ($1::uuid IS NULL OR organization_id = $1)
+               AND ($2::timestamptz IS NULL OR (created_at, tenant_id) > ($2, $3))
+         ORDER BY created_at, tenant_id LIMIT $4"
+    ))
+    .bind(organization)
+    .bind(at)
+    .bind(id)
+    .bind(limit)
+    .fetch_all(&mut **tx)
+    .await?;
+    rows.into_iter().map(Tenant::try_from).collect()
+}
+
+/// Every tenant's id, for loops that visit them all.
+pub async fn tenant_ids(tx: &mut Tx) -> Result<Vec<TenantId>, StoreError> {
+    Ok(sqlx::query_scalar("SELECT tenant_id FROM tenants ORDER BY tenant_id").fetch_all(&mut **tx).await?)
+}

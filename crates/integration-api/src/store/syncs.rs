@@ -1,0 +1,116 @@
+//! Sync runs and counts, as the sync worker shows them.
+
+use shared::{
+    db::{StoreError, Tx},
+    id::{IntegrationId, SyncRunId, TenantId},
+};
+use sqlx::FromRow;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// A run.
+#[derive(Clone, Debug, PartialEq, FromRow)]
+pub struct Run {
+    /// Id.
+    pub run_id: SyncRunId,
+    /// Integration.
+    pub integration_id: IntegrationId,
+    /// Full reconciliation.
+    pub is_full: bool,
+    /// Phase while it runs.
+    pub phase: String,
+    /// State.
+    pub state: String,
+    /// The run that does its work, when it joined one.
+    pub joined_run_id: Option<SyncRunId>,
+    /// Accounts read.
+    pub accounts_seen: i64,
+    /// New accounts.
+    pub created: i64,
+    /// Changed accounts.
+    pub changed: i64,
+    /// Removed accounts.
+    pub accounts_removed: i64,
+    /// New identities.
+    pub identities_created: i64,
+    /// New identifiers.
+    pub identifiers_created: i64,
+    /// Identifiers beyond the cap.
+    pub skipped_by_cap: i64,
+    /// Why it is held or failed.
+    pub message: String,
+    /// Start.
+    pub started_at: OffsetDateTime,
+    /// Last progress.
+    pub updated_at: OffsetDateTime,
+    /// End.
+    pub finished_at: Option<OffsetDateTime>,
+}
+
+macro_rules! columns {
+    () => {
+        "SELECT run_id, integration_id, is_full, phase, state, joined_run_id, accounts_seen, created, changed,
+                accounts_removed, identities_created, identifiers_created, skipped_by_cap, message, started_at, updated_at,
+                finished_at
+         FROM sync.sync_runs_v "
+    };
+}
+
+/// A run by id; of one that joined another, the other.
+pub async fn run(tx: &mut Tx, tenant: TenantId, id: SyncRunId) -> Result<Option<Run>, StoreError> {
+    let mut wanted = id;
+    // A joined run points at one that did not join; the bound only guards against bad data.
+    for _ in 0..4 {
+        let run: Option<Run> = sqlx::query_as(concat!(columns!(), "WHERE tenant_id = $1 AND run_id = $2"))
+            .bind(tenant)
+            .bind(wanted)
+            .fetch_optional(&mut **tx)
+            .await?;
+        match run.as_ref().and_then(|r| r.joined_run_id) {
+            Some(other) => wanted = other,
+            None => return Ok(run),
+        }
+    }
+    Ok(None)
+}
+
+/// The newest run of an integration.
+pub async fn newest(tx: &mut Tx, tenant: TenantId, id: IntegrationId) -> Result<Option<Run>, StoreError> {
+    Ok(sqlx::query_as(concat!(
+        columns!(),
+        "WHERE tenant_id = $1 AND integration_id = $2 AND state <> 'joined' ORDER BY started_at DESC LIMIT 1"
+    ))
+    .bind(tenant)
+    .bind(id)
+    .fetch_optional(&mut **tx)
+    .await?)
+}
+
+/// Newest run and number of accounts, per integration.
+pub async fn summaries(
+    tx: &mut Tx,
+    tenant: TenantId,
+    ids: &[IntegrationId],
+) -> Result<(Vec<Run>, Vec<(IntegrationId, i64)>), StoreError> {
+    let ids: Vec<Uuid> = ids.iter().map(|i| i.uuid()).collect();
+    let runs = sqlx::query_as(
+        "SELECT DISTINCT ON (integration_id) run_id, integration_id, is_full, phase, state, joined_run_id, accounts_seen,
+                created, changed, accounts_removed, identities_created, identifiers_created, skipped_by_cap, message,
+                started_at, updated_at, finished_at
+         FROM sync.sync_runs_v WHERE tenant_id = $1 AND integration_id = ANY ($2) AND state <> 'joined'
+         ORDER BY integration_id, started_at DESC",
+    )
+    .bind(tenant)
+    .bind(&ids)
+    .fetch_all(&mut **tx)
+    .await?;
+    let accounts = sqlx::query_as(
+        "SELECT integration_id, count(*) FROM sync.accounts_v
+         WHERE tenant_id = $1 AND integration_id = ANY ($2) AND removed_at IS NULL GROUP BY integration_id",
+    )
+    .bind(tenant)
+    .bind(&ids)
+    .fetch_all(&mut **tx)
+    .await?;
+    Ok((runs, accounts))
+}

@@ -1,0 +1,103 @@
+//! What this service does by itself: ask again for client keys, and destroy what retention has ended.
+
+use std::time::Duration;
+
+use shared::{
+    audit::{self, Actor, Event, Outcome},
+    db::{Db, StoreError},
+    id::TenantId,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    peers::Peers,
+    store::{integrations, registry, retention},
+};
+
+const CLIENT_KEY_PAUSE: Duration = Duration::from_secs(2);
+const RETENTION_PAUSE: Duration = Duration::from_secs(3600);
+const AT_ONCE: i64 = 1000;
+
+/// Asks the directory worker for client keys that it could not make when their integration was created.
+pub async fn client_keys(db: Db, peers: Peers, stop: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        if let Err(error) = ask_for_client_keys(&db, &peers).await {
+            tracing::warn!(%error, "client keys not asked for");
+        }
+        if paused(&stop, CLIENT_KEY_PAUSE).await {
+            return Ok(());
+        }
+    }
+}
+
+async fn ask_for_client_keys(db: &Db, peers: &Peers) -> Result<(), StoreError> {
+    let mut tx = db.system().await?;
+    let due = integrations::client_keys_due(&mut tx).await?;
+    tx.commit().await?;
+    for (tenant, integration) in due {
+        if peers.ensure_client_key(tenant, integration).await.is_ok() {
+            let mut tx = db.system().await?;
+            integrations::client_key_made(&mut tx, integration).await?;
+            tx.commit().await?;
+        }
+    }
+    Ok(())
+}
+
+/// Destroys sealed parts of feed records whose retention has ended, tenant by tenant.
+pub async fn retention(db: Db, days: u16, stop: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        if let Err(error) = expire_all(&db, i32::from(days), &stop).await {
+            tracing::warn!(%error, "retention not finished; it goes on within the hour");
+        }
+        if paused(&stop, RETENTION_PAUSE).await {
+            return Ok(());
+        }
+    }
+}
+
+async fn expire_all(db: &Db, days: i32, stop: &CancellationToken) -> Result<(), StoreError> {
+    let mut tx = db.system().await?;
+    let tenants = registry::tenant_ids(&mut tx).await?;
+    tx.rollback().await?;
+    for owner in tenants.into_iter().map(Some).chain([None]) {
+        while !stop.is_cancelled() && expire(db, owner, days).await? >= AT_ONCE.unsigned_abs() {}
+    }
+    Ok(())
+}
+
+async fn expire(db: &Db, owner: Option<TenantId>, days: i32) -> Result<u64, StoreError> {
+    let (mut tx, emptied) = match owner {
+        Some(tenant) => {
+            let mut tx = db.tenant(tenant).await?;
+            let emptied = retention::expire_tenant_records(&mut tx, tenant, days, AT_ONCE).await?;
+            (tx, emptied)
+        }
+        None => {
+            let mut tx = db.system().await?;
+            let emptied = retention::expire_installation_records(&mut tx, days, AT_ONCE).await?;
+            (tx, emptied)
+        }
+    };
+    if emptied > 0 {
+        let actor = Actor::Rule("retention");
+        let event = Event::new(
+            owner,
+            "feed.secrets_expired",
+            actor,
+            Outcome::Success,
+            "sealed secrets destroyed at the end of retention",
+        )
+        .detail("records", emptied);
+        audit::record(&mut tx, &event).await?;
+    }
+    tx.commit().await?;
+    Ok(emptied)
+}
+
+async fn paused(stop: &CancellationToken, pause: Duration) -> bool {
+    tokio::select! {
+        () = stop.cancelled() => true,
+        () = tokio::time::sleep(pause) => false,
+    }
+}
