@@ -4,10 +4,14 @@
     reason = "a harness that cannot set up its world fails the test, loudly and at once"
 )]
 
+pub mod bus;
 pub mod idp;
+pub mod proxy;
 pub mod servers;
 
+pub use bus::{Bus, until};
 pub use idp::Idp;
+pub use proxy::Proxy;
 pub use servers::{
     Database, Servers, Vhost, database, database_on, prepare, program, server_dir, servers, unique, vhost,
 };

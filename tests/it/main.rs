@@ -1,5 +1,10 @@
 //! End-to-end tests: one binary, one process, one set of servers.
 
+mod database;
+mod messaging;
 mod okta;
+mod outage;
 mod servers;
+mod service;
 mod stack;
+mod work;

@@ -123,6 +123,7 @@ impl Event {
 
     /// The object concerned.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "ids and numbers are passed as they are")]
     pub fn object(mut self, kind: &'static str, id: impl ToString) -> Self {
         self.object = Some((kind, id.to_string()));
         self
@@ -137,6 +138,7 @@ impl Event {
 
     /// A further fact.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "ids and numbers are passed as they are")]
     pub fn detail(mut self, name: impl Into<String>, value: impl ToString) -> Self {
         self.details.insert(name.into(), value.to_string());
         self

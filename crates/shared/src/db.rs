@@ -251,7 +251,10 @@ impl Tx {
             // INVARIANT: Ok means committed. PostgreSQL answers COMMIT of a failed transaction with a ROLLBACK
             // tag and no error; any other statement fails there.
             if let Err(error) = sqlx::raw_sql("SELECT 1").execute(&mut *tx).await {
-                let aborted = error.as_database_error().and_then(|e| e.code()).is_some_and(|c| c == "25P02");
+                let aborted = error
+                    .as_database_error()
+                    .and_then(sqlx::error::DatabaseError::code)
+                    .is_some_and(|c| c == "25P02");
                 return Err(if aborted { StoreError::Aborted } else { error.into() });
             }
             Ok(tx.commit().await?)

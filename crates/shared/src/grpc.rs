@@ -59,6 +59,7 @@ impl Server {
     }
 
     /// Adds a generated service.
+    #[must_use]
     #[expect(clippy::should_implement_trait, reason = "adds a service, not a number")]
     pub fn add<S>(mut self, service: S) -> Self
     where

@@ -161,7 +161,7 @@ pub struct Caps {
 
 impl Default for Caps {
     fn default() -> Self {
-        Self { in_flight: 64, batch: 256, lease: Duration::from_secs(600) }
+        Self { in_flight: 64, batch: 256, lease: Duration::from_mins(10) }
     }
 }
 
@@ -216,8 +216,8 @@ impl Dispatcher {
         }
         self.reclaim(&mut tx).await?;
         let rows = self.take(&mut tx).await?;
-        for (topic, tenants, bodies) in self.messages(&rows) {
-            outbox::enqueue_bodies(&mut tx, topic, &tenants, &bodies).await?;
+        for run in self.runs(&rows) {
+            outbox::enqueue_bodies(&mut tx, run.topic, &run.tenants, &run.bodies).await?;
         }
         tx.commit().await?;
         metrics::counter!("parapet_work_dispatched_total").increment(rows.len() as u64);
@@ -299,19 +299,25 @@ impl Dispatcher {
         Ok(rows.into_iter().map(|(_, row)| row).collect())
     }
 
-    // Runs of one topic become one insert each, in order.
-    fn messages(&self, rows: &[WorkRow]) -> Vec<(Topic, Vec<Option<TenantId>>, Vec<Vec<u8>>)> {
-        let mut runs: Vec<(Topic, Vec<Option<TenantId>>, Vec<Vec<u8>>)> = Vec::new();
+    fn runs(&self, rows: &[WorkRow]) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
         for row in rows {
             let (topic, body) = (self.topic_of)(row);
-            match runs.last_mut() {
-                Some((last, tenants, bodies)) if *last == topic => {
-                    tenants.push(Some(row.tenant));
-                    bodies.push(body);
-                }
-                _ => runs.push((topic, vec![Some(row.tenant)], vec![body])),
+            if runs.last().is_none_or(|run| run.topic != topic) {
+                runs.push(Run { topic, tenants: Vec::new(), bodies: Vec::new() });
+            }
+            if let Some(run) = runs.last_mut() {
+                run.tenants.push(Some(row.tenant));
+                run.bodies.push(body);
             }
         }
         runs
     }
+}
+
+/// Rows of one topic, in order: they become one insert.
+struct Run {
+    topic: Topic,
+    tenants: Vec<Option<TenantId>>,
+    bodies: Vec<Vec<u8>>,
 }

@@ -35,12 +35,9 @@ impl Default for PostgresSettings {
 }
 
 impl PostgresSettings {
-    /// For tests: many connections, and no waiting for the disk. A killed server still keeps what it committed; only
-    /// a power failure could lose it.
+    /// For tests: many connections. Durable as in production, because services refuse a server that is not.
     pub fn for_tests() -> Self {
-        Self {
-            settings: vec!["max_connections=600".into(), "fsync=off".into(), "full_page_writes=off".into()],
-        }
+        Self { settings: vec!["max_connections=600".into()] }
     }
 }
 

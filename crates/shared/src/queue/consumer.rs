@@ -1,14 +1,12 @@
 //! Consuming: count the try, run the handler, settle, acknowledge after the commit.
 
 use std::{
-    collections::HashSet,
     future::Future,
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
 use futures::{FutureExt, StreamExt};
 use lapin::{
     Channel, Connection, message,
@@ -23,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{
-    BatchHandler, Delivery, Handler, HandlerError, Outcome,
+    Delivery, Handler, HandlerError, Outcome,
     config::{BrokerConfig, BrokerError},
     link::{self, LinkState},
 };
@@ -36,7 +34,7 @@ use crate::{
 };
 
 /// A handler that takes longer has failed. Far below the 30 minutes after which the broker takes a message back.
-const HANDLER_LIMIT: Duration = Duration::from_secs(600);
+const HANDLER_LIMIT: Duration = Duration::from_mins(10);
 /// Longest reason kept of a failure.
 const REASON_CHARS: usize = 500;
 
@@ -54,50 +52,17 @@ pub fn spawn_consumer(service: &Service, topic: Topic, prefetch: u16, handler: A
     });
 }
 
-/// Consumes a topic in batches of up to `max_batch` messages that arrive within `linger` of the first.
-pub fn spawn_batch_consumer(
-    service: &Service,
-    topic: Topic,
-    prefetch: u16,
-    handler: Arc<dyn BatchHandler>,
-    max_batch: usize,
-    linger: Duration,
-) {
-    let one_by_one: Arc<dyn Handler> = Arc::new(Apart(Arc::clone(&handler)));
-    let worker = Arc::new(Worker::new(service, topic, prefetch, one_by_one));
-    let batches = Arc::new(Batches { worker, handler, max_batch: max_batch.max(1), linger });
-    service.watch_link(batches.worker.state.clone());
-    service.spawn(topic.as_str(), async move {
-        let stop = batches.worker.stop.clone();
-        link::supervise(&batches.worker.broker, &batches.worker.state, &stop, |connection| {
-            Arc::clone(&batches).consume(connection)
-        })
-        .await;
-        Ok(())
-    });
-}
-
-/// A batch handler, given one message at a time.
-struct Apart(Arc<dyn BatchHandler>);
-
-#[async_trait]
-impl Handler for Apart {
-    async fn handle(&self, delivery: &Delivery) -> Result<Outcome, HandlerError> {
-        self.0.handle(std::slice::from_ref(delivery)).await.map(|()| Outcome::Done)
-    }
-}
-
-struct Worker {
+pub(super) struct Worker {
     db: Db,
-    broker: BrokerConfig,
+    pub(super) broker: BrokerConfig,
     service: Service,
-    stop: CancellationToken,
-    topic: Topic,
+    pub(super) stop: CancellationToken,
+    pub(super) topic: Topic,
     prefetch: u16,
     // Bounds the handlers at work across reconnections: the broker's prefetch starts anew with each channel.
     slots: Arc<Semaphore>,
     handler: Arc<dyn Handler>,
-    state: LinkState,
+    pub(super) state: LinkState,
 }
 
 /// What to do with a message after one try.
@@ -109,7 +74,7 @@ enum Step {
 }
 
 impl Worker {
-    fn new(service: &Service, topic: Topic, prefetch: u16, handler: Arc<dyn Handler>) -> Self {
+    pub(super) fn new(service: &Service, topic: Topic, prefetch: u16, handler: Arc<dyn Handler>) -> Self {
         Self {
             db: service.db().clone(),
             broker: service.common().broker.clone(),
@@ -123,7 +88,10 @@ impl Worker {
         }
     }
 
-    async fn open(&self, connection: &Connection) -> Result<(Channel, lapin::Consumer), BrokerError> {
+    pub(super) async fn open(
+        &self,
+        connection: &Connection,
+    ) -> Result<(Channel, lapin::Consumer), BrokerError> {
         let channel = connection.create_channel().await?;
         channel.basic_qos(self.prefetch, BasicQosOptions::default()).await?;
         let look = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
@@ -160,7 +128,7 @@ impl Worker {
     }
 
     // No new messages; those in work are finished and acknowledged; the rest goes back to the queue.
-    async fn close(
+    pub(super) async fn close(
         &self,
         connection: &Connection,
         channel: &Channel,
@@ -173,7 +141,7 @@ impl Worker {
     }
 
     /// Works on one message until it is acknowledged or must be left.
-    async fn settle(&self, channel: &Channel, raw: message::Delivery) {
+    pub(super) async fn settle(&self, channel: &Channel, raw: message::Delivery) {
         let (mut delivery, refused) = Delivery::read(self.topic, &raw, OffsetDateTime::now_utc());
         if let Some(reason) = refused {
             if self.park(&delivery, reason).await {
@@ -286,7 +254,10 @@ impl Worker {
     }
 
     /// Counts a try of each message; None when asked to stop before the database could.
-    async fn begin(&self, ids: &[MessageId]) -> Option<std::collections::HashMap<MessageId, Seen>> {
+    pub(super) async fn begin(
+        &self,
+        ids: &[MessageId],
+    ) -> Option<std::collections::HashMap<MessageId, Seen>> {
         loop {
             match inbox::begin(&self.db, self.topic, ids).await {
                 Ok(seen) => return Some(seen),
@@ -306,7 +277,7 @@ impl Worker {
         self.until_reachable().await
     }
 
-    async fn until_reachable(&self) -> bool {
+    pub(super) async fn until_reachable(&self) -> bool {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => false,
@@ -315,7 +286,7 @@ impl Worker {
     }
 
     /// A handler that had nothing to commit has not marked its message.
-    async fn ensure_done(&self, batch: &[Delivery]) -> Result<(), StoreError> {
+    pub(super) async fn ensure_done(&self, batch: &[Delivery]) -> Result<(), StoreError> {
         let open: Vec<_> = batch.iter().filter(|d| !d.is_settled()).map(|d| d.message_id).collect();
         if open.is_empty() {
             return Ok(());
@@ -326,163 +297,23 @@ impl Worker {
     }
 
     // A lost acknowledgement undoes nothing: the message comes again and the inbox knows it.
-    async fn acknowledge(&self, raw: &message::Delivery) {
-        match raw.acker.ack(BasicAckOptions::default()).await {
-            Ok(true) => {}
-            Ok(false) | Err(_) => {
-                metrics::counter!("parapet_acks_lost_total", "topic" => self.topic.as_str()).increment(1);
-                tracing::debug!(topic = %self.topic, "acknowledgement lost with its channel");
-            }
+    pub(super) async fn acknowledge(&self, raw: &message::Delivery) {
+        if !matches!(raw.acker.ack(BasicAckOptions::default()).await, Ok(true)) {
+            metrics::counter!("parapet_acks_lost_total", "topic" => self.topic.as_str()).increment(1);
+            tracing::debug!(topic = %self.topic, "acknowledgement lost with its channel");
         }
     }
 
-    fn count(&self, outcome: &'static str) {
+    pub(super) fn count(&self, outcome: &'static str) {
         metrics::counter!("parapet_messages_total", "topic" => self.topic.as_str(), "outcome" => outcome)
             .increment(1);
     }
 }
 
-struct Batches {
-    worker: Arc<Worker>,
-    handler: Arc<dyn BatchHandler>,
-    max_batch: usize,
-    linger: Duration,
-}
-
-impl Batches {
-    async fn consume(self: Arc<Self>, connection: Connection) -> Result<(), BrokerError> {
-        let worker = &self.worker;
-        let (channel, mut consumer) = worker.open(&connection).await?;
-        loop {
-            let first = tokio::select! {
-                biased;
-                () = worker.stop.cancelled() => break,
-                next = consumer.next() => next,
-            };
-            let first = first.ok_or(BrokerError::Ended("the broker cancelled the consumer"))??;
-            let (batch, ended) = self.gather(first, &mut consumer).await;
-            self.settle(&channel, batch).await;
-            ended?;
-        }
-        worker.close(&connection, &channel, &consumer).await
-    }
-
-    async fn gather(
-        &self,
-        first: message::Delivery,
-        consumer: &mut lapin::Consumer,
-    ) -> (Vec<message::Delivery>, Result<(), BrokerError>) {
-        let mut batch = vec![first];
-        let deadline = tokio::time::Instant::now() + self.linger;
-        while batch.len() < self.max_batch {
-            match tokio::time::timeout_at(deadline, consumer.next()).await {
-                Err(_) => break,
-                Ok(Some(Ok(raw))) => batch.push(raw),
-                Ok(Some(Err(error))) => return (batch, Err(error.into())),
-                Ok(None) => return (batch, Err(BrokerError::Ended("the broker cancelled the consumer"))),
-            }
-        }
-        (batch, Ok(()))
-    }
-
-    async fn settle(&self, channel: &Channel, raws: Vec<message::Delivery>) {
-        let worker = &self.worker;
-        let now = OffsetDateTime::now_utc();
-        let mut ids = HashSet::new();
-        let (mut batch, mut acks, mut apart) = (Vec::new(), Vec::new(), Vec::new());
-        for raw in raws {
-            let (delivery, refused) = Delivery::read(worker.topic, &raw, now);
-            // What is refused, and a second copy of a message, is looked at alone.
-            if refused.is_none() && ids.insert(delivery.message_id) {
-                batch.push(delivery);
-                acks.push(raw);
-            } else {
-                apart.push(raw);
-            }
-        }
-        match self.together(&mut batch).await {
-            Together::Done => {
-                for raw in &acks {
-                    worker.acknowledge(raw).await;
-                }
-            }
-            Together::Failed => apart.splice(0..0, acks).for_each(drop),
-            Together::Stopping => return,
-        }
-        for raw in apart {
-            worker.settle(channel, raw).await;
-        }
-    }
-
-    async fn together(&self, batch: &mut Vec<Delivery>) -> Together {
-        let worker = &self.worker;
-        let ids: Vec<_> = batch.iter().map(|d| d.message_id).collect();
-        if ids.is_empty() {
-            return Together::Done;
-        }
-        let Some(seen) = worker.begin(&ids).await else { return Together::Stopping };
-        let mut exhausted = false;
-        batch.retain_mut(|delivery| match seen.get(&delivery.message_id) {
-            Some(Seen::Try(tries)) => {
-                exhausted |= *tries > MAX_TRIES;
-                delivery.next_try(*tries);
-                true
-            }
-            Some(Seen::Settled) | None => {
-                worker.count("duplicate");
-                false
-            }
-        });
-        if batch.is_empty() {
-            return Together::Done;
-        }
-        if exhausted {
-            return Together::Failed; // alone, it is parked
-        }
-        let span = tracing::info_span!(
-            "process",
-            otel.kind = "consumer",
-            messaging.system = "rabbitmq",
-            messaging.destination.name = worker.topic.as_str(),
-            messaging.batch.message_count = batch.len(),
-        );
-        for delivery in batch.iter() {
-            telemetry::link_to(&span, delivery.traceparent.as_deref());
-        }
-        let began = Instant::now();
-        let result = guarded(self.handler.handle(batch)).instrument(span).await;
-        metrics::histogram!("parapet_message_seconds", "topic" => worker.topic.as_str())
-            .record(began.elapsed());
-        let result = match result {
-            Ok(()) => worker.ensure_done(batch).await.map_err(HandlerError::from),
-            Err(error) => Err(error),
-        };
-        match result {
-            Ok(()) => {
-                for _ in batch.iter() {
-                    worker.count("done");
-                }
-                Together::Done
-            }
-            Err(error) => {
-                let reason = shortened(&error.to_string());
-                tracing::warn!(topic = %worker.topic, messages = batch.len(), error = reason, "batch failed, taken apart");
-                metrics::counter!("parapet_batches_taken_apart_total", "topic" => worker.topic.as_str())
-                    .increment(1);
-                if worker.until_reachable().await { Together::Failed } else { Together::Stopping }
-            }
-        }
-    }
-}
-
-enum Together {
-    Done,
-    Failed,
-    Stopping,
-}
-
 /// Runs a handler under its time limit; a panic fails the message, not the service, and counts as a try.
-async fn guarded<T>(handler: impl Future<Output = Result<T, HandlerError>>) -> Result<T, HandlerError> {
+pub(super) async fn guarded<T>(
+    handler: impl Future<Output = Result<T, HandlerError>>,
+) -> Result<T, HandlerError> {
     match tokio::time::timeout(HANDLER_LIMIT, AssertUnwindSafe(handler).catch_unwind()).await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => {
@@ -498,7 +329,7 @@ fn pause_after(tries: i32) -> Duration {
     Duration::from_millis(200) * 4_u32.pow(exponent)
 }
 
-fn shortened(reason: &str) -> String {
+pub(super) fn shortened(reason: &str) -> String {
     reason.chars().take(REASON_CHARS).collect()
 }
 
@@ -510,7 +341,7 @@ mod tests {
     fn pauses_between_tries_grow_and_stay_below_the_brokers_patience() {
         let pauses: Vec<_> = (1..MAX_TRIES).map(pause_after).collect();
         assert!(pauses.is_sorted());
-        assert!(pauses.iter().sum::<Duration>() < Duration::from_secs(60));
+        assert!(pauses.iter().sum::<Duration>() < Duration::from_mins(1));
     }
 
     #[tokio::test]

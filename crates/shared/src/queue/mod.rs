@@ -3,6 +3,7 @@
 //! Handlers never see lapin. Connections are ours to rebuild (lapin's recovery stays off): [`link`] reconnects for
 //! ever, publishing and consuming never share a connection, and every buffer has a bound.
 
+mod batch;
 mod config;
 mod consumer;
 mod delivery;
@@ -14,8 +15,9 @@ use async_trait::async_trait;
 
 pub(crate) use self::link::LinkState;
 pub use self::{
+    batch::spawn_batch_consumer,
     config::{BrokerConfig, BrokerError},
-    consumer::{spawn_batch_consumer, spawn_consumer},
+    consumer::spawn_consumer,
     delivery::{Delivery, done_many},
     publisher::{Message, PublishError, Publisher, WINDOW},
     topology::{dead_letter_queue, declare_topology},

@@ -278,7 +278,7 @@ impl Service {
             }
             tokio::select! {
                 () = self.0.stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(Duration::from_secs(600)) => {}
+                () = tokio::time::sleep(Duration::from_mins(10)) => {}
             }
             if let Err(error) = inbox::maintain(self.db()).await {
                 tracing::warn!(%error, "inbox maintenance failed; it is tried again");

@@ -1,0 +1,119 @@
+//! Servers that go away under load. Each test starts its own.
+
+use std::{process::ExitCode, sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use e2e::{Bus, Proxy};
+use parapet::servers::{Postgres, PostgresSettings, RabbitMq};
+use shared::queue::{self, Handler, Topic};
+
+use crate::messaging::{EFFECTS, Effect, enqueue};
+
+const TOPIC: Topic = Topic::ValidationRequested;
+const MESSAGES: usize = 3000;
+const PREFETCH: usize = 4;
+
+struct World {
+    postgres: Postgres,
+    rabbitmq: RabbitMq,
+    bus: Bus,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> Self {
+        let dir = e2e::server_dir();
+        let (postgres_dir, rabbitmq_dir) = (dir.path().join("pg"), dir.path().join("mq"));
+        let (postgres, rabbitmq) = tokio::try_join!(
+            Postgres::start(&postgres_dir, PostgresSettings::for_tests()),
+            RabbitMq::start(&rabbitmq_dir)
+        )
+        .unwrap();
+        let bus = Bus::on(&postgres, &rabbitmq, dir.path().join("password")).await;
+        bus.execute(EFFECTS).await;
+        Self { postgres, rabbitmq, bus, _dir: dir }
+    }
+
+    async fn end(self) {
+        self.postgres.stop().await;
+        self.rabbitmq.shut_down().await;
+    }
+}
+
+#[tokio::test]
+async fn a_broker_killed_under_load_loses_nothing_and_its_prefetch_still_holds() {
+    let world = World::new().await;
+    let running = world.bus.start("validator", "parapet_validator").await;
+    let handler = Effect::new(running.service.db(), Duration::from_millis(2));
+    queue::spawn_consumer(&running.service, TOPIC, PREFETCH as u16, Arc::clone(&handler) as Arc<dyn Handler>);
+    running.service.spawn_relay(&["outbox"]);
+    for (round, part) in [0, 1, 2].into_iter().enumerate() {
+        let third = MESSAGES / 3;
+        enqueue(running.service.db(), (part * third..(part + 1) * third).map(|n| format!("{n}"))).await;
+        let progress = (round * third + third / 10) as i64;
+        until_at_least(&world.bus, progress).await;
+        if round < 2 {
+            world.rabbitmq.kill().await;
+            world.rabbitmq.start_again().await.unwrap();
+        }
+    }
+    everything_once(&world.bus).await;
+    assert!(handler.most_at_work.load(Ordering::SeqCst) <= PREFETCH, "more at work than the prefetch allows");
+    assert_eq!(running.stop().await, ExitCode::SUCCESS);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_database_killed_under_load_loses_nothing_and_repeats_nothing() {
+    let world = World::new().await;
+    let running = world.bus.start("validator", "parapet_validator").await;
+    let handler = Effect::new(running.service.db(), Duration::from_millis(2));
+    queue::spawn_consumer(&running.service, TOPIC, PREFETCH as u16, handler);
+    running.service.spawn_relay(&["outbox"]);
+    enqueue(running.service.db(), (0..MESSAGES).map(|n| format!("{n}"))).await;
+    for round in 1..=3 {
+        until_at_least(&world.bus, round * MESSAGES as i64 / 10).await;
+        world.postgres.kill().await;
+        world.postgres.start_again().await.unwrap();
+    }
+    everything_once(&world.bus).await;
+    assert_eq!(running.stop().await, ExitCode::SUCCESS);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn cut_connections_under_load_lose_nothing() {
+    let bus = Bus::new().await;
+    bus.execute(EFFECTS).await;
+    let database = Proxy::to(bus.common.database.port).await;
+    let broker = Proxy::to(bus.common.broker.port).await;
+    let mut common = bus.common_as("parapet_validator");
+    common.database.port = database.port();
+    common.broker.port = broker.port();
+    let running = e2e::bus::start("validator", common).await;
+    let handler = Effect::new(running.service.db(), Duration::from_millis(2));
+    queue::spawn_consumer(&running.service, TOPIC, PREFETCH as u16, Arc::clone(&handler) as Arc<dyn Handler>);
+    running.service.spawn_relay(&["outbox"]);
+    enqueue(running.service.db(), (0..MESSAGES).map(|n| format!("{n}"))).await;
+    for round in 1..=8 {
+        until_at_least(&bus, round * MESSAGES as i64 / 12).await;
+        if round % 2 == 0 { database.cut() } else { broker.cut() }
+    }
+    everything_once(&bus).await;
+    assert!(handler.most_at_work.load(Ordering::SeqCst) <= PREFETCH, "more at work than the prefetch allows");
+    assert_eq!(running.stop().await, ExitCode::SUCCESS);
+}
+
+async fn until_at_least(bus: &Bus, effects: i64) {
+    e2e::until("the work goes on", || async {
+        bus.count("SELECT count(*) FROM validator.effects").await >= effects
+    })
+    .await;
+}
+
+/// Every message had its effect, none twice, none was given up, and nothing is left over.
+async fn everything_once(bus: &Bus) {
+    bus.until_count("SELECT count(DISTINCT subject) FROM validator.effects", MESSAGES as i64).await;
+    bus.until_count("SELECT count(*) FROM validator.outbox", 0).await;
+    assert_eq!(bus.count("SELECT count(*) FROM validator.effects").await, MESSAGES as i64);
+    assert_eq!(bus.count("SELECT count(*) FROM validator.parked").await, 0);
+}

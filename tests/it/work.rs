@@ -1,0 +1,216 @@
+//! Waiting work: order, fairness, caps, leases.
+
+use std::collections::BTreeMap;
+
+use e2e::Bus;
+use shared::{
+    db::Db,
+    id::{TenantId, WorkId},
+    outbox::Topic,
+    work::{self, Caps, Dispatcher, NewWork, WorkRow},
+};
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+fn body(row: &WorkRow) -> (Topic, Vec<u8>) {
+    (Topic::ValidationDue, row.work_id.uuid().as_bytes().to_vec())
+}
+
+async fn db(bus: &Bus) -> Db {
+    Db::connect(&bus.common_as("parapet_validator").database).await.unwrap()
+}
+
+fn new(tenant: TenantId, priority: i16, due_at: Option<OffsetDateTime>) -> NewWork {
+    NewWork {
+        work_id: WorkId::new(),
+        tenant,
+        directory: "dir".into(),
+        kind: "validate",
+        subject: Uuid::now_v7(),
+        priority,
+        due_at,
+    }
+}
+
+async fn schedule(db: &Db, work: &[NewWork]) {
+    let mut tx = db.system().await.unwrap();
+    work::schedule_many(&mut tx, work).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+async fn finish(db: &Db, id: WorkId) {
+    let mut tx = db.system().await.unwrap();
+    work::finish(&mut tx, id).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// Work ids in the order in which the dispatcher wrote their messages.
+async fn given_out(bus: &Bus) -> Vec<WorkId> {
+    let mut connection = bus.superuser().await;
+    let bodies: Vec<Vec<u8>> = sqlx::query_scalar("SELECT body FROM validator.outbox ORDER BY seq")
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+    bodies.iter().map(|b| WorkId(Uuid::from_slice(b).unwrap())).collect()
+}
+
+#[tokio::test]
+async fn the_most_urgent_goes_first_and_tenants_take_turns_up_to_the_cap() {
+    let bus = Bus::without_queues().await;
+    let db = db(&bus).await;
+    let (big, small) = (TenantId::new(), TenantId::new());
+    let now = OffsetDateTime::now_utc();
+    let mut work: Vec<NewWork> =
+        (0..50).map(|n| new(big, 5, Some(now - Duration::minutes(100 - n)))).collect();
+    let urgent = new(big, 0, Some(now - Duration::SECOND));
+    let small_work: Vec<NewWork> = (0..3).map(|_| new(small, 5, Some(now - Duration::SECOND))).collect();
+    let later = new(small, 0, Some(now + Duration::hours(1)));
+    work.push(urgent.clone());
+    work.extend(small_work.iter().cloned());
+    work.push(later.clone());
+    schedule(&db, &work).await;
+
+    let caps = Caps { in_flight: 10, ..Caps::default() };
+    let dispatcher = Dispatcher::new(db.clone(), body, caps);
+    assert_eq!(dispatcher.round().await.unwrap(), 13, "10 of the big tenant, 3 of the small one");
+    assert_eq!(dispatcher.round().await.unwrap(), 0, "the cap is reached, the rest is not due");
+
+    let order = given_out(&bus).await;
+    assert_eq!(order[0], urgent.work_id);
+    let owner: BTreeMap<WorkId, TenantId> = work.iter().map(|w| (w.work_id, w.tenant)).collect();
+    assert!(
+        order[..6].iter().filter(|id| owner[id] == small).count() == 3,
+        "the small tenant waits behind the big one"
+    );
+    assert!(!order.contains(&later.work_id));
+
+    finish(&db, urgent.work_id).await;
+    assert_eq!(dispatcher.round().await.unwrap(), 1, "one place became free");
+    assert_eq!(bus.count("SELECT count(*) FROM validator.work WHERE state = 'in_flight'").await, 13);
+}
+
+#[tokio::test]
+async fn the_cap_holds_with_many_dispatchers_at_once() {
+    let bus = Bus::without_queues().await;
+    let db = db(&bus).await;
+    let tenant = TenantId::new();
+    schedule(&db, &(0..200).map(|_| new(tenant, 1, None)).collect::<Vec<_>>()).await;
+    let rounds = (0..12).map(|_| {
+        let dispatcher = Dispatcher::new(db.clone(), body, Caps { in_flight: 8, ..Caps::default() });
+        tokio::spawn(async move { dispatcher.round().await.unwrap() })
+    });
+    let mut given = 0;
+    for round in rounds.collect::<Vec<_>>() {
+        given += round.await.unwrap();
+    }
+    assert_eq!(given, 8);
+    assert_eq!(bus.count("SELECT count(*) FROM validator.work WHERE state = 'in_flight'").await, 8);
+}
+
+#[tokio::test]
+async fn scheduling_again_keeps_one_row_and_the_earlier_time() {
+    let bus = Bus::without_queues().await;
+    let db = db(&bus).await;
+    let now = OffsetDateTime::now_utc();
+    let first = new(TenantId::new(), 5, Some(now + Duration::hours(2)));
+    let earlier = NewWork {
+        work_id: WorkId::new(),
+        due_at: Some(now + Duration::hours(1)),
+        priority: 3,
+        ..first.clone()
+    };
+    let latest = NewWork {
+        work_id: WorkId::new(),
+        due_at: Some(now + Duration::hours(9)),
+        priority: 9,
+        ..first.clone()
+    };
+    for work in [&first, &earlier, &latest] {
+        schedule(&db, std::slice::from_ref(work)).await;
+    }
+    let mut connection = bus.superuser().await;
+    let (id, priority, due): (WorkId, i16, OffsetDateTime) =
+        sqlx::query_as("SELECT work_id, priority, due_at FROM validator.work")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+    assert_eq!((id, priority), (first.work_id, 3));
+    assert!((due - (now + Duration::hours(1))).abs() < Duration::SECOND);
+}
+
+#[tokio::test]
+async fn work_scheduled_again_while_in_flight_is_done_once_more() {
+    let bus = Bus::without_queues().await;
+    let db = db(&bus).await;
+    let work = new(TenantId::new(), 1, None);
+    schedule(&db, std::slice::from_ref(&work)).await;
+    let dispatcher = Dispatcher::new(db.clone(), body, Caps::default());
+    assert_eq!(dispatcher.round().await.unwrap(), 1);
+    schedule(&db, std::slice::from_ref(&work)).await;
+    assert_eq!(dispatcher.round().await.unwrap(), 0, "it is in flight");
+    finish(&db, work.work_id).await;
+    assert_eq!(dispatcher.round().await.unwrap(), 1);
+    finish(&db, work.work_id).await;
+    assert_eq!(dispatcher.round().await.unwrap(), 0);
+    assert_eq!(bus.count("SELECT count(*) FROM validator.work").await, 0);
+}
+
+#[tokio::test]
+async fn postponed_work_waits_and_cancelled_work_is_gone() {
+    let bus = Bus::without_queues().await;
+    let db = db(&bus).await;
+    let (postponed, cancelled) = (new(TenantId::new(), 1, None), new(TenantId::new(), 1, None));
+    schedule(&db, &[postponed.clone(), cancelled.clone()]).await;
+    let dispatcher = Dispatcher::new(db.clone(), body, Caps::default());
+    assert_eq!(dispatcher.round().await.unwrap(), 2);
+    let mut tx = db.system().await.unwrap();
+    work::postpone(&mut tx, postponed.work_id, OffsetDateTime::now_utc() + Duration::hours(1), "budget")
+        .await
+        .unwrap();
+    assert!(work::cancel(&mut tx, cancelled.tenant, cancelled.kind, cancelled.subject).await.unwrap());
+    assert!(!work::cancel(&mut tx, cancelled.tenant, cancelled.kind, cancelled.subject).await.unwrap());
+    tx.commit().await.unwrap();
+    assert_eq!(dispatcher.round().await.unwrap(), 0);
+    let waiting =
+        "SELECT count(*) FROM validator.work WHERE state = 'waiting' AND reason = 'budget' AND tries = 0";
+    assert_eq!(bus.count(waiting).await, 1);
+}
+
+#[tokio::test]
+async fn work_whose_handler_vanished_is_given_out_again_and_parked_in_the_end() {
+    let bus = Bus::without_queues().await;
+    let db = db(&bus).await;
+    schedule(&db, &[new(TenantId::new(), 1, None)]).await;
+    let caps = Caps { lease: std::time::Duration::ZERO, ..Caps::default() };
+    let dispatcher = Dispatcher::new(db.clone(), body, caps);
+    let mut given = 0;
+    for _ in 0..10 {
+        given += dispatcher.round().await.unwrap();
+    }
+    assert_eq!(given, 1 + usize::try_from(work::MAX_TRIES).unwrap());
+    let parked = "SELECT count(*) FROM validator.work WHERE state = 'parked' AND reason LIKE 'given out%'";
+    assert_eq!(bus.count(parked).await, 1);
+}
+
+#[tokio::test]
+async fn finding_due_work_takes_no_longer_behind_a_mountain_of_work_that_is_not_due() {
+    let bus = Bus::without_queues().await;
+    let db = db(&bus).await;
+    bus.execute(
+        "INSERT INTO validator.work (work_id, tenant_id, directory, kind, subject, priority, due_at)
+         SELECT gen_random_uuid(), '00000000-0000-7000-8000-000000000001', 'dir', 'validate', gen_random_uuid(), n % 3,
+                clock_timestamp() + interval '1 day' FROM generate_series(1, 50000) n;
+         ANALYZE validator.work",
+    )
+    .await;
+    let due = new(TenantId::new(), 2, None);
+    schedule(&db, std::slice::from_ref(&due)).await;
+    let mut connection = bus.superuser().await;
+    sqlx::raw_sql("SET pg_stat_statements.track = 'none'").execute(&mut connection).await.ok();
+    let before = bus.count("SELECT coalesce(sum(seq_tup_read), 0)::bigint FROM pg_stat_user_tables WHERE schemaname = 'validator' AND relname = 'work'").await;
+    assert_eq!(Dispatcher::new(db.clone(), body, Caps::default()).round().await.unwrap(), 1);
+    assert_eq!(given_out(&bus).await, [due.work_id]);
+    db.close().await;
+    let after = bus.count("SELECT coalesce(sum(seq_tup_read), 0)::bigint FROM pg_stat_user_tables WHERE schemaname = 'validator' AND relname = 'work'").await;
+    assert!(after - before < 1000, "the dispatcher read the whole table: {} rows", after - before);
+}
