@@ -105,16 +105,28 @@ impl Bus {
         sqlx::query_scalar(query).fetch_one(&mut self.superuser().await).await.unwrap()
     }
 
-    /// Waits until the query, run as superuser, counts exactly this.
+    /// Waits until the query, run as superuser, counts exactly this; fails when nothing changes for a minute.
     pub async fn until_count(&self, query: &'static str, expected: i64) {
+        self.until_counted(query, |count| count == expected).await;
+    }
+
+    /// Waits until the query, run as superuser, counts at least this; fails when nothing changes for a minute.
+    pub async fn until_at_least(&self, query: &'static str, expected: i64) {
+        self.until_counted(query, |count| count >= expected).await;
+    }
+
+    async fn until_counted(&self, query: &'static str, enough: impl Fn(i64) -> bool) {
         let mut connection = self.superuser().await;
-        let deadline = tokio::time::Instant::now() + Duration::from_mins(2);
+        let (mut last, mut changed) = (None, tokio::time::Instant::now());
         loop {
             let count: i64 = sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap();
-            if count == expected {
+            if enough(count) {
                 return;
             }
-            assert!(tokio::time::Instant::now() < deadline, "{query}: {count}, expected {expected}");
+            if last != Some(count) {
+                (last, changed) = (Some(count), tokio::time::Instant::now());
+            }
+            assert!(changed.elapsed() < Duration::from_mins(1), "{query}: no longer changes, at {count}");
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
     }

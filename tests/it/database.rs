@@ -26,22 +26,25 @@ async fn requests_cancelled_while_the_database_is_slow_leave_no_transaction_open
     let mut config = bus.common_as("parapet_validator").database;
     config.port = proxy.port();
     let db = Db::connect(&config).await.unwrap();
+    // Ten connections are there before it becomes slow.
+    let held = futures::future::join_all((0..10).map(|_| db.system())).await;
+    drop(held);
     for n in 0..10 {
         insert(&db, n).await;
     }
-    proxy.delay(Duration::from_millis(15));
+    proxy.delay(Duration::from_millis(DELAY));
     let cancelled = cancel_many(|| {
         let db = db.clone();
         async move { db.system().await.map(drop).map_err(|e| e.to_string()) }
     })
     .await;
     assert!(cancelled > CALLERS / 4, "only {cancelled} calls were cancelled in the middle");
-    // Useful work goes on, also with connections that were taken away from under a caller, and it is durable.
+    bus.until_count(STUCK, 0).await;
+    // Useful work goes on, also on connections that were taken away from under a caller, and it is durable.
+    proxy.delay(Duration::ZERO);
     for n in 10..60 {
         insert(&db, n).await;
     }
-    proxy.delay(Duration::ZERO);
-    bus.until_count(STUCK, 0).await;
     assert_eq!(bus.count("SELECT count(*) FROM validator.useful").await, 60);
     db.close().await;
     assert_eq!(bus.count("SELECT count(*) FROM validator.useful").await, 60);
@@ -51,9 +54,11 @@ async fn requests_cancelled_while_the_database_is_slow_leave_no_transaction_open
 #[tokio::test]
 async fn a_bare_pool_keeps_transactions_of_cancelled_requests_open() {
     let bus = Bus::without_queues().await;
+    bus.execute(
+        "CREATE TABLE validator.useful (n int); GRANT INSERT ON validator.useful TO parapet_validator",
+    )
+    .await;
     let proxy = Proxy::to(bus.common.database.port).await;
-    let options = bus.superuser().await;
-    options.close().await.unwrap();
     let servers = e2e::servers().await;
     let url = servers.postgres.url_as(
         "parapet_validator",
@@ -62,8 +67,10 @@ async fn a_bare_pool_keeps_transactions_of_cancelled_requests_open() {
     );
     let url = url.replace(&format!(":{}/", servers.postgres.port()), &format!(":{}/", proxy.port()));
     let pool = PgPoolOptions::new().max_connections(10).connect(&url).await.unwrap();
-    sqlx::query("SELECT 1").execute(&pool).await.unwrap();
-    proxy.delay(Duration::from_millis(15));
+    // Ten connections are there before it becomes slow.
+    let held: Vec<_> = futures::future::join_all((0..10).map(|_| pool.acquire())).await;
+    drop(held);
+    proxy.delay(Duration::from_millis(DELAY));
     let cancelled = cancel_many(|| {
         let pool = pool.clone();
         async move {
@@ -74,11 +81,24 @@ async fn a_bare_pool_keeps_transactions_of_cancelled_requests_open() {
     })
     .await;
     assert!(cancelled > CALLERS / 4, "only {cancelled} calls were cancelled in the middle");
+    proxy.delay(Duration::ZERO);
     let stuck = bus.count(STUCK).await;
     assert!(stuck > 0, "no transaction was left open: the trap of sqlx is gone");
+    // The next statement runs inside the forgotten transaction: it is answered, and lost with the connection.
+    let mut answered = 0;
+    for _ in 0..50 {
+        sqlx::query("INSERT INTO validator.useful VALUES (1)").execute(&pool).await.unwrap();
+        answered += 1;
+    }
+    pool.close().await;
+    assert!(bus.count("SELECT count(*) FROM validator.useful").await < answered);
 }
 
-/// Starts many calls and drops each while it waits, at another moment each time.
+/// How long a piece of data takes in each direction.
+const DELAY: u64 = 15;
+
+/// Starts many calls and drops each while its BEGIN is on the way: a connection is asked for a sign of life first,
+/// there and back, and then BEGIN goes there and back.
 async fn cancel_many<F>(call: impl Fn() -> F) -> usize
 where
     F: Future<Output = Result<(), String>> + Send + 'static,
@@ -86,7 +106,8 @@ where
     let mut cancelled = 0;
     for round in 0..CALLERS / 10 {
         let callers = (0..10).map(|n| {
-            let patience = Duration::from_millis(((round * 10 + n) % 60) as u64 + 1);
+            let patience =
+                Duration::from_millis(2 * DELAY + 2 + ((round * 10 + n) as u64 * 7) % (2 * DELAY - 4));
             tokio::spawn(tokio::time::timeout(patience, call()))
         });
         for caller in callers.collect::<Vec<_>>() {
