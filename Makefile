@@ -1,7 +1,10 @@
 # Everything a person types. `make` alone shows the list.
 
 # Outside the checkout: a fresh clone builds what changed and nothing else.
-export CARGO_TARGET_DIR ?= $(HOME)/.cache/parapet/target
+ifeq ($(strip $(CARGO_TARGET_DIR)),)
+CARGO_TARGET_DIR := $(HOME)/.cache/parapet/target
+endif
+export CARGO_TARGET_DIR
 TOOLS := $(HOME)/.cache/parapet/tools
 BIN := $(CARGO_TARGET_DIR)/debug
 PARAPET := $(BIN)/parapet
@@ -12,7 +15,7 @@ BUF := $(TOOLS)/python/bin/buf
 BUF_VERSION := 1.75.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo up down status logs clean test check fmt lint proto-lint deny bench setup
+.PHONY: help build demo up which down status logs clean test check fmt lint proto-lint deny bench setup
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +29,11 @@ setup: build ## Install the server programs that are missing (as root), or name 
 demo: build ## Watch leaked credentials go in and exposed accounts come out contained
 	@$(PARAPET) demo
 
-up: build ## Start the local stack; Ctrl-C stops it
-	@$(PARAPET) up
+up: build ## Start the local stack; Ctrl-C stops it (ARGS=--real-providers: without the simulator)
+	@$(PARAPET) up $(ARGS)
+
+which: ## Print where the built command line is
+	@echo $(PARAPET)
 
 down: ## Stop the local stack
 	@if [ -x $(PARAPET) ]; then $(PARAPET) down; fi

@@ -33,7 +33,7 @@ impl DataDir {
         if rustix::process::geteuid().is_root() {
             std::fs::set_permissions(&self.0, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
         }
-        for part in ["config", "issuer", "keys", "logs", "secrets", "tls", "tokens"] {
+        for part in ["config", "directories", "issuer", "keys", "logs", "secrets", "tls", "tokens"] {
             private_dir(&self.0.join(part))?;
         }
         Ok(())
@@ -86,6 +86,11 @@ impl DataDir {
     /// The directory of the development token issuer: its signing key and its callers.
     pub fn issuer(&self) -> PathBuf {
         self.0.join("issuer")
+    }
+
+    /// Directories for the simulator, one or more in each `.json` file, as its `--directories` takes them.
+    pub fn directories(&self) -> PathBuf {
+        self.0.join("directories")
     }
 
     /// The cached tokens.

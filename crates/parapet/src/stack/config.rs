@@ -163,6 +163,8 @@ pub struct Installation<'a> {
     pub postgres: u16,
     /// The broker's port.
     pub rabbitmq: u16,
+    /// Whether the services reach the real providers instead of the simulator.
+    pub real_providers: bool,
 }
 
 impl Installation<'_> {
@@ -213,7 +215,7 @@ impl Installation<'_> {
         if !keys.is_empty() {
             all.insert("keys".into(), Value::Object(keys));
         }
-        if service.egress {
+        if service.egress && !self.real_providers {
             all.insert("idp".into(), self.egress());
         }
         Value::Object(all)
@@ -303,8 +305,14 @@ mod tests {
         let data = DataDir::find(Some(dir.path())).unwrap();
         let certificates = Certificates::prepare(dir.path(), &SERVICES.map(|service| service.name)).unwrap();
         let ports = Ports::new(std::array::from_fn(|place| 1000 + u16::try_from(place).unwrap()));
-        let installation =
-            Installation { data: &data, ports, certificates: &certificates, postgres: 1, rabbitmq: 2 };
+        let installation = Installation {
+            data: &data,
+            ports,
+            certificates: &certificates,
+            postgres: 1,
+            rabbitmq: 2,
+            real_providers: false,
+        };
         for service in &SERVICES {
             check(service, &installation.configuration(service));
         }

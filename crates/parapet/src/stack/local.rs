@@ -43,8 +43,9 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts everything and returns when every process says that it is ready.
-    pub async fn start(data: &DataDir) -> anyhow::Result<Self> {
+    /// Starts everything and returns when every process says that it is ready. The services meet the simulator under
+    /// the providers' names, or the `real_providers`.
+    pub async fn start(data: &DataDir, real_providers: bool) -> anyhow::Result<Self> {
         data.create()?;
         let lock = Lock::take(data)?;
         crate::servers::ensure_all().await?;
@@ -72,7 +73,7 @@ impl Stack {
             _lock: lock,
         };
         // Whatever fails, what was started ends in order.
-        match stack.bring_up(&ports, &certificates).await {
+        match stack.bring_up(&ports, &certificates, real_providers).await {
             Ok(()) => Ok(stack),
             Err(error) => {
                 stack.stop().await;
@@ -81,14 +82,20 @@ impl Stack {
         }
     }
 
-    async fn bring_up(&mut self, ports: &Ports, certificates: &Certificates) -> anyhow::Result<()> {
+    async fn bring_up(
+        &mut self,
+        ports: &Ports,
+        certificates: &Certificates,
+        real_providers: bool,
+    ) -> anyhow::Result<()> {
         let data = self.data.clone();
         self.start_servers().await?;
         let (postgres, rabbitmq) = self.servers()?;
         prepare_database(&data, postgres).await?;
         prepare_broker(&data, rabbitmq).await?;
         let (postgres, rabbitmq) = (postgres.port(), rabbitmq.port());
-        Installation { data: &data, ports: *ports, certificates, postgres, rabbitmq }.write_all()?;
+        Installation { data: &data, ports: *ports, certificates, postgres, rabbitmq, real_providers }
+            .write_all()?;
 
         let http = probe_client()?;
         let mut programs = vec![issuer_unit(&data, ports)?, simulator_unit(&data, ports, certificates)?];
@@ -125,6 +132,7 @@ impl Stack {
         self.board.address("rabbitmq", format!("127.0.0.1:{}", rabbitmq.port()));
         for unit in [Unit::postgres(postgres), Unit::rabbitmq(rabbitmq)] {
             self.board.set(&unit.name, State::Ready, unit.child().map(|child| child.pid()));
+            eprintln!("{} is ready", unit.name);
             self.units.push(Arc::new(unit));
         }
         Ok(())
@@ -225,8 +233,21 @@ fn simulator_unit(data: &DataDir, ports: &Ports, certificates: &Certificates) ->
             "--tls-key".into(),
             files.key.into_os_string(),
         ])
-        .args(["--ca".into(), certificates.ca().into_os_string()]);
+        .args(["--ca".into(), certificates.ca().into_os_string()])
+        .args(
+            directories(data)?.into_iter().flat_map(|file| ["--directories".into(), file.into_os_string()]),
+        );
     Ok(Unit::program(program, format!("http://127.0.0.1:{}/health", ports.control()), HELPER_GRACE))
+}
+
+/// Files with directories that the simulator shall have from its start on: it forgets what the control port made.
+fn directories(data: &DataDir) -> anyhow::Result<Vec<PathBuf>> {
+    let dir = data.directories();
+    let entries = std::fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    let is_json = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_json).collect();
+    files.sort();
+    Ok(files)
 }
 
 /// The program of this name next to this one.

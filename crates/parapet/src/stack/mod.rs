@@ -36,6 +36,9 @@ pub struct Up {
     /// Return when everything is ready, and leave it running; `parapet down` stops it
     #[arg(long, short)]
     detach: bool,
+    /// Reach the real Entra ID and Okta instead of the simulator
+    #[arg(long)]
+    real_providers: bool,
 }
 
 impl Up {
@@ -43,9 +46,9 @@ impl Up {
     pub async fn run(self, global: &Global) -> anyhow::Result<()> {
         let data = global.data()?;
         if self.detach {
-            return detach(&data, global.json).await;
+            return detach(&data, self.real_providers, global.json).await;
         }
-        let stack = Stack::start(&data).await?;
+        let stack = Stack::start(&data, self.real_providers).await?;
         print(&stack.board().snapshot(), global.json);
         if !global.json {
             println!("\nup; Ctrl-C or `parapet down` stops it");
@@ -72,7 +75,7 @@ async fn interrupted() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn detach(data: &DataDir, json: bool) -> anyhow::Result<()> {
+async fn detach(data: &DataDir, real_providers: bool, json: bool) -> anyhow::Result<()> {
     if is_running(data) {
         bail!(already_running(data));
     }
@@ -85,6 +88,7 @@ async fn detach(data: &DataDir, json: bool) -> anyhow::Result<()> {
         .arg("--data-dir")
         .arg(data.path())
         .arg("up")
+        .args(real_providers.then_some("--real-providers"))
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)

@@ -112,6 +112,7 @@ impl Unit {
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
+            eprintln!("{} is ready", self.name);
         }
         board.set(&self.name, State::Ready, self.pid());
         Ok(())
