@@ -131,7 +131,7 @@ impl Sync {
         work: WorkId,
     ) -> Result<Outcome, HandlerError> {
         let deadline = Instant::now() + self.slice;
-        let (job, mut run) = match self.open(delivery, tenant, integration, work).await? {
+        let (mut job, mut run) = match self.open(delivery, tenant, integration, work).await? {
             Opened::Run(job, run) => (*job, run),
             Opened::Unusable(integration, run, error) => {
                 let wait = self.failed(&integration, &run, error).await?;
@@ -144,7 +144,7 @@ impl Sync {
                 return self.settle(delivery, &job.integration, work, None).await;
             }
             let step = match run.phase {
-                Phase::Preparing => self.prepare(&job, run.clone()).await,
+                Phase::Preparing => self.prepare(&mut job, run.clone()).await,
                 Phase::Reading => self.read(&job, run.clone(), deadline).await,
                 Phase::Reconciling => self.reconcile(&job, &run).await.map_err(StepError::Store),
             };
@@ -228,7 +228,7 @@ impl Sync {
     }
 
     // The first unit asks the directory who it is and how it locks accounts; the following ones make up leeway.
-    async fn prepare(&self, job: &Job, run: Run) -> Result<Step, StepError> {
+    async fn prepare(&self, job: &mut Job, run: Run) -> Result<Step, StepError> {
         if run.pages == 0 {
             return self.introduce(job, run).await;
         }
@@ -263,7 +263,7 @@ impl Sync {
         Ok(Step::On(moved(run, counts, phase, cursor, cap_reached)))
     }
 
-    async fn introduce(&self, job: &Job, run: Run) -> Result<Step, StepError> {
+    async fn introduce(&self, job: &mut Job, run: Run) -> Result<Step, StepError> {
         let (tenant, integration) = (job.integration.tenant, job.integration.id);
         let directory = job.provider.directory_id().await?;
         // Unknown is a value of its own: the validator then assumes a threshold. A fault leaves what was read before.
@@ -276,6 +276,7 @@ impl Sync {
             }
         };
         let mut tx = self.db.tenant(tenant).await?;
+        store::lock_directory(&mut tx, tenant, integration, job.integration.provider).await?;
         if !store::lock(&mut tx, tenant, &run).await? {
             tx.rollback().await?;
             return Ok(Step::Overtaken);
@@ -287,6 +288,7 @@ impl Sync {
         }
         store::advance(&mut tx, tenant, &run, Counts::default(), Phase::Preparing, None, false).await?;
         tx.commit().await?;
+        job.directory = Some(directory);
         Ok(Step::On(moved(run, Counts::default(), Phase::Preparing, None, false)))
     }
 

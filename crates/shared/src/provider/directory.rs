@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Provider, ProviderError, http::Egress, okta::Okta};
+use super::{Provider, ProviderError, entra::Entra, http::Egress, okta::Okta};
 use crate::{
     db::{StoreError, Tx},
     id::{IntegrationId, TenantId},
@@ -91,7 +91,9 @@ impl Directories {
         }
         let secret = self.open(tx, integration.tenant, integration.id, place, &sealed).await?;
         let provider: Arc<dyn Provider> = match &integration.connection {
-            Connection::EntraId(_) => return Err(ConnectError::NoCredentials),
+            Connection::EntraId(connection) => {
+                Arc::new(Entra::new(self.egress.clone(), connection.clone(), secret))
+            }
             Connection::Okta(connection) => {
                 Arc::new(Okta::new(connection, &sealed.kid, &secret, self.egress.clone())?)
             }
