@@ -32,6 +32,7 @@ pub const APP_ROLES: &[(&str, &str)] = &[
     ("Organization.Read.All", "498476ce-e0fe-48b0-b801-37ba7e2685c6"),
     ("LicenseAssignment.Read.All", "e2f98668-2877-4f38-a2f4-8202e0717aa1"),
     ("Domain.Read.All", "dbb9058a-0e50-45d7-ae91-66909b5d4664"),
+    ("OnPremDirectorySynchronization.Read.All", "bb70e231-92dc-4729-aff5-697b3f04be95"),
     ("Policy.Read.All", "246dd0d5-5bd0-4def-940b-0421030a5b68"),
 ];
 

@@ -187,6 +187,16 @@ pub fn role_assignments(world: &Arc<World>, request: &Request, caller: &Caller) 
     listing(request, "roleManagement/directory/roleAssignments", kept)
 }
 
+/// `GET /directory/onPremisesSynchronization`: whether password hashes are synchronised.
+pub fn synchronization(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<Bytes> {
+    if !caller.has_any(&["OnPremDirectorySynchronization.Read.All"]) {
+        return errors::denied(request, world.now());
+    }
+    let settings = &caller.tenant.settings;
+    let features = json!({"passwordSyncEnabled": settings.password_hash_sync, "passwordWritebackEnabled": false});
+    listing(request, "directory/onPremisesSynchronization", [json!({"id": settings.tenant_id, "features": features})])
+}
+
 /// `GET /groups`
 pub fn groups(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<Bytes> {
     if !caller.has_any(&["GroupMember.Read.All", "Group.Read.All", "Directory.Read.All"]) {

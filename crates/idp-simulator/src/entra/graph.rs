@@ -41,6 +41,7 @@ enum Operation<'p> {
     ServicePrincipal(&'p str),
     AppRoles(&'p str),
     RoleAssignments,
+    Synchronization,
     Groups,
     Members(&'p str),
     Batch,
@@ -67,6 +68,7 @@ impl<'p> Operation<'p> {
             ["subscribedSkus"] if get => Self::Licences,
             ["groupSettings"] if get => Self::GroupSettings,
             ["roleManagement", "directory", "roleAssignments"] if get => Self::RoleAssignments,
+            ["directory", "onPremisesSynchronization"] if get => Self::Synchronization,
             ["groups"] if get => Self::Groups,
             ["groups", id, "transitiveMembers", "microsoft.graph.user"] if get => Self::Members(id),
             ["$batch"] if post => Self::Batch,
@@ -92,7 +94,7 @@ impl<'p> Operation<'p> {
             Self::ServicePrincipal(_) | Self::AppRoles(_) => "graph.service_principal",
             Self::Groups | Self::Members(_) => "graph.groups",
             Self::Batch => "graph.batch",
-            Self::Domains | Self::GroupSettings | Self::RoleAssignments => "graph.other",
+            Self::Domains | Self::GroupSettings | Self::RoleAssignments | Self::Synchronization => "graph.other",
         }
     }
 
@@ -171,6 +173,7 @@ fn perform(
         Operation::ServicePrincipal(app) => directory::service_principal(world, request, caller, app),
         Operation::AppRoles(app) => directory::app_roles(world, request, caller, app),
         Operation::RoleAssignments => directory::role_assignments(world, request, caller),
+        Operation::Synchronization => directory::synchronization(world, request, caller),
         Operation::Groups => directory::groups(world, request, caller),
         Operation::Members(id) => users::members(world, request, caller, id),
         Operation::Batch => batch::answer(world, request),

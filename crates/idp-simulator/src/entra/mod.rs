@@ -17,8 +17,6 @@ mod query;
 mod risk;
 mod ropc;
 mod settings;
-#[cfg(test)]
-mod tests;
 mod user;
 mod users;
 

@@ -28,6 +28,9 @@ pub struct Settings {
     /// State of the pass-through authentication agents.
     #[serde(default)]
     pub agents: Agents,
+    /// Whether the tenant holds the password hashes of accounts synchronised from AD.
+    #[serde(default = "yes")]
+    pub password_hash_sync: bool,
     /// Every sign-in is refused with 50053: the callers' address counts as malicious.
     #[serde(default)]
     pub address_blocked: bool,
