@@ -193,8 +193,13 @@ pub fn synchronization(world: &Arc<World>, request: &Request, caller: &Caller) -
         return errors::denied(request, world.now());
     }
     let settings = &caller.tenant.settings;
-    let features = json!({"passwordSyncEnabled": settings.password_hash_sync, "passwordWritebackEnabled": false});
-    listing(request, "directory/onPremisesSynchronization", [json!({"id": settings.tenant_id, "features": features})])
+    let features =
+        json!({"passwordSyncEnabled": settings.password_hash_sync, "passwordWritebackEnabled": false});
+    listing(
+        request,
+        "directory/onPremisesSynchronization",
+        [json!({"id": settings.tenant_id, "features": features})],
+    )
 }
 
 /// `GET /groups`

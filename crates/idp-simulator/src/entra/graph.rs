@@ -94,7 +94,9 @@ impl<'p> Operation<'p> {
             Self::ServicePrincipal(_) | Self::AppRoles(_) => "graph.service_principal",
             Self::Groups | Self::Members(_) => "graph.groups",
             Self::Batch => "graph.batch",
-            Self::Domains | Self::GroupSettings | Self::RoleAssignments | Self::Synchronization => "graph.other",
+            Self::Domains | Self::GroupSettings | Self::RoleAssignments | Self::Synchronization => {
+                "graph.other"
+            }
         }
     }
 

@@ -26,8 +26,17 @@ async fn accounts_are_listed_page_by_page_with_their_passwords() {
     assert_eq!((accounts.len(), &page["next"]), (1003, &Value::Null));
     let last = accounts.last().unwrap();
     assert_eq!(last["login"], "hy@contoso.example");
-    let some = accounts.iter().find(|a| a["password"].is_string() && a["authority"] == "cloud" && a["status"] == "active"
-        && a["second_factor"] == "none" && a["password_expired"] == false && a["guest"] == false).unwrap();
+    let some = accounts
+        .iter()
+        .find(|a| {
+            a["password"].is_string()
+                && a["authority"] == "cloud"
+                && a["status"] == "active"
+                && a["second_factor"] == "none"
+                && a["password_expired"] == false
+                && a["guest"] == false
+        })
+        .unwrap();
     let (login, password) = (some["login"].as_str().unwrap(), some["password"].as_str().unwrap());
     assert_eq!(stage.sign_in(login, password).await, (200, None));
 }
@@ -41,7 +50,9 @@ async fn a_patched_account_answers_with_its_new_truth_under_its_new_name() {
     assert_eq!(stage.sign_in("anna@contoso.example", "new-horse").await, (200, None));
     let after = stage.account(ANN).await;
     assert_ne!(before["password_changed"], after["password_changed"]);
-    let (status, _) = stage.try_control(Method::PATCH, &format!("/directories/{TENANT}/accounts/{ANN}"), &json!({"nonsense": 1})).await;
+    let (status, _) = stage
+        .try_control(Method::PATCH, &format!("/directories/{TENANT}/accounts/{ANN}"), &json!({"nonsense": 1}))
+        .await;
     assert_eq!(status, 400);
 }
 

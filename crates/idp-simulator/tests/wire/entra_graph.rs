@@ -115,7 +115,10 @@ async fn sign_in_activity_needs_a_permission_a_licence_and_small_pages() {
     assert_eq!(stage.get("/users?$select=id,signInActivity&$top=999").await.0, 400);
     stage.configure(json!({"licences": []})).await;
     let (status, body) = stage.get(&path).await;
-    assert_eq!((status, body["error"]["code"].as_str().unwrap()), (403, "Authentication_RequestFromNonPremiumTenantOrB2CTenant"));
+    assert_eq!(
+        (status, body["error"]["code"].as_str().unwrap()),
+        (403, "Authentication_RequestFromNonPremiumTenantOrB2CTenant")
+    );
 }
 
 #[tokio::test]
@@ -169,7 +172,10 @@ async fn mitigations_change_the_account_and_are_logged() {
     let ids = json!({"userIds": [ANN]});
     let path = "/identityProtection/riskyUsers";
     assert_eq!(stage.get(&format!("{path}/{ANN}")).await.0, 404);
-    assert_eq!(stage.graph(Method::POST, &format!("{path}/confirmCompromised"), Some(ids.clone())).await.0, 204);
+    assert_eq!(
+        stage.graph(Method::POST, &format!("{path}/confirmCompromised"), Some(ids.clone())).await.0,
+        204
+    );
     assert_eq!(stage.get(&format!("{path}/{ANN}")).await.1["riskState"], "confirmedCompromised");
     assert_eq!(stage.graph(Method::POST, &format!("{path}/dismiss"), Some(ids)).await.0, 204);
     assert_eq!(stage.get(&format!("{path}/{ANN}")).await.1["riskLevel"], "none");
@@ -183,7 +189,13 @@ async fn mitigations_change_the_account_and_are_logged() {
 #[tokio::test]
 async fn writing_to_a_hybrid_account_stays_is_undone_or_is_refused() {
     let stage = stage().await;
-    let disable = || stage.graph(Method::PATCH, "/users/aaaaaaaa-0000-4000-8000-000000000003", Some(json!({"accountEnabled": false})));
+    let disable = || {
+        stage.graph(
+            Method::PATCH,
+            "/users/aaaaaaaa-0000-4000-8000-000000000003",
+            Some(json!({"accountEnabled": false})),
+        )
+    };
     stage.configure(json!({"hybrid_writes": "refuse"})).await;
     let (status, body) = disable().await;
     assert_eq!(status, 400);
@@ -222,12 +234,18 @@ async fn the_tenant_describes_itself_as_far_as_permitted() {
     let plan = &skus["value"][0]["servicePlans"][0];
     assert_eq!(plan["servicePlanId"], "eec0eb4f-6444-4f95-aba0-50c24d67f998");
     let (_, granted) = stage.get(&format!("/servicePrincipals(appId='{APP}')/appRoleAssignments")).await;
-    let ids: Vec<&str> = granted["value"].as_array().unwrap().iter().filter_map(|a| a["appRoleId"].as_str()).collect();
+    let ids: Vec<&str> =
+        granted["value"].as_array().unwrap().iter().filter_map(|a| a["appRoleId"].as_str()).collect();
     assert!(ids.contains(&"df021288-bdef-4463-88db-98f22de89214"));
     assert_eq!(stage.get("/groupSettings").await.1["value"], json!([]));
     stage.configure(json!({"lockout": {"threshold": 6, "duration_s": 60}})).await;
     let (_, settings) = stage.get("/groupSettings").await;
-    assert!(settings["value"][0]["values"].as_array().unwrap().contains(&json!({"name": "LockoutThreshold", "value": "6"})));
+    assert!(
+        settings["value"][0]["values"]
+            .as_array()
+            .unwrap()
+            .contains(&json!({"name": "LockoutThreshold", "value": "6"}))
+    );
     let (_, synchronised) = stage.get("/directory/onPremisesSynchronization").await;
     assert_eq!(synchronised["value"][0]["features"]["passwordSyncEnabled"], true);
     let (_, roles) = stage.get("/roleManagement/directory/roleAssignments").await;
@@ -239,7 +257,8 @@ async fn nested_members_need_the_advanced_pair() {
     let stage = stage().await;
     let path = "/groups/99999999-0000-4000-8000-000000000001/transitiveMembers/microsoft.graph.user?$count=true&$select=id";
     assert_eq!(stage.get(path).await.0, 400);
-    let request = stage.http.get(stage.url(&format!("/graph/v1.0{path}"))).header("ConsistencyLevel", "eventual");
+    let request =
+        stage.http.get(stage.url(&format!("/graph/v1.0{path}"))).header("ConsistencyLevel", "eventual");
     let body: Value = request.bearer_auth(stage.token().await).send().await.unwrap().json().await.unwrap();
     assert_eq!(body["value"], json!([{"id": ANN}]));
 }
@@ -247,8 +266,14 @@ async fn nested_members_need_the_advanced_pair() {
 #[tokio::test]
 async fn a_batch_answers_each_item_by_id_with_its_own_status() {
     let stage = stage().await;
-    stage.control(Method::POST, "/faults", &json!({"operation": "graph.users.revoke_sessions",
-        "effect": {"throttle": {"hint": {"seconds": 7}}}})).await;
+    stage
+        .control(
+            Method::POST,
+            "/faults",
+            &json!({"operation": "graph.users.revoke_sessions",
+        "effect": {"throttle": {"hint": {"seconds": 7}}}}),
+        )
+        .await;
     let batch = json!({"requests": [
         {"id": "1", "method": "GET", "url": format!("/users/{ANN}?$select=id")},
         {"id": "2", "method": "POST", "url": format!("/users/{ANN}/revokeSignInSessions"), "headers": {"Content-Type": "application/json"}, "body": {}},
@@ -256,10 +281,12 @@ async fn a_batch_answers_each_item_by_id_with_its_own_status() {
     ]});
     let (status, body) = stage.graph(Method::POST, "/$batch", Some(batch)).await;
     assert_eq!(status, 200);
-    let answer = |id: &str| body["responses"].as_array().unwrap().iter().find(|r| r["id"] == id).unwrap().clone();
+    let answer =
+        |id: &str| body["responses"].as_array().unwrap().iter().find(|r| r["id"] == id).unwrap().clone();
     assert_eq!(answer("1")["body"]["id"], ANN);
     assert_eq!((&answer("2")["status"], &answer("2")["headers"]["retry-after"]), (&json!(429), &json!("7")));
     assert_eq!(answer("3")["status"], 424);
-    let many: Vec<Value> = (0..21).map(|n| json!({"id": n.to_string(), "method": "GET", "url": "/users"})).collect();
+    let many: Vec<Value> =
+        (0..21).map(|n| json!({"id": n.to_string(), "method": "GET", "url": "/users"})).collect();
     assert_eq!(stage.graph(Method::POST, "/$batch", Some(json!({"requests": many}))).await.0, 400);
 }

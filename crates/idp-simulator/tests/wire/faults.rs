@@ -34,7 +34,8 @@ async fn a_submission_whose_answer_is_lost_is_in_the_log_and_counts() {
 #[tokio::test]
 async fn a_throttled_submission_is_logged_but_not_evaluated_and_hints_come_in_every_spelling() {
     let stage = stage().await;
-    let hints = [json!({"seconds": 12}), json!({"fractional_ms": 2128}), json!({"http_date": 30}), Value::Null];
+    let hints =
+        [json!({"seconds": 12}), json!({"fractional_ms": 2128}), json!({"http_date": 30}), Value::Null];
     for hint in hints {
         fault(&stage, "entra.password", json!({"throttle": {"hint": hint}})).await;
         let url = stage.url(&format!("/entra-login/{TENANT}/oauth2/v2.0/token"));
@@ -88,6 +89,7 @@ async fn a_fault_waits_for_its_account_lets_some_pass_and_is_reported_until_it_f
     assert_eq!(status(ROOT).await, 500);
     assert_eq!(status(ROOT).await, 200);
     assert_eq!(stage.control(Method::GET, "/faults", &Value::Null).await, json!([]));
-    let (refused, _) = stage.try_control(Method::POST, "/faults", &json!({"operation": "x", "effect": "reset"})).await;
+    let (refused, _) =
+        stage.try_control(Method::POST, "/faults", &json!({"operation": "x", "effect": "reset"})).await;
     assert_eq!(refused, 400);
 }

@@ -17,7 +17,10 @@ async fn the_tenth_wrong_password_locks_and_then_even_the_right_one_is_refused()
     assert_eq!((&locks[0]["actor"], &locks[0]["detail"]["failures_wire"]), (&json!("wire"), &json!(10)));
     let submissions = stage.log("submission").await;
     assert_eq!(submissions[9]["locked"], true);
-    assert_eq!((&submissions[10]["correct"], &submissions[10]["answer"]), (&json!(true), &json!("400 AADSTS50053")));
+    assert_eq!(
+        (&submissions[10]["correct"], &submissions[10]["answer"]),
+        (&json!(true), &json!("400 AADSTS50053"))
+    );
 }
 
 #[tokio::test]
@@ -29,7 +32,11 @@ async fn a_lock_ends_after_a_minute_and_the_next_failure_locks_for_longer() {
     stage.control(Method::POST, "/clock", &json!({"advance_s": 61})).await;
     assert_eq!(stage.sign_in("ann@contoso.example", "wrong-again").await, (400, Some(50126)));
     stage.control(Method::POST, "/clock", &json!({"advance_s": 61})).await;
-    assert_eq!(stage.sign_in("ann@contoso.example", "right-horse").await, (400, Some(50053)), "twice as long");
+    assert_eq!(
+        stage.sign_in("ann@contoso.example", "right-horse").await,
+        (400, Some(50053)),
+        "twice as long"
+    );
     stage.control(Method::POST, "/clock", &json!({"advance_s": 61})).await;
     assert_eq!(stage.sign_in("ann@contoso.example", "right-horse").await, (200, None));
 }

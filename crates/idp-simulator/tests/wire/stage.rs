@@ -123,8 +123,12 @@ impl Stage {
     /// An app-only token, requested as a client addresses us under our prefix.
     pub async fn token(&self) -> String {
         let scope = self.url("/graph/.default");
-        let form =
-            [("grant_type", "client_credentials"), ("client_id", APP), ("client_secret", SECRET), ("scope", &scope)];
+        let form = [
+            ("grant_type", "client_credentials"),
+            ("client_id", APP),
+            ("client_secret", SECRET),
+            ("scope", &scope),
+        ];
         let body: Value = self.token_request(TENANT, &form).await.json().await.unwrap();
         body["access_token"].as_str().unwrap().to_owned()
     }
