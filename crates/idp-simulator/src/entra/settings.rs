@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 use crate::model::Authority;
 
 /// A Microsoft Entra ID tenant.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own in a JSON file")]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {

@@ -27,15 +27,16 @@ async fn a_wrong_secret_is_refused_in_the_vendors_words() {
 
 #[tokio::test]
 async fn refusals_come_in_the_order_of_the_reference() {
+    type Form = &'static [(&'static str, &'static str)];
+    const UNKNOWN: &str = "33333333-3333-4333-8333-333333333333";
+    const NIL: &str = "00000000-0000-0000-0000-000000000000";
     let stage = stage().await;
-    let unknown = "33333333-3333-4333-8333-333333333333";
-    let nil = "00000000-0000-0000-0000-000000000000";
-    let cases: &[(&str, &[(&str, &str)], u16, u64)] = &[
-        (unknown, &[("grant_type", "client_credentials"), ("client_id", APP)], 400, 90002),
+    let cases: &[(&str, Form, u16, u64)] = &[
+        (UNKNOWN, &[("grant_type", "client_credentials"), ("client_id", APP)], 400, 90002),
         ("nonsense", &[("grant_type", "client_credentials"), ("client_id", APP)], 400, 900_023),
         (TENANT, &[("grant_type", "client_credentials")], 400, 900_144),
-        (TENANT, &[("grant_type", "client_credentials"), ("client_id", nil)], 400, 700_038),
-        (TENANT, &[("grant_type", "client_credentials"), ("client_id", unknown)], 400, 700_016),
+        (TENANT, &[("grant_type", "client_credentials"), ("client_id", NIL)], 400, 700_038),
+        (TENANT, &[("grant_type", "client_credentials"), ("client_id", UNKNOWN)], 400, 700_016),
         (TENANT, &[("grant_type", "client_credentials"), ("client_id", APP)], 401, 7_000_218),
         (TENANT, &[("grant_type", "magic"), ("client_id", APP), ("client_secret", SECRET)], 400, 70003),
         (TENANT, &[("client_id", APP), ("client_secret", SECRET)], 400, 900_144),
