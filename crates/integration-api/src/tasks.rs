@@ -15,7 +15,7 @@ use crate::{
 };
 
 const CLIENT_KEY_PAUSE: Duration = Duration::from_secs(2);
-const RETENTION_PAUSE: Duration = Duration::from_secs(3600);
+const RETENTION_PAUSE: Duration = Duration::from_hours(1);
 const AT_ONCE: i64 = 1000;
 
 /// Asks the directory worker for client keys that it could not make when their integration was created.
@@ -67,17 +67,14 @@ async fn expire_all(db: &Db, days: i32, stop: &CancellationToken) -> Result<(), 
 }
 
 async fn expire(db: &Db, owner: Option<TenantId>, days: i32) -> Result<u64, StoreError> {
-    let (mut tx, emptied) = match owner {
-        Some(tenant) => {
-            let mut tx = db.tenant(tenant).await?;
-            let emptied = retention::expire_tenant_records(&mut tx, tenant, days, AT_ONCE).await?;
-            (tx, emptied)
-        }
-        None => {
-            let mut tx = db.system().await?;
-            let emptied = retention::expire_installation_records(&mut tx, days, AT_ONCE).await?;
-            (tx, emptied)
-        }
+    let (mut tx, emptied) = if let Some(tenant) = owner {
+        let mut tx = db.tenant(tenant).await?;
+        let emptied = retention::expire_tenant_records(&mut tx, tenant, days, AT_ONCE).await?;
+        (tx, emptied)
+    } else {
+        let mut tx = db.system().await?;
+        let emptied = retention::expire_installation_records(&mut tx, days, AT_ONCE).await?;
+        (tx, emptied)
     };
     if emptied > 0 {
         let actor = Actor::Rule("retention");

@@ -47,6 +47,7 @@ impl AccessTable {
     }
 
     /// Every path with its requirement.
+    #[cfg(test)]
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Access)> {
         self.0.iter().map(|(path, access)| (path.as_str(), access))
     }

@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::OidcConfig;
 
-const REFRESH: Duration = Duration::from_secs(300);
+const REFRESH: Duration = Duration::from_mins(5);
 /// Anybody can invent key ids; this is how often that may cost the issuer a request.
-const UNKNOWN_KEY_PAUSE: Duration = Duration::from_secs(60);
+const UNKNOWN_KEY_PAUSE: Duration = Duration::from_mins(1);
 const FIRST_TRY_PAUSE: Duration = Duration::from_millis(500);
 const ANSWER_LIMIT: usize = 1 << 20;
 
@@ -119,7 +119,7 @@ impl IssuerKeys {
         match self.fetch().await {
             Ok(keys) => self.keys.store(Some(Arc::new(keys))),
             Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "the token issuer's keys cannot be fetched")
+                tracing::warn!(error = format!("{error:#}"), "the token issuer's keys cannot be fetched");
             }
         }
     }

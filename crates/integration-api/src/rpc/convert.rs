@@ -169,7 +169,6 @@ pub(super) fn exposure(row: Exposure, with_evidence: bool) -> v1::Exposure {
     let Exposure {
         exposure_id,
         record_id,
-        batch_id: _,
         feed,
         account_id,
         identity_id,

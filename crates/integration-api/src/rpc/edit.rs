@@ -207,10 +207,10 @@ pub(super) fn merge(
     for path in paths {
         let segments: Vec<&str> = path.split('.').collect();
         match segments.as_slice() {
-            ["name"] => current.name = sent.name.trim().to_owned(),
+            ["name"] => sent.name.trim().clone_into(&mut current.name),
             ["credentials"] => {} // taken by the caller
             ["settings", below @ ..] => {
-                current.settings = copied(&current.settings, &sent_settings, below, path)?
+                current.settings = copied(&current.settings, &sent_settings, below, path)?;
             }
             [kind @ ("entra" | "okta"), below @ ..] => {
                 let fits = matches!(

@@ -118,7 +118,7 @@ impl Ingest {
         }
         let (outcomes, fresh) = sort_out(prepared);
         let made = feeds::insert_records(&mut tx, owner, batch, &feed, &fresh).await?;
-        let made: HashSet<_> = made.into_iter().map(|id| id.uuid()).collect();
+        let made: HashSet<_> = made.into_iter().map(shared::id::FeedRecordId::uuid).collect();
         let external: Vec<_> = fresh.iter().map(|r| r.external_id.as_str()).collect();
         let stored: HashMap<_, _> =
             feeds::stored(&mut tx, owner, &feed, &external).await?.into_iter().collect();

@@ -167,7 +167,6 @@ impl Validations {
             used,
             since_success,
             reserve_limit,
-            in_flight: _,
             next_free_at,
             blocked_by,
         } = budget;

@@ -19,7 +19,7 @@ use crate::{
 
 const PAUSE: Duration = Duration::from_millis(500);
 /// A queued run that no worker takes up, and a run without progress, are not watched for ever.
-const PATIENCE: Duration = Duration::from_secs(3600);
+const PATIENCE: Duration = Duration::from_hours(1);
 
 /// What a caller receives.
 pub type Progress = Pin<Box<dyn Stream<Item = Result<v1::WatchSyncResponse, Status>> + Send>>;

@@ -220,8 +220,6 @@ pub struct Budget {
     pub since_success: i32,
     /// How many of these there may be.
     pub reserve_limit: i32,
-    /// An attempt is under way.
-    pub in_flight: bool,
     /// Earliest next attempt.
     pub next_free_at: Option<OffsetDateTime>,
     /// What stands in the way now.
@@ -232,7 +230,7 @@ pub struct Budget {
 pub async fn budget(tx: &mut Tx, facts: &BudgetFacts, us_gov: bool) -> Result<Budget, StoreError> {
     let validation = &facts.settings.validation;
     Ok(sqlx::query_as(
-        "SELECT attempt_limit, limited_by, threshold, used, since_success, reserve_limit, in_flight, next_free_at, blocked_by
+        "SELECT attempt_limit, limited_by, threshold, used, since_success, reserve_limit, next_free_at, blocked_by
          FROM budget.explain($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(&facts.provider)

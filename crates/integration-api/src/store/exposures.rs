@@ -3,8 +3,7 @@
 use shared::{
     db::{StoreError, Tx},
     id::{
-        AccountId, BatchId, ExposureId, FeedRecordId, IdentifierId, IdentityId, IntegrationId, TenantId,
-        ValidationId,
+        AccountId, ExposureId, FeedRecordId, IdentifierId, IdentityId, IntegrationId, TenantId, ValidationId,
     },
 };
 use sqlx::{
@@ -35,8 +34,6 @@ pub struct Exposure {
     pub exposure_id: ExposureId,
     /// Feed record.
     pub record_id: FeedRecordId,
-    /// Batch.
-    pub batch_id: BatchId,
     /// Feed.
     pub feed: String,
     /// Account.
@@ -203,7 +200,7 @@ fn bind<'q>(
 
 macro_rules! columns {
     () => {
-        "SELECT e.exposure_id, e.record_id, e.batch_id, e.feed, e.account_id, e.identity_id, e.identifier_id,
+        "SELECT e.exposure_id, e.record_id, e.feed, e.account_id, e.identity_id, e.identifier_id,
                 e.integration_id, e.provider, e.object_id, e.login_at_match, e.source, e.secret_form, e.has_cookies,
                 e.captured_after, e.captured_before, e.received_at, e.history, e.verdict, e.verdict_reason, e.verdict_at,
                 e.decided_without_attempt, e.attempts, e.evidence, e.deferred_until, e.state, e.created_at"

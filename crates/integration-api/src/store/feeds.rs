@@ -78,7 +78,7 @@ pub async fn lock(
 ) -> Result<(), StoreError> {
     let owner = owner.map(|t| t.to_string()).unwrap_or_default();
     sqlx::query(
-        "SELECT pg_advisory_xact_lock(hashtextextended(concat_ws(chr(10), 'feed batch', $1, $2, $3), 0))",
+        "SELECT pg_advisory_xact_lock(hashtextextended(concat_ws(chr(10), 'feed batch', $1::text, $2::text, $3::text), 0))",
     )
     .bind(owner)
     .bind(feed)

@@ -319,10 +319,14 @@ pub async fn set_secret(
     version: i32,
     sealed: &[u8],
 ) -> Result<(), StoreError> {
+    // Replaced in two steps: an upsert would need the right to read what is sealed.
+    sqlx::query("DELETE FROM integration_secrets WHERE tenant_id = $1 AND integration_id = $2")
+        .bind(tenant)
+        .bind(id)
+        .execute(&mut **tx)
+        .await?;
     sqlx::query(
-        "INSERT INTO integration_secrets (tenant_id, integration_id, version, sealed) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (tenant_id, integration_id)
-             DO UPDATE SET version = excluded.version, sealed = excluded.sealed, sealed_at = clock_timestamp()",
+        "INSERT INTO integration_secrets (tenant_id, integration_id, version, sealed) VALUES ($1, $2, $3, $4)",
     )
     .bind(tenant)
     .bind(id)

@@ -1,5 +1,7 @@
 //! Every statement of this service. Rows become domain types here; nothing else knows a column.
 
+#![expect(clippy::struct_field_names, reason = "row types are named like their columns")]
+
 pub mod accounts;
 pub mod exposures;
 pub mod feeds;
@@ -17,7 +19,7 @@ use shared::db::{StoreError, Tx};
 
 /// Unsent messages of this service, counted to `at_most`.
 pub async fn outbox_rows(tx: &mut Tx, at_most: i64) -> Result<i64, StoreError> {
-    Ok(sqlx::query_scalar("SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS some")
+    Ok(sqlx::query_scalar("SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS waiting")
         .bind(at_most)
         .fetch_one(&mut **tx)
         .await?)
