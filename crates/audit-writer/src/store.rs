@@ -194,7 +194,7 @@ pub(crate) async fn extent(db: &Db, chain: Chain) -> Result<Extent, StoreError> 
         "SELECT h.sequence, h.hash, h.checkpoint_sequence, h.checkpoint_hash,
                 coalesce((SELECT max(sequence) FROM events WHERE tenant_id = $1), 0) AS last_event,
                 coalesce((SELECT max(sequence) FROM checkpoints WHERE tenant_id = $1), 0) AS last_checkpoint
-         FROM (SELECT $1 AS tenant_id) AS asked LEFT JOIN heads h USING (tenant_id)",
+         FROM (SELECT $1::uuid AS tenant_id) AS asked LEFT JOIN heads h USING (tenant_id)",
     )
     .bind(chain.uuid())
     .fetch_one(&mut *tx)
