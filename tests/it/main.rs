@@ -2,6 +2,7 @@
 
 mod database;
 mod messaging;
+mod mitigation;
 mod okta;
 mod outage;
 mod servers;

@@ -87,13 +87,7 @@ fn split(line: &[u8]) -> Result<Parts<'_>, Reject> {
     if !looks_like_place {
         return Ok(without_place);
     }
-    // host:port[/path]:login:password
-    let (place, rest) = match port(rest) {
-        Some(after) if cut(after).is_some() => {
-            (line.get(..line.len() - after.len() - 1).unwrap_or(first), after)
-        }
-        _ => (first, rest),
-    };
+    let (place, rest) = with_port(line, rest).unwrap_or((first, rest));
     Ok(match cut(rest) {
         Some((login, password)) if !login.is_empty() => Parts { place: Some(place), login, password },
         _ => without_place,
@@ -137,6 +131,15 @@ fn with_scheme(line: &[u8]) -> Option<Result<Parts<'_>, Reject>> {
         login,
         password,
     }))
+}
+
+/// Place and rest of `host:port[/path]:login:password`, given what follows the first colon.
+fn with_port<'a>(line: &'a [u8], rest: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let separator = line.len() - port(rest)?.len() - 1;
+    let end = separator + line.get(separator..)?.iter().position(|b| *b == b':')?;
+    let after = line.get(end + 1..)?;
+    cut(after)?;
+    Some((line.get(..end)?, after))
 }
 
 /// What follows a port and the colon or slash after it. The byte before the result is that colon or slash.

@@ -296,8 +296,9 @@ impl<R: Read> Scanner<R> {
     /// An object that cannot be followed: what was cut from it counts, the fault is reported, and the file is picked
     /// up again at the next line.
     fn broken(&mut self, mut object: Object, fault: Reject, keep_line: bool) -> io::Result<State> {
+        let at = if object.has_records { self.source.position() } else { object.at };
         object.release(&mut self.ready);
-        self.ready.push_back(Unit::faulty(object.at, fault));
+        self.ready.push_back(Unit::faulty(at, fault));
         if !keep_line {
             self.source.skip_line()?;
         }

