@@ -165,19 +165,20 @@ pub fn entra(seed: u64, as_of: OffsetDateTime, secret: &str) -> anyhow::Result<V
     Ok(json!({
         "name": "northwind",
         "provider": {"entra_id": {
-            "id": ENTRA_TENANT,
+            "tenant_id": ENTRA_TENANT,
             "domains": [
                 {"name": "northwind.example", "authority": "cloud"},
                 {"name": "partners.northwind.example", "authority": "federated"},
                 {"name": "plants.northwind.example", "authority": "pass_through"},
             ],
-            "applications": [{
+            "apps": [{
                 "client_id": ENTRA_CLIENT,
+                "name": "Parapet",
                 "secrets": [{"value": secret}],
-                "roles": ["User.Read.All", "Organization.Read.All", "User.RevokeSessions.All",
-                    "User.EnableDisableAccount.All", "IdentityRiskyUser.ReadWrite.All", "IdentityRiskyUser.Read.All",
-                    "Directory.Read.All"],
+                "permissions": ["User.Read.All", "Directory.Read.All", "User.RevokeSessions.All",
+                    "User.EnableDisableAccount.All", "IdentityRiskyUser.ReadWrite.All", "IdentityRiskyUser.Read.All"],
             }],
+            "licences": ["P1", "P2"],
         }},
         "generated": {"seed": seed, "count": 5000, "as_of": rfc3339(as_of)?},
     }))
@@ -187,7 +188,7 @@ pub fn entra(seed: u64, as_of: OffsetDateTime, secret: &str) -> anyhow::Result<V
 pub fn okta(seed: u64, as_of: OffsetDateTime) -> anyhow::Result<Value> {
     Ok(json!({
         "name": "fabrikam",
-        "provider": {"okta": {"subdomain": "fabrikam", "mail_domain": "fabrikam.example"}},
+        "provider": {"okta": {"org_id": OKTA_ORG, "subdomain": "fabrikam", "mail_domain": "fabrikam.example"}},
         "generated": {"seed": seed + 1, "count": 2000, "as_of": rfc3339(as_of)?},
     }))
 }
@@ -196,6 +197,8 @@ pub fn okta(seed: u64, as_of: OffsetDateTime) -> anyhow::Result<Value> {
 pub const ENTRA_TENANT: &str = "7c0f2f0e-5b5e-4c8e-9d3a-1d7f5f1c2a90";
 /// Client id of our application in it.
 pub const ENTRA_CLIENT: &str = "b7d5c9f4-2a61-4b0e-8f7c-93c1a4a7d512";
+/// Id of the demo's Okta org.
+const OKTA_ORG: &str = "00oDemoFabrikam00001";
 /// Client id of our service app in the demo's Okta org.
 pub const OKTA_CLIENT: &str = "0oa1parapetDemo01x7";
 

@@ -227,10 +227,10 @@ impl Run {
             "client_id": directory::OKTA_CLIENT,
             "jwks_uri": jwks_url,
             "scopes": ["okta.users.read", "okta.users.manage", "okta.policies.read", "okta.orgs.read"],
-            "dpop": "required",
-            "role": "ORG_ADMIN",
+            "dpop": "nonce",
+            "roles": ["ORG_ADMIN"],
         });
-        self.control.patch(&side.directory.id, &json!({"applications": [application]})).await
+        self.control.patch(&side.directory.id, &json!({"apps": [application]})).await
     }
 
     async fn watch(&self, side: &Side, integration_id: String, run_id: String) -> anyhow::Result<()> {
