@@ -171,7 +171,7 @@ CREATE FUNCTION budget.reserve(
 
 -- Stores what became of an attempt. Only the holder of the nonce can, once, before the reaper; true when it did.
 -- A later answer is kept as evidence. An answer that says "locked" keeps the account untouched for a window.
-CREATE FUNCTION budget.settle(attempt uuid, p_nonce uuid, answered boolean, p_result text, p_code text, locked boolean)
+CREATE FUNCTION budget.settle(p_attempt uuid, p_nonce uuid, answered boolean, p_result text, p_code text, locked boolean)
     RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
@@ -180,7 +180,7 @@ BEGIN
     UPDATE budget.attempt SET
             state = CASE WHEN answered THEN 'answered' ELSE 'unknown' END,
             finished_at = clock_timestamp(), result = p_result, code = p_code
-        WHERE attempt_id = attempt AND nonce = p_nonce AND state = 'reserved'
+        WHERE attempt_id = p_attempt AND nonce = p_nonce AND state = 'reserved'
         RETURNING * INTO settled;
     IF FOUND THEN
         IF locked THEN
@@ -189,7 +189,7 @@ BEGIN
         END IF;
         RETURN true;
     END IF;
-    UPDATE budget.attempt SET late_result = p_result WHERE attempt_id = attempt AND nonce = p_nonce AND state = 'unknown';
+    UPDATE budget.attempt SET late_result = p_result WHERE attempt_id = p_attempt AND nonce = p_nonce AND state = 'unknown';
     RETURN false;
 END $$;
 
