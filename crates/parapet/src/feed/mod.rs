@@ -19,6 +19,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 pub mod upload;
+mod wire;
 
 pub use date::{Precision, Span};
 pub use record::{Cookie, Feed, HashedSecret, Origin, OriginKind, Record, Reject, SecretForm};
