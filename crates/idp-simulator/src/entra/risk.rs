@@ -9,7 +9,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::access::Caller;
 use super::settings::Licence;
-use super::{errors, user, users};
+use super::{errors, user};
 use crate::faults::throttled;
 use crate::model::{Account, Risk, Status};
 use crate::wire::{self, Request};
@@ -49,11 +49,19 @@ pub fn list(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<
     if let Some(refusal) = refusal(world, request, caller, "IdentityRiskyUser.Read.All") {
         return refusal;
     }
-    let top = request.param("$top").and_then(|top| top.parse().ok()).unwrap_or(100).min(500);
-    let changed = caller.tenant.directory.accounts.changed_since(0, usize::MAX);
-    let risky = changed.iter().map(|(_, account)| account).filter(|account| !account.risk.level.is_empty());
+    let top = request.param("$top").and_then(|top| top.parse().ok()).unwrap_or(100).clamp(1, 500);
+    let from = request.param("$skiptoken").and_then(|token| token.parse().ok()).unwrap_or(0_usize);
     let now = world.now();
-    users::listing(request, "identityProtection/riskyUsers", risky.take(top).map(|a| render(a, now)))
+    let changed = caller.tenant.directory.accounts.changed_since(0, usize::MAX);
+    let risky: Vec<&Account> =
+        changed.iter().map(|(_, account)| account).filter(|account| !account.risk.level.is_empty()).collect();
+    let value: Vec<Value> = risky.iter().skip(from).take(top).map(|account| render(account, now)).collect();
+    let mut body = json!({"value": value});
+    if let (Some(body), true) = (body.as_object_mut(), risky.len() > from + top) {
+        let next = request.link(&format!("{}?$top={top}&$skiptoken={}", request.path, from + top));
+        body.insert("@odata.nextLink".into(), next.into());
+    }
+    wire::json(StatusCode::OK, &body)
 }
 
 /// `GET /identityProtection/riskyUsers/{id}`; 404 for somebody without a record, which is an assumption.

@@ -1,14 +1,12 @@
 //! Containing an account, taking it back, and reading what shows the effect (entra.md §12, §14).
 
 use http::Method;
-use serde::Deserialize;
 use serde_json::json;
 
 use super::{
     Entra,
     account::{User, date, object_id_segment},
     graph::{self, Details},
-    optional,
 };
 use crate::provider::{AccountState, Acted, Action, Containment, Missing, ProviderError, http::Answer};
 
@@ -51,7 +49,10 @@ impl Entra {
 
     async fn mark(&self, verb: &str, id: &str) -> Result<Answer, ProviderError> {
         let path = format!("/identityProtection/riskyUsers/{verb}");
-        self.graph.write(Method::POST, &path, &json!({"userIds": [id]})).await
+        self.risk.turn().await?;
+        let answer = self.graph.write(Method::POST, &path, &json!({"userIds": [id]})).await;
+        self.risk.forget().await;
+        answer
     }
 
     /// Any 2xx is success: others than the documented ones were seen (entra.md §12.1).
@@ -102,27 +103,11 @@ impl Entra {
         &self,
         object_id: &str,
     ) -> Result<Option<Containment>, ProviderError> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Risk {
-            risk_state: Option<String>,
-        }
         let id = object_id_segment(object_id)?;
         let path = format!("/users/{id}?$select=id,accountEnabled,signInSessionsValidFromDateTime");
         let Some(answer) = self.graph.find(&path).await? else { return Ok(None) };
         let user: User = answer.json()?;
-        let granted = self.graph.permissions().await?;
-        let compromised = if granted.is_some_and(|roles| !roles.contains("IdentityRiskyUser.Read.All")) {
-            None
-        } else {
-            match optional(self.graph.find(&format!("/identityProtection/riskyUsers/{id}")).await)? {
-                None => None,
-                Some(None) => Some(false), // a user without any risk has no record
-                Some(Some(answer)) => {
-                    Some(answer.json::<Risk>()?.risk_state.as_deref() == Some("confirmedCompromised"))
-                }
-            }
-        };
+        let compromised = self.is_compromised(&id).await?;
         Ok(Some(Containment {
             state: if user.account_enabled == Some(false) {
                 AccountState::Disabled

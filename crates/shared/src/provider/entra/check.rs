@@ -155,6 +155,7 @@ impl Entra {
                     });
                 }
                 unlicensed(&self.graph).await?;
+                self.risk.turn().await.map_err(describe)?;
                 self.graph.get("/identityProtection/riskyUsers?$top=1").await.map_err(describe)?;
                 Ok(())
             }

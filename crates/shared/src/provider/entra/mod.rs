@@ -8,6 +8,7 @@ mod actions;
 mod check;
 mod graph;
 mod listing;
+mod risk;
 mod ropc;
 mod token;
 mod verdict;
@@ -32,6 +33,7 @@ use crate::{
     secret::SecretBytes,
 };
 use graph::Graph;
+use risk::Risks;
 use token::Tokens;
 
 /// Where a cloud's endpoints are (entra.md §1).
@@ -65,6 +67,7 @@ pub struct Entra {
     secret: SecretBytes,
     egress: Egress,
     graph: Graph,
+    risk: Risks,
     facts: Mutex<Option<(OffsetDateTime, Arc<Facts>)>>,
 }
 
@@ -90,7 +93,7 @@ impl Entra {
         let hosts = connection.cloud.hosts();
         let tokens = Tokens::new(egress.clone(), hosts, &connection, secret.clone());
         let graph = Graph::new(egress.clone(), hosts.graph, tokens);
-        Self { connection, secret, egress, graph, facts: Mutex::new(None) }
+        Self { connection, secret, egress, graph, risk: Risks::default(), facts: Mutex::new(None) }
     }
 
     /// Facts about the tenant, read at most every few minutes. What may not be read stays unknown.
