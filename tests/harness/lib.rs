@@ -6,11 +6,13 @@
 
 pub mod bus;
 pub mod idp;
+pub mod permits;
 pub mod proxy;
 pub mod servers;
 
 pub use bus::{Bus, until};
 pub use idp::Idp;
+pub use permits::Permits;
 pub use proxy::Proxy;
 pub use servers::{
     Database, Servers, Vhost, database, database_on, prepare, program, server_dir, servers, unique, vhost,

@@ -1,6 +1,7 @@
 //! End-to-end tests: one binary, one process, one set of servers.
 
 mod database;
+mod entra;
 mod messaging;
 mod mitigation;
 mod okta;

@@ -1,0 +1,439 @@
+//! The Entra adapter against the simulator: real names, real TLS, real permits.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use e2e::{Idp, Permits};
+use idp_simulator::model::{Directory, Settings};
+use serde_json::{Value, json};
+use shared::id::ProviderKind;
+use shared::integration::{EntraCloud, EntraConnection};
+use shared::provider::entra::Entra;
+use shared::provider::{
+    Account, AccountKind, AccountState, Acted, Action, Attempted, Capability, Cursor, Listing, Missing, Next,
+    PasswordAuthority, Provider, ProviderError, Signal,
+};
+use shared::secret::SecretBytes;
+use shared::verdict::{Reason, Verdict};
+use time::Duration;
+
+const TENANT: &str = "8d7b1c52-6c39-4f5e-9d35-0c2c0f6b9a11";
+const APP: &str = "11111111-2222-4333-8444-555555555555";
+const CHECKER: &str = "22222222-3333-4444-8555-666666666666";
+const SECRET: &str = "Zx8Q~secret+value/with=signs";
+const PERMISSIONS: [&str; 9] = [
+    "User.Read.All",
+    "User.RevokeSessions.All",
+    "User.EnableDisableAccount.All",
+    "IdentityRiskyUser.ReadWrite.All",
+    "IdentityRiskyUser.Read.All",
+    "AuditLog.Read.All",
+    "Organization.Read.All",
+    "Directory.Read.All",
+    "OnPremDirectorySynchronization.Read.All",
+];
+
+/// A tenant, an adapter for it, and the simulator both live on.
+struct Stage {
+    idp: Idp,
+    entra: Entra,
+    directory: Arc<Directory>,
+    /// The name under which attempts are counted: every stage is a directory of its own.
+    budget: String,
+}
+
+impl Stage {
+    /// A tenant whose settings are the defaults with these changes.
+    async fn with(settings: Value, accounts: Value) -> Self {
+        let idp = Idp::start().await;
+        let mut tenant = json!({
+            "tenant_id": TENANT,
+            "domains": [
+                {"name": "contoso.example"},
+                {"name": "fed.contoso.example", "authority": "federated"},
+                {"name": "pta.contoso.example", "authority": "pass_through"},
+            ],
+            "apps": [
+                {"client_id": APP, "secrets": [{"value": SECRET}], "permissions": PERMISSIONS},
+                {"client_id": CHECKER, "public": true},
+            ],
+            "licences": ["P2"],
+            "risk_throttling": false,
+        });
+        merge(&mut tenant, &settings);
+        let mut spec = json!({"name": "Contoso", "provider": {"entra_id": tenant}});
+        merge(&mut spec, &accounts);
+        let directory = idp.directory(spec);
+        let entra = adapter(&idp, SECRET);
+        Self { idp, entra, directory, budget: uuid::Uuid::new_v4().to_string() }
+    }
+
+    async fn people(settings: Value) -> Self {
+        Self::with(settings, json!({"accounts": people()})).await
+    }
+
+    async fn generated(count: u64) -> Self {
+        Self::with(json!({}), json!({"generated": {"seed": 7, "count": count}})).await
+    }
+
+    fn configure(&self, patch: &Value) {
+        let Settings::EntraId(entra) = &*self.directory.settings() else { panic!("not an Entra tenant") };
+        let mut merged = serde_json::to_value(entra).unwrap();
+        merge(&mut merged, patch);
+        self.directory.set_settings(Settings::EntraId(serde_json::from_value(merged).unwrap()));
+    }
+
+    fn patch(&self, login: &str, patch: &Value) {
+        let now = self.idp.simulator.world.now();
+        self.directory.accounts.patch(&self.id(login), patch, now).unwrap().unwrap();
+    }
+
+    fn id(&self, login: &str) -> String {
+        self.directory.accounts.by_login(login).unwrap().id
+    }
+
+    async fn account(&self, login: &str) -> Account {
+        self.entra.account(&self.id(login)).await.unwrap().unwrap()
+    }
+
+    /// Walks a listing to its end.
+    async fn walk(
+        &self,
+        listing: Listing,
+        from: Option<Cursor>,
+    ) -> Result<(Vec<Account>, Cursor), ProviderError> {
+        let (mut all, mut at) = (Vec::new(), from);
+        loop {
+            let page = self.entra.accounts(listing, at.as_ref()).await?;
+            all.extend(page.accounts);
+            match page.next {
+                Next::Page(cursor) => at = Some(cursor),
+                Next::End(cursor) => return Ok((all, cursor.unwrap())),
+            }
+        }
+    }
+
+    /// Submits once, with the account as it was read before.
+    async fn verify(&self, permits: &Permits, login: &str, password: &str) -> Attempted {
+        let before = self.account(login).await;
+        let verifier = self.entra.verifier().unwrap();
+        let connection = verifier.connect().await.unwrap();
+        let permit = permits.permit(ProviderKind::EntraId, &self.budget, &before).await;
+        verifier.verify(permit, connection, &before, &SecretBytes::new(password.into())).await
+    }
+}
+
+fn adapter(idp: &Idp, secret: &str) -> Entra {
+    let connection = EntraConnection {
+        cloud: EntraCloud::Global,
+        tenant: TENANT.into(),
+        client_id: APP.into(),
+        ropc_client_id: Some(CHECKER.into()),
+    };
+    Entra::new(idp.egress(), connection, SecretBytes::new(secret.into()))
+}
+
+fn people() -> Value {
+    json!([
+        {"login": "ann@contoso.example", "password": "right \"horse\" & ü", "last_sign_in": "2026-03-01T10:00:00Z"},
+        {"login": "mfa@contoso.example", "password": "right horse", "second_factor": "required"},
+        {"login": "old@contoso.example", "password": "right horse", "password_expired": true},
+        {"login": "off@contoso.example", "password": "right horse", "status": "disabled"},
+        {"login": "boss@contoso.example", "password": "right horse", "roles": ["Global Administrator"]},
+        {"login": "none@contoso.example"},
+        {"login": "fay@fed.contoso.example", "password": "right horse"},
+        {"login": "pia@pta.contoso.example", "password": "right horse", "hybrid": true},
+        {"login": "eve_home.example#EXT#@contoso.example", "guest": true},
+    ])
+}
+
+fn merge(target: &mut Value, patch: &Value) {
+    idp_simulator::model::merge(target, patch);
+}
+
+async fn reasons(entra: &Entra) -> Vec<&'static str> {
+    let wanted: BTreeSet<Capability> = Capability::ALL.into();
+    let report = entra.test(&wanted).await;
+    report
+        .capabilities
+        .into_iter()
+        .map(|test| test.result.err().map_or("", |missing| missing.reason))
+        .collect()
+}
+
+// --- connection test ------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_well_set_up_application_passes_every_test_and_names_its_tenant() {
+    let stage = Stage::people(json!({})).await;
+    let report = stage.entra.test(&Capability::ALL.into()).await;
+    assert!(report.capabilities.iter().all(|c| c.result.is_ok()), "{report:?}");
+    assert_eq!(report.directory_id.as_deref(), Some(TENANT));
+    assert_eq!(stage.entra.directory_id().await.unwrap(), TENANT);
+    assert!(stage.idp.changes().is_empty());
+    let probes = stage.idp.submissions();
+    assert!(probes.len() == 1 && probes.iter().all(|probe| probe.account.is_none()));
+}
+
+#[tokio::test]
+async fn refusals_of_the_application_are_told_apart_for_every_capability() {
+    let stage = Stage::people(json!({})).await;
+    assert_eq!(reasons(&adapter(&stage.idp, "wrong")).await, ["secret_invalid"; 5]);
+    stage.configure(&json!({"apps": [{"client_id": APP, "secrets": [{"value": SECRET, "expires": "2020-01-01T00:00:00Z"}]}]}));
+    assert_eq!(reasons(&stage.entra).await, ["secret_expired"; 5]);
+    stage.configure(&json!({"apps": []}));
+    assert_eq!(reasons(&stage.entra).await, ["app_missing"; 5]);
+}
+
+#[tokio::test]
+async fn what_is_not_granted_or_not_licensed_is_named_where_it_is_needed() {
+    let stage = Stage::people(json!({})).await;
+    let app = |permissions: &[&str]| {
+        json!({"apps": [{"client_id": APP, "secrets": [{"value": SECRET}], "permissions": permissions},
+            {"client_id": CHECKER}]})
+    };
+    stage.configure(&app(&["User.Read.All"]));
+    let wanting = ["", "client_type", "consent_missing", "consent_missing", "consent_missing"];
+    assert_eq!(reasons(&stage.entra).await, wanting, "and the checking application is not public");
+    let stage = Stage::people(json!({"licences": ["P1"]})).await;
+    assert_eq!(reasons(&stage.entra).await, ["", "", "", "", "licence_missing"]);
+    let stage = Stage::people(json!({"address_blocked": true})).await;
+    assert_eq!(reasons(&stage.entra).await, [""; 5], "nobody's name is answered before addresses are judged");
+}
+
+// --- reading --------------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_full_listing_shows_every_account_once_and_ends_where_changes_begin() {
+    let stage = Stage::generated(1200).await;
+    let (all, cursor) = stage.walk(Listing::Full, None).await.unwrap();
+    let ids: HashSet<&str> = all.iter().map(|account| account.object_id.as_str()).collect();
+    assert_eq!((all.len(), ids.len()), (1200, 1200));
+    let (nothing, cursor) = stage.walk(Listing::Changes, Some(cursor)).await.unwrap();
+    assert!(nothing.is_empty());
+
+    let (first, second) = (all[0].clone(), all[1].clone());
+    stage.patch(&first.login, &json!({"status": "disabled", "display_name": "Changed"}));
+    stage.patch(&second.login, &json!({"status": "deleted"}));
+    let (changed, _) = stage.walk(Listing::Changes, Some(cursor)).await.unwrap();
+    assert_eq!(changed.len(), 2);
+    assert_eq!((changed[0].state, changed[0].display_name.as_str()), (AccountState::Disabled, "Changed"));
+    assert!(changed[1].removed && changed[1].object_id == second.object_id);
+}
+
+#[tokio::test]
+async fn accounts_are_read_with_everything_that_decides_about_them() {
+    let stage = Stage::people(json!({})).await;
+    let ann = stage.account("ann@contoso.example").await;
+    assert_eq!(
+        (ann.state, ann.authority, ann.kind),
+        (AccountState::Active, PasswordAuthority::Cloud, AccountKind::Member)
+    );
+    assert!(ann.password_changed_at.is_some() && ann.last_sign_in_at.is_some() && !ann.is_admin);
+    assert!(stage.account("boss@contoso.example").await.is_admin);
+    assert_eq!(stage.account("off@contoso.example").await.state, AccountState::Disabled);
+    assert_eq!(stage.account("fay@fed.contoso.example").await.authority, PasswordAuthority::Federated);
+    assert!(stage.account("pia@pta.contoso.example").await.hybrid);
+    assert_eq!(stage.account("eve_home.example#EXT#@contoso.example").await.kind, AccountKind::Guest);
+    let nobody = stage.entra.account("00000000-0000-4000-8000-000000000000").await.unwrap();
+    assert_eq!(nobody, None);
+    let hashless = Stage::people(json!({"password_hash_sync": false})).await;
+    assert_eq!(hashless.account("pia@pta.contoso.example").await.authority, PasswordAuthority::Ad);
+}
+
+#[tokio::test]
+async fn without_sign_in_activity_reading_goes_on_without_it() {
+    let stage = Stage::people(json!({"licences": []})).await;
+    assert_eq!(stage.account("ann@contoso.example").await.last_sign_in_at, None);
+    assert_eq!(stage.walk(Listing::Full, None).await.unwrap().0.len(), 9);
+}
+
+#[tokio::test]
+async fn expired_and_foreign_cursors_start_the_listing_again() {
+    let stage = Stage::generated(1100).await;
+    let page = stage.entra.accounts(Listing::Full, None).await.unwrap();
+    let Next::Page(next) = page.next else { panic!("one page only") };
+    stage.idp.simulator.world.advance(Duration::seconds(700));
+    let expired = stage.entra.accounts(Listing::Full, Some(&next)).await;
+    assert!(matches!(expired, Err(ProviderError::CursorExpired)), "{expired:?}");
+    let (_, cursor) = stage.walk(Listing::Full, None).await.unwrap();
+    stage.configure(&json!({"delta_valid_from": "2999-01-01T00:00:00Z"}));
+    let gone = stage.entra.accounts(Listing::Changes, Some(&cursor)).await;
+    assert!(matches!(gone, Err(ProviderError::CursorExpired)), "{gone:?}");
+    let elsewhere =
+        Cursor(json!({"changes": {"next": "https://evil.example/v1.0/users/delta?x"}}).to_string());
+    let refused = stage.entra.accounts(Listing::Changes, Some(&elsewhere)).await;
+    assert!(matches!(refused, Err(ProviderError::Protocol(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_token_is_fetched_once_for_many_callers_and_replaced_when_it_dies() {
+    let stage = Stage::people(json!({})).await;
+    // A second token request would fail.
+    stage.idp.fault(json!({"operation": "entra.token", "skip": 1, "effect": {"status": {"status": 500}}}));
+    let id = stage.id("ann@contoso.example");
+    let many = futures::future::join_all((0..20).map(|_| stage.entra.containment(&id))).await;
+    assert!(many.iter().all(Result::is_ok));
+    assert_eq!(stage.idp.simulator.world.faults.unfired().len(), 1);
+    stage.idp.simulator.world.faults.clear();
+    stage.idp.simulator.world.advance(Duration::hours(2));
+    assert!(stage.entra.containment(&id).await.is_ok(), "a refused token is replaced once");
+}
+
+#[tokio::test]
+async fn outages_and_nonsense_are_errors_never_accounts() {
+    for effect in [
+        json!({"status": {"status": 503}}),
+        json!("html"),
+        json!("wrong_json"),
+        json!("reset"),
+        json!({"redirect": {"location": "https://evil.example/"}}),
+        json!({"oversized": {"bytes": 20_000_000}}),
+        json!({"throttle": {"hint": {"seconds": 17}}}),
+    ] {
+        let stage = Stage::people(json!({})).await;
+        stage.entra.accounts(Listing::Full, None).await.unwrap();
+        stage.idp.fault(json!({"operation": "graph.users.list", "effect": effect}));
+        let found = stage.entra.accounts(Listing::Full, None).await;
+        assert!(found.is_err(), "{effect}");
+        if let Err(ProviderError::Throttled { retry_after }) = found {
+            assert_eq!(retry_after.map(|wait| wait.as_secs()), Some(17));
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_threshold_is_read_where_somebody_changed_it_and_else_the_clouds() {
+    let stage = Stage::people(json!({})).await;
+    assert_eq!(stage.entra.lockout_policy().await.unwrap().threshold, Some(10));
+    stage.configure(&json!({"lockout": {"threshold": 6, "duration_s": 60}}));
+    assert_eq!(stage.entra.lockout_policy().await.unwrap().threshold, Some(6));
+    let blind = Stage::people(json!({"apps": [{"client_id": APP, "secrets": [{"value": SECRET}],
+        "permissions": ["User.Read.All"]}]}))
+    .await;
+    assert_eq!(blind.entra.lockout_policy().await.unwrap().threshold, None);
+}
+
+// --- password check -------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn each_answer_costs_one_submission_and_proves_what_it_proves() {
+    let (stage, permits) = (Stage::people(json!({})).await, Permits::start().await);
+    let cases = [
+        ("ann@contoso.example", "right \"horse\" & ü", Verdict::Valid),
+        ("mfa@contoso.example", "right horse", Verdict::ValidSecondFactor),
+        ("old@contoso.example", "right horse", Verdict::ValidExpired),
+        ("boss@contoso.example", "wrong horse", Verdict::Invalid),
+        ("off@contoso.example", "right horse", Verdict::NotTestable(Reason::AccountDisabled)),
+        ("none@contoso.example", "right horse", Verdict::NotTestable(Reason::Passwordless)),
+        ("fay@fed.contoso.example", "right horse", Verdict::NotTestable(Reason::Federated)),
+    ];
+    for (n, (login, password, verdict)) in cases.into_iter().enumerate() {
+        let attempted = stage.verify(&permits, login, password).await;
+        assert_eq!(attempted.verdict, verdict, "{login}");
+        assert_eq!(stage.idp.submissions().len(), n + 1);
+    }
+    let spaces = stage.verify(&permits, "pia@pta.contoso.example", " right horse").await;
+    assert_eq!(spaces.verdict, Verdict::NotTestable(Reason::SecretUnusable));
+    assert_eq!(stage.idp.submissions().len(), 7, "what cannot be sent faithfully is not sent");
+}
+
+#[tokio::test]
+async fn whatever_happens_to_the_answer_the_password_is_submitted_once() {
+    let permits = Permits::start().await;
+    for (effect, verdict) in [
+        (json!("reset"), Verdict::Inconclusive(Reason::Unknown)),
+        (json!("html"), Verdict::Inconclusive(Reason::UnreadableAnswer)),
+        (json!("wrong_json"), Verdict::Inconclusive(Reason::UnreadableAnswer)),
+        (json!({"oversized": {"bytes": 1_000_000}}), Verdict::Inconclusive(Reason::UnreadableAnswer)),
+        (
+            json!({"redirect": {"location": "https://login.microsoftonline.com/x"}}),
+            Verdict::Inconclusive(Reason::UnreadableAnswer),
+        ),
+    ] {
+        let stage = Stage::people(json!({})).await;
+        stage.idp.fault(json!({"operation": "entra.password", "effect": effect}));
+        let attempted = stage.verify(&permits, "ann@contoso.example", "right \"horse\" & ü").await;
+        assert_eq!(attempted.verdict, verdict, "{effect}");
+        assert_eq!(stage.idp.submissions().len(), 1, "{effect}");
+    }
+    for (effect, reason) in [
+        (json!({"throttle": {"hint": {"seconds": 40}}}), Reason::Throttled),
+        (json!({"status": {"status": 503}}), Reason::Unavailable),
+    ] {
+        let stage = Stage::people(json!({})).await;
+        stage.idp.fault(json!({"operation": "entra.password", "effect": effect}));
+        let attempted = stage.verify(&permits, "mfa@contoso.example", "right horse").await;
+        assert!(matches!(attempted.verdict, Verdict::Deferred(_, found) if found == reason), "{attempted:?}");
+        assert_eq!(stage.idp.submissions().len(), 1, "{effect}");
+    }
+}
+
+#[tokio::test]
+async fn a_lock_and_a_wrong_configuration_prove_nothing_and_say_so() {
+    let (stage, permits) = (Stage::people(json!({"address_blocked": true})).await, Permits::start().await);
+    let locked = stage.verify(&permits, "ann@contoso.example", "wrong").await;
+    assert_eq!(
+        (locked.verdict, locked.signal),
+        (Verdict::Inconclusive(Reason::LockedOrBlocked), Signal::Locked)
+    );
+    assert_eq!(locked.code.as_deref(), Some("AADSTS50053"));
+    stage.configure(
+        &json!({"apps": [{"client_id": APP, "secrets": [{"value": SECRET}], "permissions": PERMISSIONS}]}),
+    );
+    let refused = stage.verify(&permits, "mfa@contoso.example", "right horse").await;
+    assert_eq!(refused.verdict, Verdict::Inconclusive(Reason::Configuration));
+    assert_eq!((refused.signal, refused.code.as_deref()), (Signal::Configuration, Some("AADSTS700016")));
+}
+
+// --- containment ----------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn an_account_is_contained_verified_and_brought_back() {
+    let stage = Stage::people(json!({})).await;
+    let id = stage.id("ann@contoso.example");
+    stage.patch("ann@contoso.example", &json!({"sessions_valid_from": "2026-01-01T00:00:00Z"}));
+    let before = stage.entra.containment(&id).await.unwrap().unwrap();
+    assert_eq!((before.state, before.compromised), (AccountState::Active, Some(false)));
+    for action in Action::ALL {
+        let acted = stage.entra.act(action, &id).await.unwrap();
+        assert!(matches!(acted, Acted::Done { request_id: Some(_) }), "{acted:?}");
+    }
+    let after = stage.entra.containment(&id).await.unwrap().unwrap();
+    assert_eq!((after.state, after.compromised), (AccountState::Disabled, Some(true)));
+    assert!(after.sessions_valid_from > before.sessions_valid_from);
+    for action in [Action::DisableAccount, Action::MarkCompromised] {
+        assert!(matches!(stage.entra.undo(action, &id).await.unwrap(), Acted::Done { .. }));
+    }
+    let undone = stage.entra.containment(&id).await.unwrap().unwrap();
+    assert_eq!((undone.state, undone.compromised), (AccountState::Active, Some(false)));
+    let actions: Vec<String> = stage.idp.changes().into_iter().map(|change| change.action).collect();
+    assert_eq!(actions, ["revoke_sessions", "disable", "confirm_compromised", "enable", "dismiss_risk"]);
+}
+
+#[tokio::test]
+async fn what_microsoft_refuses_is_told_with_its_reason() {
+    let refused =
+        async |stage: &Stage, action, login: &str| match stage.entra.act(action, &stage.id(login)).await {
+            Ok(Acted::Refused { reason, .. }) => reason,
+            other => panic!("{other:?}"),
+        };
+    let stage = Stage::people(json!({"hybrid_writes": "refuse", "licences": ["P1"]})).await;
+    assert_eq!(refused(&stage, Action::DisableAccount, "boss@contoso.example").await, "admin_target");
+    assert_eq!(refused(&stage, Action::DisableAccount, "pia@pta.contoso.example").await, "ad_mastered");
+    assert_eq!(refused(&stage, Action::MarkCompromised, "ann@contoso.example").await, "licence_missing");
+    let gone = stage.entra.act(Action::RevokeSessions, "00000000-0000-4000-8000-000000000000").await.unwrap();
+    assert!(matches!(gone, Acted::Refused { reason: "account_gone", .. }));
+    let poor = json!({"apps": [{"client_id": APP, "secrets": [{"value": SECRET}], "permissions": ["User.Read.All"]}]});
+    let stage = Stage::people(poor).await;
+    assert_eq!(refused(&stage, Action::RevokeSessions, "ann@contoso.example").await, "permission_missing");
+    let unlisted = stage.entra.lockout_policy().await.unwrap();
+    assert_eq!(unlisted.threshold, None);
+    let missing = stage.entra.undo(Action::RevokeSessions, &stage.id("ann@contoso.example")).await.unwrap();
+    assert!(matches!(missing, Acted::Refused { reason: "wrong_state", .. }));
+    let wrong = adapter(&stage.idp, "wrong").containment(&stage.id("ann@contoso.example")).await;
+    assert!(
+        matches!(wrong, Err(ProviderError::Refused(Missing { reason: "secret_invalid", .. }))),
+        "{wrong:?}"
+    );
+}
