@@ -120,7 +120,11 @@ async fn the_stack_survives_its_children_takes_them_along_and_finds_its_data_aga
         assert_eq!(process(&status, name)["address"], process(&first, name)["address"]);
     }
     let kept = stack.parapet(&["--json", "bootstrap", sample]);
-    assert!(String::from_utf8_lossy(&kept.stdout).contains("unchanged"));
+    assert!(
+        String::from_utf8_lossy(&kept.stdout).contains("unchanged"),
+        "{}",
+        String::from_utf8_lossy(&kept.stderr)
+    );
 
     assert!(stack.parapet(&["down"]).status.success());
     assert!(again.wait().await.success(), "{}", tail(&stack.log(), 20));

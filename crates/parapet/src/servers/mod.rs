@@ -15,6 +15,7 @@ use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use rand::RngExt as _;
@@ -22,6 +23,9 @@ use rand::RngExt as _;
 pub use install::{Package, ensure};
 pub use postgres::{Postgres, PostgresSettings, SUPERUSER};
 pub use rabbitmq::{Permissions, RabbitMq};
+
+/// How long a port may take to become free again.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Makes sure that the programs of both servers are there.
 pub async fn ensure_all() -> anyhow::Result<()> {
@@ -56,10 +60,18 @@ pub fn remembered_ports<const N: usize>(file: &Path) -> anyhow::Result<[u16; N]>
         .ok()
         .and_then(|text| text.split_whitespace().map(|word| word.parse().ok()).collect::<Option<Vec<u16>>>())
         .and_then(|ports| ports.try_into().ok());
-    if let Some(ports) = before
-        && ports.iter().all(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
-    {
-        return Ok(ports);
+    if let Some(ports) = before {
+        // What held them may be on its way out: the children of a killed process end after it.
+        let deadline = Instant::now() + LINGER;
+        loop {
+            if ports.iter().all(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()) {
+                return Ok(ports);
+            }
+            if Instant::now() > deadline {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
     let ports = free_ports::<N>()?;
     write_private(file, ports.map(|port| port.to_string()).join(" ").as_bytes())?;

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::Context as _;
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, Color, Table};
+use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -79,6 +80,11 @@ impl Snapshot {
     pub fn load(file: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         serde_json::from_slice(&text).with_context(|| format!("{} is damaged", file.display()))
+    }
+
+    /// Whether this process wrote it, and still runs.
+    pub fn is_of(&self, supervisor: Pid) -> bool {
+        u32::try_from(supervisor.as_raw_pid()) == Ok(self.pid) && test_kill_process(supervisor).is_ok()
     }
 
     /// A table for people.

@@ -143,8 +143,14 @@ pub fn status(global: &Global) -> anyhow::Result<()> {
     if !is_running(&data) {
         bail!("the local stack of {} is not running; `parapet up` starts it", data.path().display());
     }
-    print(&Snapshot::load(&data.state())?, global.json);
-    Ok(())
+    // A supervisor that was killed leaves its last word behind; the present one has not written yet.
+    match Snapshot::load(&data.state()) {
+        Ok(snapshot) if supervisor(&data).is_some_and(|pid| snapshot.is_of(pid)) => {
+            print(&snapshot, global.json);
+            Ok(())
+        }
+        _ => bail!("the local stack of {} is about to start", data.path().display()),
+    }
 }
 
 /// `parapet clean`
