@@ -9,6 +9,7 @@ pub mod idp;
 pub mod permits;
 pub mod proxy;
 pub mod servers;
+pub mod validation;
 
 pub use bus::{Bus, until};
 pub use idp::Idp;

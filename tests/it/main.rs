@@ -2,6 +2,9 @@
 
 mod database;
 mod entra;
+#[cfg(feature = "fail-points")]
+mod kills;
+mod limiter;
 mod messaging;
 mod mitigation;
 mod okta;
@@ -9,4 +12,5 @@ mod outage;
 mod servers;
 mod service;
 mod stack;
+mod validator;
 mod work;

@@ -9,6 +9,7 @@ pub mod caretaker;
 pub mod conclude;
 mod config;
 mod digest;
+mod ending;
 pub mod failpoint;
 pub mod keys;
 pub mod matching;

@@ -10,8 +10,8 @@ use shared::{
     audit::{Actor, Event, Outcome as Became},
     db::{Db, StoreError, Tx},
     id::{CauseId, ExposureId, TenantId, WorkId},
-    integration_store::{self, Integration, Package, Status},
-    limiter::{Answer, Ask, Denial, Limits, OwnerSeen, Reservation},
+    integration_store::{self, Integration},
+    limiter::{Answer, Ask, Limits, OwnerSeen, Reservation},
     provider::{
         Account, AccountState, AttemptConnection, PasswordAuthority, Provider, ProviderError,
         directory::{ConnectError, Directories},
@@ -21,19 +21,18 @@ use shared::{
     secret::SecretBytes,
     verdict::{Reason, Verdict},
     wire::events::ValidationDue,
-    work,
 };
-use time::{Duration, OffsetDateTime};
+use time::Duration;
 
 use crate::{
     NAME,
     conclude::Conclusion,
+    ending::{Ending, LOOK_AGAIN, denied, gone, later, paused, standing, switched_off, write},
     failpoint::{Stage, reach},
     keys::LeakKeys,
     message, signals,
     store::{
-        exposures::{self, Next},
-        pauses,
+        exposures,
         turn::{self as store, Turn},
     },
     triage::{self, AccountFacts, Decision, Facts},
@@ -41,10 +40,6 @@ use crate::{
 
 /// How long an exposure waits when its directory cannot be asked, and no better time is known.
 const UNAVAILABLE: Duration = Duration::minutes(2);
-/// How often an exposure looks whether a pause without end, or a switched-off integration, is over.
-const LOOK_AGAIN: Duration = Duration::minutes(15);
-/// How often an account whose budget no time frees is looked at: its owner may have signed in.
-const RESERVE: Duration = Duration::days(1);
 
 /// Handles `validation.due`.
 #[derive(Debug)]
@@ -344,111 +339,6 @@ impl Validator {
     }
 }
 
-/// How a turn ends without an attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Ending {
-    /// A verdict that stands.
-    Decided(Decision),
-    /// Nobody wants it validated (any more).
-    Idle(Decision),
-    /// It waits.
-    Later(Reason, After),
-    /// A verdict that stands until the owner signs in, which is looked at again then.
-    Watched(Decision, Duration),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum After {
-    A(Duration),
-    At(OffsetDateTime),
-}
-
-fn later(reason: Reason, after: Duration) -> Ending {
-    Ending::Later(reason, After::A(after))
-}
-
-fn gone() -> Ending {
-    Ending::Decided(Decision::new(Verdict::NotTestable(Reason::AccountGone)).because("rule", "account_state"))
-}
-
-fn switched_off() -> Ending {
-    Ending::Idle(Decision::new(Verdict::NotTestable(Reason::SwitchedOff)))
-}
-
-/// Whether the integration may validate this exposure now.
-fn standing(
-    turn: &Turn,
-    integration: Option<Integration>,
-    package: Option<&Package>,
-) -> Result<Integration, Ending> {
-    let Some(integration) = integration else { return Err(switched_off()) };
-    let settings = &integration.settings;
-    let by_rule = !turn.history && settings.validates_automatically();
-    let by_person = turn.requested && settings.validation.manual;
-    if !package.is_some_and(|p| p.validation) || !(by_rule || by_person) {
-        return Err(switched_off());
-    }
-    match integration.status {
-        Status::Active => Ok(integration),
-        Status::Disabled => Err(later(Reason::Paused, LOOK_AGAIN)),
-        Status::Error => Err(later(Reason::Unavailable, LOOK_AGAIN)),
-    }
-}
-
-async fn paused(tx: &mut Tx, turn: &Turn) -> Result<Option<Ending>, StoreError> {
-    let pause = pauses::in_force(tx, turn.tenant, &turn.key.directory).await?;
-    Ok(pause.map(|pause| {
-        let reason = if pause.reason == "throttled" { Reason::Throttled } else { Reason::Paused };
-        match pause.until {
-            Some(until) => Ending::Later(reason, After::At(until)),
-            None => later(reason, LOOK_AGAIN),
-        }
-    }))
-}
-
-fn denied(reason: Denial, free_at: Option<OffsetDateTime>) -> Ending {
-    let at = |reason| match free_at {
-        Some(at) => Ending::Later(reason, After::At(at)),
-        None => later(reason, LOOK_AGAIN),
-    };
-    let never = |reason| Decision::new(Verdict::NotTestable(reason)).because("rule", "budget");
-    match reason {
-        Denial::ThresholdTooLow => Ending::Decided(never(Reason::ThresholdTooLow)),
-        Denial::DailyMax => Ending::Idle(never(Reason::SwitchedOff)),
-        Denial::Locked => Ending::Decided(never(Reason::AccountLocked)),
-        Denial::InFlight => at(Reason::InFlight),
-        Denial::Spacing => at(Reason::Spacing),
-        Denial::Window => at(Reason::Window),
-        Denial::Cooling => at(Reason::LockedOrBlocked),
-        Denial::Reserve => Ending::Watched(never(Reason::Reserve), RESERVE),
-    }
-}
-
-/// Writes how the turn ended; the caller holds the exposure's row lock and commits.
-async fn write(tx: &mut Tx, turn: &Turn, outcome: &Ending) -> Result<(), StoreError> {
-    match outcome {
-        Ending::Decided(decision) => {
-            crate::conclude::without_attempt(tx, turn, decision, Next::Decided).await
-        }
-        Ending::Idle(decision) => crate::conclude::without_attempt(tx, turn, decision, Next::Idle).await,
-        Ending::Later(reason, after) => {
-            let until = match after {
-                After::A(length) => tx.clock().await? + *length,
-                After::At(at) => *at,
-            };
-            let decision = Decision::new(Verdict::Deferred(until, *reason));
-            exposures::decide(tx, turn.exposure, &decision, false, Next::Waiting).await?;
-            metrics::counter!("parapet_deferrals_total", "reason" => reason.as_str()).increment(1);
-            work::postpone(tx, turn.work, until, reason.as_str()).await
-        }
-        Ending::Watched(decision, length) => {
-            exposures::decide(tx, turn.exposure, decision, false, Next::Waiting).await?;
-            let until = tx.clock().await? + *length;
-            work::postpone(tx, turn.work, until, Reason::Reserve.as_str()).await
-        }
-    }
-}
-
 async fn finish(delivery: &Delivery, mut tx: Tx) -> Result<(), StoreError> {
     if delivery.done(&mut tx).await? { tx.commit().await } else { tx.rollback().await }
 }
@@ -482,26 +372,4 @@ fn intent(turn: &Turn, integration: &Integration, account: &Account) -> Event {
     .object("exposure", turn.exposure)
     .user(&turn.key.object, &account.login)
     .detail("attempt_id", turn.attempt())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_denial_waits_for_its_time_or_says_why_it_never_will() {
-        let at = OffsetDateTime::UNIX_EPOCH;
-        for (denial, reason) in [
-            (Denial::InFlight, Reason::InFlight),
-            (Denial::Spacing, Reason::Spacing),
-            (Denial::Window, Reason::Window),
-            (Denial::Cooling, Reason::LockedOrBlocked),
-        ] {
-            assert_eq!(denied(denial, Some(at)), Ending::Later(reason, After::At(at)));
-        }
-        assert!(matches!(denied(Denial::Reserve, None), Ending::Watched(d, RESERVE)
-            if d.verdict == Verdict::NotTestable(Reason::Reserve)));
-        assert!(matches!(denied(Denial::ThresholdTooLow, None), Ending::Decided(_)));
-        assert!(matches!(denied(Denial::Locked, None), Ending::Decided(_)));
-    }
 }

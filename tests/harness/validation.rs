@@ -1,0 +1,345 @@
+//! A tenant with a simulated Entra ID directory and leaked credentials for it: the world of validator tests.
+
+use std::{path::Path, process::Stdio, time::Duration};
+
+use idp_simulator::log::Submission;
+use parapet::servers::{Permissions, write_private};
+use prost::Message;
+use serde_json::json;
+use shared::{
+    id::{BatchId, ExposureId, FeedRecordId, IntegrationId, TenantId},
+    outbox::Topic,
+    queue::{BrokerConfig, declare_topology},
+    sealing::{DataKey, Owner, Purpose, Sealer, TopKey, column},
+    wire::events::FeedBatchReceived,
+};
+use sqlx::PgConnection;
+use tokio::process::{Child, Command};
+use uuid::Uuid;
+
+use crate::{
+    idp::Idp,
+    servers::{Database, ROLE_PASSWORD, Vhost, database, servers, vhost},
+};
+
+const BROKER_USER: &str = "validation-tests";
+const CLIENT_SECRET: &str = "graph-client-secret-value";
+const GRAPH_APP: &str = "11111111-aaaa-4bbb-8ccc-000000000001";
+const ROPC_APP: &str = "11111111-aaaa-4bbb-8ccc-000000000002";
+
+/// The right password of account `n`.
+pub fn password(n: usize) -> String {
+    format!("Right-horse-{n}-battery")
+}
+
+/// One leaked credential: whose, and what.
+#[derive(Clone, Debug)]
+pub struct Leak {
+    /// The account's number.
+    pub account: usize,
+    /// The password as leaked.
+    pub password: String,
+}
+
+/// The world.
+#[derive(Debug)]
+pub struct World {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Its integration.
+    pub integration: IntegrationId,
+    /// The directory's id.
+    pub directory: String,
+    /// The simulator: directory and judge.
+    pub idp: Idp,
+    /// The database.
+    pub database: Database,
+    _vhost: Vhost,
+    broker: BrokerConfig,
+    port: u16,
+    leak: Sealer,
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    /// A tenant that validates automatically, with this many active accounts.
+    pub async fn new(accounts: usize) -> Self {
+        let (database, vhost) = (database().await, vhost().await);
+        let servers = servers().await;
+        servers.rabbitmq.create_user(BROKER_USER, ROLE_PASSWORD).await.unwrap();
+        servers.rabbitmq.permit(&vhost.name, BROKER_USER, &Permissions::all()).await.unwrap();
+        let broker = BrokerConfig {
+            host: "127.0.0.1".into(),
+            port: servers.rabbitmq.port(),
+            vhost: vhost.name.clone(),
+            user: BROKER_USER.into(),
+            password_file: servers.role_password_file.clone(),
+            ..BrokerConfig::default()
+        };
+        declare_topology(&broker).await.unwrap();
+
+        let port = database.superuser().await.get_port();
+        let dir = tempfile::tempdir().unwrap();
+        let idp = Idp::start().await;
+        let directory = Uuid::new_v4().to_string();
+        idp.directory(specification(&directory, accounts));
+
+        let (tenant, integration) = (TenantId::new(), IntegrationId::new());
+        let (leak, sealed_with) =
+            (TopKey::generate(Purpose::Leak).unwrap(), TopKey::generate(Purpose::Integration).unwrap());
+        write_private(&dir.path().join("leak.key"), leak.to_file().unwrap().as_bytes()).unwrap();
+        write_private(&dir.path().join("integration.key"), sealed_with.to_file().unwrap().as_bytes())
+            .unwrap();
+        write_private(&dir.path().join("digest.hex"), "5a".repeat(32).as_bytes()).unwrap();
+        let pair = leak.new_key_pair(Some(tenant), 1).unwrap();
+        let sealer = leak.verifier().sealer(Some(tenant), 1, &pair.public, &pair.signature).unwrap();
+        let world = Self {
+            tenant,
+            integration,
+            directory,
+            idp,
+            database,
+            _vhost: vhost,
+            broker,
+            port,
+            leak: sealer,
+            dir,
+        };
+        let mut db = world.superuser().await;
+        sqlx::query("INSERT INTO validator.sealing_keys (tenant_id, version, public_key, signature, wrapped_private) VALUES ($1, 1, $2, $3, $4)")
+            .bind(tenant).bind(&pair.public).bind(&pair.signature).bind(&pair.wrapped_private)
+            .execute(&mut db).await.unwrap();
+        sqlx::query("INSERT INTO validator.sealing_key_tenants VALUES ($1)")
+            .bind(tenant)
+            .execute(&mut db)
+            .await
+            .unwrap();
+        world.register(&mut db, &sealed_with).await;
+        world.sync(&mut db, accounts).await;
+        world
+    }
+
+    async fn register(&self, db: &mut PgConnection, top: &TopKey) {
+        let organization = Uuid::new_v4();
+        sqlx::query("INSERT INTO api.organizations (organization_id, name) VALUES ($1, 'acme')")
+            .bind(organization)
+            .execute(&mut *db)
+            .await
+            .unwrap();
+        sqlx::query(
+            "INSERT INTO api.tenants (tenant_id, organization_id, name, entitled_providers, identity_creation, validation,
+                 mitigation, identifier_cap, integration_cap, contact)
+             VALUES ($1, $2, 'acme', '{entra_id}', true, true, true, 100000, 1, 'sales')",
+        )
+        .bind(self.tenant).bind(organization).execute(&mut *db).await.unwrap();
+        sqlx::query(
+            "INSERT INTO api.integrations (tenant_id, integration_id, name, provider, config, settings, status,
+                 status_reason, status_message, directory_id, created_by, updated_by)
+             VALUES ($1, $2, 'entra', 'entra_id', $3, $4, 'active', '', '', $5, 'test', 'test')",
+        )
+        .bind(self.tenant)
+        .bind(self.integration)
+        .bind(json!({"cloud": "global", "tenant": self.directory, "client_id": GRAPH_APP, "ropc_client_id": ROPC_APP}))
+        .bind(json!({"identity_creation": true, "validation": {"automated": true},
+                     "mitigation": {"disable_account": {"automated": true, "manual": true}}}))
+        .bind(&self.directory)
+        .execute(&mut *db).await.unwrap();
+        let pair = top.new_key_pair(Some(self.tenant), 1).unwrap();
+        sqlx::query("INSERT INTO sync.sealing_keys (tenant_id, version, public_key, signature, wrapped_private) VALUES ($1, 1, $2, $3, $4)")
+            .bind(self.tenant).bind(&pair.public).bind(&pair.signature).bind(&pair.wrapped_private)
+            .execute(&mut *db).await.unwrap();
+        let sealer = top.verifier().sealer(Some(self.tenant), 1, &pair.public, &pair.signature).unwrap();
+        let place = Owner {
+            tenant: Some(self.tenant),
+            table: column::INTEGRATION_SECRET,
+            row: self.integration.uuid(),
+            version: 1,
+        };
+        sqlx::query("INSERT INTO api.integration_secrets (tenant_id, integration_id, version, sealed) VALUES ($1, $2, 1, $3)")
+            .bind(self.tenant).bind(self.integration).bind(sealer.seal(&place, CLIENT_SECRET.as_bytes()).unwrap())
+            .execute(&mut *db).await.unwrap();
+    }
+
+    async fn sync(&self, db: &mut PgConnection, accounts: usize) {
+        for n in 0..accounts {
+            let (account, identity) = (Uuid::new_v4(), Uuid::new_v4());
+            sqlx::query(
+                "INSERT INTO sync.accounts (tenant_id, account_id, integration_id, provider, directory_id, object_id, login,
+                     login_key, display_name, addresses, state, kind, authority, is_admin, hybrid, password_changed_at, identity_id)
+                 VALUES ($1, $2, $3, 'entra_id', $4, $5, $6, $6, '', '{}', 'active', 'member', 'cloud', false, false, '2024-01-01', $7)",
+            )
+            .bind(self.tenant).bind(account).bind(self.integration).bind(&self.directory).bind(object(n)).bind(login(n)).bind(identity)
+            .execute(&mut *db).await.unwrap();
+            sqlx::query(
+                "INSERT INTO sync.identifiers (tenant_id, identifier_id, identity_id, account_id, value, kind, created_at)
+                 VALUES ($1, $2, $3, $4, $5, 'login', '2025-01-01')",
+            )
+            .bind(self.tenant).bind(Uuid::new_v4()).bind(identity).bind(account).bind(login(n))
+            .execute(&mut *db).await.unwrap();
+        }
+    }
+
+    /// Stores a batch of records as integration-api does, and tells the validator.
+    pub async fn leak(&self, leaks: &[Leak]) {
+        let mut db = self.superuser().await;
+        let (batch, key) = (BatchId::new(), DataKey::generate().unwrap());
+        let owner = |table, row| Owner { tenant: Some(self.tenant), table, row, version: 1 };
+        sqlx::query(
+            "INSERT INTO api.feed_batches (tenant_id, batch_id, feed, client_batch_id, fingerprint, answer, records, data_key_sealed, received_from)
+             VALUES ($1, $2, 'test', $3, '', '', $4, $5, 'test')",
+        )
+        .bind(self.tenant).bind(batch).bind(batch.to_string()).bind(i32::try_from(leaks.len()).unwrap())
+        .bind(key.seal_to(&self.leak, &owner(column::FEED_DATA_KEY, batch.uuid())).unwrap())
+        .execute(&mut db).await.unwrap();
+        for leak in leaks {
+            let record = FeedRecordId::new();
+            let sealed =
+                key.seal(&owner(column::FEED_SECRET, record.uuid()), leak.password.as_bytes()).unwrap();
+            sqlx::query(
+                "INSERT INTO api.feed_records (tenant_id, record_id, batch_id, feed, external_id, identity, identity_original,
+                     identity_kind, secret_form, secret_sealed, hashes, date_precision, source, targets, severity, severity_raw, feed_credential_hash)
+                 VALUES ($1, $2, $3, 'test', $4, $5, $5, 'email', 'plaintext', $6, '[]', 'unknown', '{}', '{}', 0, '', '')",
+            )
+            .bind(self.tenant).bind(record).bind(batch).bind(record.to_string()).bind(login(leak.account)).bind(sealed)
+            .execute(&mut db).await.unwrap();
+        }
+        let message = FeedBatchReceived {
+            tenant_id: self.tenant.to_string(),
+            batch_id: batch.to_string(),
+            cause_id: Uuid::now_v7().to_string(),
+        };
+        self.send(Topic::FeedBatchReceived, &message, 1).await;
+    }
+
+    /// Puts a message into the validator's outbox, this many times, each under an id of its own.
+    pub async fn send<M: Message>(&self, topic: Topic, message: &M, times: usize) {
+        let ids: Vec<_> = (0..times).map(|_| Uuid::now_v7()).collect();
+        sqlx::query(
+            "INSERT INTO validator.outbox (id, tenant_id, topic, body) SELECT unnest($1::uuid[]), $2, $3, $4",
+        )
+        .bind(ids)
+        .bind(self.tenant)
+        .bind(topic.as_str())
+        .bind(message.encode_to_vec())
+        .execute(&mut self.superuser().await)
+        .await
+        .unwrap();
+    }
+
+    /// A connection as superuser.
+    pub async fn superuser(&self) -> PgConnection {
+        sqlx::ConnectOptions::connect(&self.database.superuser().await).await.unwrap()
+    }
+
+    /// Runs statements as superuser.
+    pub async fn execute(&self, statements: &'static str) {
+        sqlx::raw_sql(statements).execute(&mut self.superuser().await).await.unwrap();
+    }
+
+    /// Counts as superuser.
+    pub async fn count(&self, query: &'static str) -> i64 {
+        sqlx::query_scalar(query).fetch_one(&mut self.superuser().await).await.unwrap()
+    }
+
+    /// Waits until the query counts exactly this.
+    pub async fn until(&self, query: &'static str, expected: i64) {
+        let deadline = tokio::time::Instant::now() + Duration::from_mins(3);
+        loop {
+            let found = self.count(query).await;
+            if found == expected {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{query}: {found}, expected {expected}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Verdicts and reasons of one account's exposures.
+    pub async fn verdicts(&self, account: usize) -> Vec<(String, Option<String>)> {
+        sqlx::query_as("SELECT verdict, verdict_reason FROM validator.exposures WHERE object_id = $1 AND verdict IS NOT NULL ORDER BY 1, 2")
+            .bind(object(account)).fetch_all(&mut self.superuser().await).await.unwrap()
+    }
+
+    /// The exposure of an account that has one.
+    pub async fn exposure(&self, account: usize) -> ExposureId {
+        let id = sqlx::query_scalar("SELECT exposure_id FROM validator.exposures WHERE object_id = $1")
+            .bind(object(account))
+            .fetch_one(&mut self.superuser().await)
+            .await
+            .unwrap();
+        ExposureId(id)
+    }
+
+    /// Every password submission, as the judge saw it.
+    pub fn submissions(&self) -> Vec<Submission> {
+        self.idp.submissions()
+    }
+
+    /// Starts a validator process. `fail_point`: the stage at which it is to die.
+    pub fn validator(&self, program: &Path, fail_point: Option<&str>) -> Child {
+        let config = self.dir.path().join("validator.json");
+        let key = |name: &str| self.dir.path().join(name);
+        let options = json!({
+            "common": {
+                "database": {
+                    "host": "127.0.0.1", "port": self.port, "database": self.database.name,
+                    "user": "parapet_validator", "password_file": self.broker.password_file,
+                },
+                "broker": {
+                    "host": self.broker.host, "port": self.broker.port, "vhost": self.broker.vhost,
+                    "user": self.broker.user, "password_file": self.broker.password_file,
+                },
+                "telemetry": { "log": "warn" },
+            },
+            "idp": {
+                "extra_ca": self.idp.ca(),
+                "resolve": [
+                    { "suffix": "microsoftonline.com", "address": self.idp.simulator.addr },
+                    { "suffix": "microsoft.com", "address": self.idp.simulator.addr },
+                ],
+            },
+            "keys": { "integration": key("integration.key"), "leak": key("leak.key"), "digest": key("digest.hex") },
+            "validator": { "concurrency": if fail_point.is_some() { 1 } else { 8 } },
+        });
+        std::fs::write(&config, options.to_string()).unwrap();
+        let mut command = Command::new(program);
+        command.arg("--config").arg(config).stdin(Stdio::null()).kill_on_drop(true);
+        if let Some(stage) = fail_point {
+            command.env("PARAPET_FAIL_POINT", stage);
+        }
+        command.spawn().unwrap()
+    }
+}
+
+/// The immutable id of account `n`.
+pub fn object(n: usize) -> String {
+    format!("00000000-0000-4000-8000-{n:012}")
+}
+
+/// The sign-in name of account `n`.
+pub fn login(n: usize) -> String {
+    format!("user{n}@acme.test")
+}
+
+fn specification(directory: &str, accounts: usize) -> serde_json::Value {
+    let accounts: Vec<_> = (0..accounts)
+        .map(|n| {
+            json!({"id": object(n), "login": login(n), "password": password(n),
+                   "password_changed": "2024-01-01T00:00:00Z"})
+        })
+        .collect();
+    json!({
+        "name": "acme",
+        "provider": {"entra_id": {
+            "tenant_id": directory,
+            "domains": [{"name": "acme.test"}],
+            "apps": [
+                {"client_id": GRAPH_APP, "secrets": [{"value": CLIENT_SECRET}],
+                 "permissions": ["User.Read.All", "Directory.Read.All", "AuditLog.Read.All"]},
+                {"client_id": ROPC_APP, "public": true},
+            ],
+            "licences": ["P1"],
+        }},
+        "accounts": accounts,
+    })
+}
