@@ -87,6 +87,11 @@ BEGIN
     INSERT INTO budget.account (provider, directory, object) VALUES (p_provider, p_directory, p_object) ON CONFLICT DO NOTHING;
     SELECT * INTO STRICT a FROM budget.account
         WHERE provider = p_provider AND directory = p_directory AND object = p_object FOR UPDATE;
+    -- Again under the lock: the same attempt may have been granted while we waited for it.
+    IF EXISTS (SELECT FROM budget.attempt WHERE attempt_id = p_attempt) THEN
+        d.outcome := 'already';
+        RETURN d;
+    END IF;
 
     -- A clock that went back frees nothing.
     at := greatest(p_instant, a.last_attempt_at);

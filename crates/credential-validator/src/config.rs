@@ -50,7 +50,7 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { concurrency: 32, matching: 2, in_flight: 64, retention_days: 30 }
+        Self { concurrency: 16, matching: 2, in_flight: 64, retention_days: 30 }
     }
 }
 
