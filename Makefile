@@ -15,7 +15,7 @@ BUF := $(TOOLS)/python/bin/buf
 BUF_VERSION := 1.75.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo up which down status logs clean test check fmt lint proto-lint deny bench setup
+.PHONY: help build demo up which down status logs clean test check fmt lint proto-lint deny setup
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,8 +61,8 @@ proto-lint: $(BUF) ## Check the protos
 deny: $(CARGO_DENY) ## Check licences, sources and banned crates
 	$(CARGO_DENY) --locked check bans licenses sources
 
-bench: build ## Measure against bare baselines, into target/bench-report.json
-	@$(PARAPET) bench
+
+
 
 $(CARGO_DENY):
 	cargo install --locked --quiet --root $(TOOLS) --target-dir $(TOOLS)/build --version $(CARGO_DENY_VERSION) cargo-deny
