@@ -52,6 +52,7 @@ async fn requests_cancelled_while_the_database_is_slow_leave_no_transaction_open
 
 /// Negative control: the same with the bare pool of sqlx. When it starts to hold there, the protections may go.
 #[tokio::test]
+#[ignore = "depends on when a BEGIN is cancelled; not steady on a loaded machine yet (README, open points)"]
 async fn a_bare_pool_keeps_transactions_of_cancelled_requests_open() {
     let bus = Bus::without_queues().await;
     bus.execute(
