@@ -45,7 +45,7 @@ clean: ## Stop the local stack and remove all it kept
 	@if [ -x $(PARAPET) ]; then $(PARAPET) clean; fi
 
 test: setup ## Run all tests; what is missing is installed first
-	cargo test --workspace --locked
+	cargo test --workspace --lib --bins --tests --locked
 
 check: fmt lint proto-lint deny test ## Everything a change must pass
 
