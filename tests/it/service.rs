@@ -1,11 +1,13 @@
 //! The lifecycle of a service, and the calls between services.
 
-use std::{collections::BTreeMap, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, process::ExitCode, time::Duration};
 
 use e2e::{Bus, Proxy, until};
+use parapet::servers::process::{Child, Program};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
+use rustix::process::Signal;
 use shared::{
     grpc::{self, Callers},
     service::{PeerConfig, Service, TlsFiles},
@@ -224,4 +226,102 @@ async fn a_port_for_peers_without_certificates_or_with_an_unknown_service_is_ref
     let refused = server().listen(&running.service, &config, Callers::Peers, Some(&tls)).await.unwrap_err();
     assert!(refused.to_string().contains("parapet.internal.v1.Nothing"), "{refused:#}");
     assert_eq!(running.stop().await, ExitCode::SUCCESS);
+}
+
+/// Runs `audit-writer`, the plainest of the services, as a process.
+fn process(dir: &std::path::Path, settings: &[(String, String)]) -> Child {
+    let mut program = Program::new("audit-writer", e2e::program("audit-writer"), dir.join("log")).bare();
+    for (name, value) in settings {
+        program = program.env(format!("PARAPET__{name}"), value);
+    }
+    program.spawn().unwrap()
+}
+
+fn settings(bus: &Bus, authority: &Authority, http: SocketAddr) -> Vec<(String, String)> {
+    let dir = authority.dir.path();
+    let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    std::fs::write(dir.join("checkpoint.pem"), key.serialize_pem()).unwrap();
+    let tls = authority.party("audit-writer");
+    let file = |path: &std::path::Path| path.display().to_string();
+    let (database, broker) = (&bus.common.database, &bus.common.broker);
+    [
+        ("COMMON__DATABASE__HOST", database.host.clone()),
+        ("COMMON__DATABASE__PORT", database.port.to_string()),
+        ("COMMON__DATABASE__DATABASE", database.database.clone()),
+        ("COMMON__DATABASE__USER", "parapet_audit".into()),
+        ("COMMON__DATABASE__PASSWORD_FILE", file(database.password_file.as_ref().unwrap())),
+        ("COMMON__BROKER__HOST", broker.host.clone()),
+        ("COMMON__BROKER__PORT", broker.port.to_string()),
+        ("COMMON__BROKER__VHOST", broker.vhost.clone()),
+        ("COMMON__BROKER__USER", broker.user.clone()),
+        ("COMMON__BROKER__PASSWORD_FILE", file(&broker.password_file)),
+        ("COMMON__TLS__CERT_FILE", file(&tls.cert_file)),
+        ("COMMON__TLS__KEY_FILE", file(&tls.key_file)),
+        ("COMMON__TLS__CA_FILE", file(&tls.ca_file)),
+        ("COMMON__HTTP__LISTEN", http.to_string()),
+        ("COMMON__LIFECYCLE__DRAIN_SECONDS", "30".into()),
+        ("CHECKPOINT__KEY_FILE", file(&dir.join("checkpoint.pem"))),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec()
+}
+
+fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn a_process_drains_at_the_first_signal_and_leaves_at_the_second() {
+    let bus = Bus::new().await;
+    let authority = Authority::new();
+    let http = free_address();
+    let child = process(authority.dir.path(), &settings(&bus, &authority, http));
+    let ready = format!("http://{http}/readyz");
+    until("it is ready", || async { get(&ready).await == Some(200) }).await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.pid())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    child.signal(Signal::TERM);
+    until("it says that it is stopping", || async { get(&ready).await == Some(503) }).await;
+    assert!(child.exited().is_none(), "it did not wait for its callers to notice");
+    let began = std::time::Instant::now();
+    child.signal(Signal::TERM);
+    assert_eq!(child.wait().await.code(), Some(1));
+    assert!(began.elapsed() < Duration::from_secs(10));
+    // No log line of the whole life is anything but JSON, and none shows the password.
+    let log = std::fs::read_to_string(authority.dir.path().join("log")).unwrap();
+    assert!(log.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{log}");
+    assert!(!log.contains(e2e::servers::ROLE_PASSWORD));
+}
+
+#[tokio::test]
+async fn a_process_that_is_asked_once_ends_well() {
+    let bus = Bus::new().await;
+    let authority = Authority::new();
+    let http = free_address();
+    let mut settings = settings(&bus, &authority, http);
+    settings.retain(|(name, _)| name != "COMMON__LIFECYCLE__DRAIN_SECONDS");
+    let child = process(authority.dir.path(), &settings);
+    let ready = format!("http://{http}/readyz");
+    until("it is ready", || async { get(&ready).await == Some(200) }).await;
+    child.signal(Signal::TERM);
+    assert_eq!(child.wait().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_process_with_a_wrong_configuration_names_every_fault_and_opens_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let wrong = [("COMMON__DATABASE__PORT".to_owned(), "many".to_owned())];
+    let child = process(dir.path(), &wrong);
+    assert_eq!(child.wait().await.code(), Some(2));
+    let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
+    for field in [
+        "common.database.host",
+        "common.database.port",
+        "common.broker.user",
+        "checkpoint.key_file",
+        "common.tls",
+    ] {
+        assert!(log.contains(field), "{field} is not in:\n{log}");
+    }
 }

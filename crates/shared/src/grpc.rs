@@ -113,7 +113,8 @@ impl Server {
             .timeout(Duration::from_secs(config.timeout_seconds));
         match (callers, tls) {
             (_, Some(tls)) => {
-                let mut files = ServerTlsConfig::new().identity(identity(tls).await?);
+                let mut files =
+                    ServerTlsConfig::new().identity(identity(tls).await?).timeout(Duration::from_secs(10));
                 if callers == Callers::Peers {
                     files = files.client_ca_root(certificate(&tls.ca_file).await?);
                 }

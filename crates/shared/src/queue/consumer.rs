@@ -330,7 +330,8 @@ fn pause_after(tries: i32) -> Duration {
 }
 
 pub(super) fn shortened(reason: &str) -> String {
-    reason.chars().take(REASON_CHARS).collect()
+    // PostgreSQL has no text with NUL: a reason that cannot be stored would keep its message for ever.
+    reason.chars().filter(|c| *c != '\0').take(REASON_CHARS).collect()
 }
 
 #[cfg(test)]

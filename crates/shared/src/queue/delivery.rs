@@ -43,14 +43,14 @@ impl Delivery {
         let properties = &raw.properties;
         let header = |name: &str| {
             properties.headers().as_ref().and_then(|h| h.inner().get(name)).and_then(|value| match value {
-                AMQPValue::LongString(text) => Some(text.to_string()),
+                AMQPValue::LongString(text) => Some(storable(&text.to_string())),
                 _ => None,
             })
         };
         let message_id =
             properties.message_id().as_ref().and_then(|id| id.as_str().parse::<MessageId>().ok());
         let tenant = header(TENANT).map(|text| text.parse::<TenantId>());
-        let content_type = properties.content_type().as_ref().map(|t| t.as_str().to_owned());
+        let content_type = properties.content_type().as_ref().map(|t| storable(t.as_str()));
         let refused = if raw.data.len() > MAX_BODY {
             Some("the message is larger than 64 KiB")
         } else if content_type.as_deref() != Some(topic.content_type()) {
@@ -110,6 +110,11 @@ impl Delivery {
             tries: self.tries,
         }
     }
+}
+
+// Whoever can reach the broker writes these; PostgreSQL has no text with NUL, and a row no room for more.
+fn storable(text: &str) -> String {
+    text.chars().filter(|c| *c != '\0').take(256).collect()
 }
 
 /// Marks a batch done, as the first statement of the transaction that holds its effect. Only the returned messages
