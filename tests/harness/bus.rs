@@ -15,8 +15,6 @@ use crate::servers::{
     Database, ROLE_PASSWORD, Vhost, database, database_on, prepare, servers, unique, vhost,
 };
 
-const BROKER_USER: &str = "tests";
-
 /// Waits until the condition holds; fails the test after a minute.
 pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
     let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
@@ -134,8 +132,10 @@ impl Bus {
     /// A channel of a client that is none of ours.
     pub async fn channel(&self) -> (lapin::Connection, lapin::Channel) {
         let broker = &self.common.broker;
-        let url =
-            format!("amqp://{BROKER_USER}:{ROLE_PASSWORD}@{}:{}/{}", broker.host, broker.port, broker.vhost);
+        let url = format!(
+            "amqp://{}:{ROLE_PASSWORD}@{}:{}/{}",
+            broker.user, broker.host, broker.port, broker.vhost
+        );
         let connection =
             lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
@@ -194,8 +194,10 @@ async fn common(
     vhost: &str,
     password_file: PathBuf,
 ) -> Common {
-    rabbitmq.create_user(BROKER_USER, ROLE_PASSWORD).await.unwrap();
-    rabbitmq.permit(vhost, BROKER_USER, &Permissions::all()).await.unwrap();
+    // One for each test: the broker refuses to create the same user twice at the same moment.
+    let user = unique("user");
+    rabbitmq.create_user(&user, ROLE_PASSWORD).await.unwrap();
+    rabbitmq.permit(vhost, &user, &Permissions::all()).await.unwrap();
     Common {
         database: DatabaseConfig {
             host: "127.0.0.1".into(),
@@ -208,7 +210,7 @@ async fn common(
             host: "127.0.0.1".into(),
             port: rabbitmq.port(),
             vhost: vhost.to_owned(),
-            user: BROKER_USER.into(),
+            user,
             password_file,
             ..BrokerConfig::default()
         },

@@ -19,10 +19,9 @@ use uuid::Uuid;
 
 use crate::{
     idp::Idp,
-    servers::{Database, ROLE_PASSWORD, Vhost, database, servers, vhost},
+    servers::{Database, ROLE_PASSWORD, Vhost, database, servers, unique, vhost},
 };
 
-const BROKER_USER: &str = "validation-tests";
 const CLIENT_SECRET: &str = "graph-client-secret-value";
 const GRAPH_APP: &str = "11111111-aaaa-4bbb-8ccc-000000000001";
 const ROPC_APP: &str = "11111111-aaaa-4bbb-8ccc-000000000002";
@@ -66,13 +65,15 @@ impl World {
     pub async fn new(accounts: usize) -> Self {
         let (database, vhost) = (database().await, vhost().await);
         let servers = servers().await;
-        servers.rabbitmq.create_user(BROKER_USER, ROLE_PASSWORD).await.unwrap();
-        servers.rabbitmq.permit(&vhost.name, BROKER_USER, &Permissions::all()).await.unwrap();
+        // One for each test: the broker refuses to create the same user twice at the same moment.
+        let user = unique("user");
+        servers.rabbitmq.create_user(&user, ROLE_PASSWORD).await.unwrap();
+        servers.rabbitmq.permit(&vhost.name, &user, &Permissions::all()).await.unwrap();
         let broker = BrokerConfig {
             host: "127.0.0.1".into(),
             port: servers.rabbitmq.port(),
             vhost: vhost.name.clone(),
-            user: BROKER_USER.into(),
+            user,
             password_file: servers.role_password_file.clone(),
             ..BrokerConfig::default()
         };

@@ -24,6 +24,9 @@ use crate::{
     service::{Service, telemetry},
 };
 
+/// Most messages worked on one by one beside the batches: a message that fails for a while holds nobody up.
+const APART: u16 = 16;
+
 /// Consumes a topic in batches of up to `max_batch` messages that arrive within `linger` of the first.
 pub fn spawn_batch_consumer(
     service: &Service,
@@ -34,7 +37,7 @@ pub fn spawn_batch_consumer(
     linger: Duration,
 ) {
     let one_by_one: Arc<dyn Handler> = Arc::new(Apart(Arc::clone(&handler)));
-    let worker = Arc::new(Worker::new(service, topic, prefetch, one_by_one));
+    let worker = Arc::new(Worker::new(service, topic, prefetch, prefetch.min(APART), one_by_one));
     let batches = Arc::new(Batches { worker, handler, max_batch: max_batch.max(1), linger });
     service.watch_link(batches.worker.state.clone());
     service.spawn(topic.as_str(), async move {
@@ -125,7 +128,9 @@ impl Batches {
             Together::Stopping => return,
         }
         for raw in apart {
-            worker.settle(channel, raw).await;
+            if !worker.settle_apart(channel, raw).await {
+                return;
+            }
         }
     }
 

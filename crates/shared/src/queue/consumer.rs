@@ -40,7 +40,7 @@ const REASON_CHARS: usize = 500;
 
 /// Consumes a topic with up to `prefetch` messages in work at once.
 pub fn spawn_consumer(service: &Service, topic: Topic, prefetch: u16, handler: Arc<dyn Handler>) {
-    let worker = Arc::new(Worker::new(service, topic, prefetch, handler));
+    let worker = Arc::new(Worker::new(service, topic, prefetch, prefetch, handler));
     service.watch_link(worker.state.clone());
     service.spawn(topic.as_str(), async move {
         let stop = worker.stop.clone();
@@ -59,7 +59,9 @@ pub(super) struct Worker {
     pub(super) stop: CancellationToken,
     pub(super) topic: Topic,
     prefetch: u16,
-    // Bounds the handlers at work across reconnections: the broker's prefetch starts anew with each channel.
+    // Bounds the messages at work one by one, across reconnections: the broker's prefetch starts anew with each
+    // channel.
+    at_once: u16,
     slots: Arc<Semaphore>,
     handler: Arc<dyn Handler>,
     pub(super) state: LinkState,
@@ -74,7 +76,13 @@ enum Step {
 }
 
 impl Worker {
-    pub(super) fn new(service: &Service, topic: Topic, prefetch: u16, handler: Arc<dyn Handler>) -> Self {
+    pub(super) fn new(
+        service: &Service,
+        topic: Topic,
+        prefetch: u16,
+        at_once: u16,
+        handler: Arc<dyn Handler>,
+    ) -> Self {
         Self {
             db: service.db().clone(),
             broker: service.common().broker.clone(),
@@ -82,7 +90,8 @@ impl Worker {
             stop: service.stop_token(),
             topic,
             prefetch,
-            slots: Arc::new(Semaphore::new(usize::from(prefetch))),
+            at_once,
+            slots: Arc::new(Semaphore::new(usize::from(at_once))),
             handler,
             state: LinkState::new(format!("{} consume {topic}", service.name())),
         }
@@ -117,14 +126,22 @@ impl Worker {
                 next = consumer.next() => next,
             };
             let raw = next.ok_or(BrokerError::Ended("the broker cancelled the consumer"))??;
-            let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { break };
-            let (worker, channel) = (Arc::clone(&self), channel.clone());
-            self.service.track(async move {
-                worker.settle(&channel, raw).await;
-                drop(slot);
-            });
+            if !self.settle_apart(&channel, raw).await {
+                break;
+            }
         }
         self.close(&connection, &channel, &consumer).await
+    }
+
+    /// Works on one message in a task of its own, once there is room; false when the consumer is going away.
+    pub(super) async fn settle_apart(self: &Arc<Self>, channel: &Channel, raw: message::Delivery) -> bool {
+        let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return false };
+        let (worker, channel) = (Arc::clone(self), channel.clone());
+        self.service.track(async move {
+            worker.settle(&channel, raw).await;
+            drop(slot);
+        });
+        true
     }
 
     // No new messages; those in work are finished and acknowledged; the rest goes back to the queue.
@@ -135,13 +152,13 @@ impl Worker {
         consumer: &lapin::Consumer,
     ) -> Result<(), BrokerError> {
         channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
-        let _all = self.slots.acquire_many(u32::from(self.prefetch)).await;
+        let _all = self.slots.acquire_many(u32::from(self.at_once)).await;
         connection.close(200, "stopping".into()).await?;
         Ok(())
     }
 
     /// Works on one message until it is acknowledged or must be left.
-    pub(super) async fn settle(&self, channel: &Channel, raw: message::Delivery) {
+    async fn settle(&self, channel: &Channel, raw: message::Delivery) {
         let (mut delivery, refused) = Delivery::read(self.topic, &raw, OffsetDateTime::now_utc());
         if let Some(reason) = refused {
             if self.park(&delivery, reason).await {

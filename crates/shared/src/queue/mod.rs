@@ -69,7 +69,7 @@ pub trait Handler: Send + Sync + 'static {
     async fn handle(&self, delivery: &Delivery) -> Result<Outcome, HandlerError>;
 }
 
-/// Handles messages many at a time, in one transaction.
+/// Handles messages many at a time, in one transaction. While a failing one is tried again alone, batches go on beside it.
 #[async_trait]
 pub trait BatchHandler: Send + Sync + 'static {
     /// Does the work of all of them, or of none: on an error each is tried again alone, so that one bad message
