@@ -1,5 +1,7 @@
 //! End-to-end tests: one binary, one process, one set of servers.
 
+mod api;
+mod api_stage;
 mod database;
 mod entra;
 #[cfg(feature = "fail-points")]

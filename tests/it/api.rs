@@ -1,0 +1,538 @@
+//! The public API against real servers: who may call, what commits, what is remembered, what stays apart.
+
+use prost_reflect::{DescriptorPool, Value};
+use shared::{
+    id::{IntegrationId, TenantId},
+    outbox::Topic,
+    sealing::Opener,
+    wire::{
+        self,
+        v1::{
+            self, audit_service_client::AuditServiceClient, exposure_service_client::ExposureServiceClient,
+            identity_service_client::IdentityServiceClient,
+            integration_service_client::IntegrationServiceClient,
+            mitigation_service_client::MitigationServiceClient,
+            validation_service_client::ValidationServiceClient,
+        },
+    },
+};
+use tokio_stream::StreamExt;
+use tonic::{Code, Request, Status, client::Grpc, service::interceptor::InterceptedService};
+use tonic_prost::ProstCodec;
+use tonic_types::StatusExt;
+
+use crate::api_stage::{Api, Stage, package};
+
+const GUID: &str = "2f0a4e9c-6a44-4a0e-9d8b-1f2f3c4d5e6f";
+const SECRET: &str = "Canary~client.secret-4711";
+
+fn entra(name: &str, key: &str) -> v1::CreateIntegrationRequest {
+    v1::CreateIntegrationRequest {
+        integration: Some(v1::Integration {
+            name: name.into(),
+            config: Some(v1::integration::Config::Entra(v1::EntraConfig {
+                tenant: "contoso.onmicrosoft.com".into(),
+                client_id: GUID.into(),
+                ..Default::default()
+            })),
+            ..Default::default()
+        }),
+        credentials: Some(credentials(SECRET)),
+        idempotency_key: key.into(),
+    }
+}
+
+fn credentials(secret: &str) -> v1::IntegrationCredentials {
+    let entra = v1::EntraCredentials { client_secret: secret.into() };
+    v1::IntegrationCredentials { credentials: Some(v1::integration_credentials::Credentials::Entra(entra)) }
+}
+
+async fn created(stage: &Stage) -> v1::Integration {
+    let mut admin = IntegrationServiceClient::new(stage.by("ann", &["org_admin"]));
+    admin.create_integration(entra("corp", "k1")).await.unwrap().into_inner().integration.unwrap()
+}
+
+fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().map(|i| i.reason.clone()).unwrap_or_default()
+}
+
+async fn call(api: Api, path: &str) -> Status {
+    let mut grpc = Grpc::new(api);
+    grpc.ready().await.unwrap();
+    let path = path.parse().unwrap();
+    match grpc.unary(Request::new(()), path, ProstCodec::<(), ()>::default()).await {
+        Ok(_) => Status::ok(""),
+        Err(status) => status,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_rpc_refuses_a_caller_without_a_token_and_every_role_that_it_does_not_list() {
+    let stage = Stage::new().await;
+    let pool = DescriptorPool::decode(wire::DESCRIPTORS).unwrap();
+    let access = pool.get_extension_by_name("parapet.v1.access").unwrap();
+    let names = ["org_admin", "tenant_admin", "analyst", "viewer", "auditor", "feed_writer", "operator"];
+    let mut refused = 0;
+    for method in pool
+        .services()
+        .filter(|s| s.full_name().starts_with("parapet.v1."))
+        .flat_map(|s| s.methods().collect::<Vec<_>>())
+    {
+        let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+        let mut bare = Grpc::new(stage.channel.clone());
+        bare.ready().await.unwrap();
+        let answer =
+            bare.unary(Request::new(()), path.parse().unwrap(), ProstCodec::<(), ()>::default()).await;
+        assert_eq!(answer.unwrap_err().code(), Code::Unauthenticated, "{path}");
+        let options = method.options();
+        let option = options.get_extension(&access);
+        let Value::Message(option) = option.as_ref() else { panic!("{path}") };
+        let listed: Vec<_> = option
+            .get_field_by_name("any_of")
+            .unwrap()
+            .as_list()
+            .unwrap()
+            .iter()
+            .map(|v| {
+                v1::Role::try_from(v.as_enum_number().unwrap()).unwrap().as_str_name()[5..].to_lowercase()
+            })
+            .collect();
+        let unlisted: Vec<_> = names.into_iter().filter(|n| !listed.contains(&(*n).to_owned())).collect();
+        let status = call(stage.by("mallory", &unlisted), &path).await;
+        assert_eq!(
+            (status.code(), reason(&status)),
+            (Code::PermissionDenied, "ROLE_MISSING".into()),
+            "{path}"
+        );
+        refused += 1;
+    }
+    assert!(refused >= 31);
+    let token = stage.token("ann", &[stage.tenant], &["viewer"]);
+    let api = InterceptedService::new(stage.channel.clone(), token);
+    let mut request = Request::new(v1::ListIntegrationsRequest::default());
+    request.metadata_mut().insert("x-parapet-tenant", TenantId::new().to_string().parse().unwrap());
+    let status = IntegrationServiceClient::new(api).list_integrations(request).await.unwrap_err();
+    assert_eq!(reason(&status), "TENANT_NOT_LISTED");
+    let nowhere = stage.by_in(TenantId::new(), &["viewer"]);
+    let status = IntegrationServiceClient::new(nowhere)
+        .list_integrations(v1::ListIntegrationsRequest::default())
+        .await
+        .unwrap_err();
+    assert_eq!(reason(&status), "TENANT_UNKNOWN");
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_created_integration_is_sealed_audited_and_created_once_however_often_it_is_asked_for() {
+    let stage = Stage::new().await;
+    let made = created(&stage).await;
+    assert_eq!(made.status(), v1::IntegrationStatus::Disabled);
+    assert_eq!((made.status_reason.as_str(), made.has_credentials), ("untested", true));
+    assert_eq!(created(&stage).await.id, made.id, "the same key and request return the remembered answer");
+    let mut admin = IntegrationServiceClient::new(stage.by("ann", &["org_admin"]));
+    let other = admin.create_integration(entra("other", "k1")).await.unwrap_err();
+    assert_eq!((other.code(), reason(&other)), (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED".into()));
+    let capped = admin.create_integration(entra("second", "k2")).await.unwrap_err();
+    assert_eq!((capped.code(), reason(&capped)), (Code::FailedPrecondition, "CAP_REACHED".into()));
+    let mut okta = entra("okta", "k3");
+    okta.credentials = None;
+    okta.integration.as_mut().unwrap().config = Some(v1::integration::Config::Okta(v1::OktaConfig {
+        host: "acme.okta.com".into(),
+        client_id: String::new(),
+    }));
+    let refused = admin.create_integration(okta).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused)), (Code::FailedPrecondition, "NOT_ENTITLED".into()));
+    assert!(refused.message().contains("sales@parapet.example"), "{}", refused.message());
+
+    // The relay has sent the events to the queue of the audit writer.
+    stage.bus.until_count("SELECT count(*) FROM api.outbox", 0).await;
+    let sealed: Vec<u8> = sqlx::query_scalar("SELECT sealed FROM api.integration_secrets")
+        .fetch_one(&mut stage.bus.superuser().await)
+        .await
+        .unwrap();
+    assert_eq!(Opener::version_of(&sealed).unwrap(), 1);
+    assert!(!sealed.windows(SECRET.len()).any(|w| w == SECRET.as_bytes()));
+    let (_connection, channel) = stage.bus.channel().await;
+    let mut kinds = Vec::new();
+    while let Some(got) = channel
+        .basic_get(Topic::AuditRecorded.as_str().into(), lapin::options::BasicGetOptions { no_ack: true })
+        .await
+        .unwrap()
+    {
+        assert!(!got.data.windows(SECRET.len()).any(|w| w == SECRET.as_bytes()));
+        let event: wire::events::AuditRecorded = prost::Message::decode(got.data.as_slice()).unwrap();
+        kinds.push((event.r#type, event.actor.unwrap().id, event.integration_id));
+    }
+    let expected = ("integration.created".to_owned(), "ann".to_owned(), made.id.clone());
+    assert_eq!(kinds.iter().filter(|k| **k == expected).count(), 1, "{kinds:?}");
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changing_credentials_undoes_the_test_and_a_stale_etag_changes_nothing() {
+    let stage = Stage::new().await;
+    let made = created(&stage).await;
+    stage
+        .bus
+        .execute("UPDATE api.integrations SET proven_at = now(), test_passed = true, status = 'active', status_reason = ''")
+        .await;
+    let mut admin = IntegrationServiceClient::new(stage.by("tom", &["tenant_admin"]));
+    let update = |paths: &[&str], etag: &str, change: v1::Integration, secret: Option<&str>| {
+        v1::UpdateIntegrationRequest {
+            integration: Some(v1::Integration { id: made.id.clone(), etag: etag.into(), ..change }),
+            update_mask: Some(prost_types::FieldMask {
+                paths: paths.iter().map(|&p| p.to_owned()).collect(),
+            }),
+            credentials: secret.map(credentials),
+        }
+    };
+    let named = v1::Integration { name: "renamed".into(), ..Default::default() };
+    let renamed = admin.update_integration(update(&["name"], &made.etag, named.clone(), None)).await.unwrap();
+    let renamed = renamed.into_inner().integration.unwrap();
+    assert_eq!((renamed.name.as_str(), renamed.status()), ("renamed", v1::IntegrationStatus::Active));
+    let stale = admin.update_integration(update(&["name"], &made.etag, named, None)).await.unwrap_err();
+    assert_eq!((stale.code(), reason(&stale)), (Code::Aborted, "STALE_ETAG".into()));
+    let changed = admin
+        .update_integration(update(
+            &["credentials"],
+            &renamed.etag,
+            v1::Integration::default(),
+            Some("New~secret"),
+        ))
+        .await
+        .unwrap()
+        .into_inner()
+        .integration
+        .unwrap();
+    assert_eq!(
+        (changed.status(), changed.status_reason.as_str()),
+        (v1::IntegrationStatus::Disabled, "untested")
+    );
+    assert_eq!(changed.connection(), v1::ConnectionResult::Untested);
+    let id = v1::TestIntegrationRequest { id: made.id.clone() };
+    let away = admin.test_integration(id).await.unwrap_err();
+    assert_eq!(away.code(), Code::Unavailable);
+    assert!(away.get_error_details().retry_info().is_some());
+    let disabled = v1::DisableIntegrationRequest { id: made.id.clone(), reason: "maintenance".into() };
+    let disabled = admin.disable_integration(disabled).await.unwrap().into_inner().integration.unwrap();
+    assert_eq!(disabled.status_reason, "disabled_by_person");
+    let sync =
+        v1::StartSyncRequest { integration_id: made.id.clone(), full: true, idempotency_key: "s".into() };
+    assert_eq!(reason(&admin.start_sync(sync).await.unwrap_err()), "INTEGRATION_NOT_ACTIVE");
+    let enabled = v1::EnableIntegrationRequest { id: made.id.clone() };
+    assert_eq!(
+        admin.enable_integration(enabled).await.unwrap().into_inner().integration.unwrap().status_reason,
+        "untested"
+    );
+    let mut owner = IntegrationServiceClient::new(stage.by("ann", &["org_admin"]));
+    owner
+        .delete_integration(v1::DeleteIntegrationRequest { id: made.id.clone(), etag: String::new() })
+        .await
+        .unwrap();
+    assert_eq!(stage.bus.count("SELECT count(*) FROM api.integration_secrets").await, 0);
+    stage.stop().await;
+}
+
+fn record(number: u32) -> v1::FeedRecord {
+    v1::FeedRecord {
+        external_id: format!("r{number}"),
+        identity: format!("User{number}@Example.com"),
+        secret_form: v1::SecretForm::Plaintext.into(),
+        secret: format!("canary-password-{number}").into_bytes(),
+        raw_json: r#"{"k":"canary-raw"}"#.into(),
+        ..Default::default()
+    }
+}
+
+fn batch(id: &str, numbers: std::ops::Range<u32>) -> v1::IngestFeedRecordsRequest {
+    v1::IngestFeedRecordsRequest {
+        batch_id: id.into(),
+        feed: "spycloud".into(),
+        records: numbers.map(record).collect(),
+        ..Default::default()
+    }
+}
+
+async fn ingest(
+    api: Api,
+    batches: Vec<v1::IngestFeedRecordsRequest>,
+) -> Result<Vec<v1::IngestFeedRecordsResponse>, Status> {
+    let mut answers =
+        ExposureServiceClient::new(api).ingest_feed_records(tokio_stream::iter(batches)).await?.into_inner();
+    let mut received = Vec::new();
+    while let Some(answer) = answers.next().await {
+        received.push(answer?);
+    }
+    Ok(received)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_is_stored_once_whatever_is_sent_again_and_no_password_is_in_clear() {
+    let stage = Stage::new().await;
+    let writer = || stage.by("feed", &["feed_writer"]);
+    let mut first = batch("b1", 0..100);
+    first.records.push(v1::FeedRecord { identity: String::new(), ..record(100) });
+    first.records.push(record(0));
+    let answers = ingest(writer(), vec![first.clone(), batch("b2", 50..150)]).await.unwrap();
+    let counts: Vec<_> = answers.iter().map(|a| (a.accepted, a.duplicates, a.rejected)).collect();
+    assert_eq!(counts, [(100, 1, 1), (50, 50, 0)]);
+    assert_eq!(answers[0].outcomes[100].reason, "identity_malformed");
+    assert_eq!(answers[0].outcomes[101].record_id, answers[0].outcomes[0].record_id);
+    // A client whose stream was killed sends what was not answered again.
+    let again = ingest(writer(), vec![first]).await.unwrap();
+    assert!(again[0].repeated_batch);
+    assert_eq!(
+        (again[0].stored_batch_id.as_str(), &again[0].outcomes),
+        (answers[0].stored_batch_id.as_str(), &answers[0].outcomes)
+    );
+    assert_eq!(ingest(writer(), vec![batch("b1", 7..8)]).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(stage.bus.count("SELECT count(*) FROM api.feed_records").await, 150);
+    let shown = "SELECT count(*) FROM api.feed_records r WHERE r::text LIKE '%canary%'
+                 OR position('canary'::bytea IN r.secret_sealed) > 0 OR position('canary'::bytea IN r.extra_sealed) > 0";
+    assert_eq!(stage.bus.count(shown).await, 0);
+    stage.bus.until_count("SELECT count(*) FROM api.outbox", 0).await;
+
+    let installation = |id: &str| v1::IngestFeedRecordsRequest {
+        feed_scope: v1::FeedScope::Installation.into(),
+        ..batch(id, 0..3)
+    };
+    assert_eq!(ingest(writer(), vec![installation("i")]).await.unwrap_err().code(), Code::PermissionDenied);
+    let operator =
+        InterceptedService::new(stage.channel.clone(), stage.token("op", &[], &["feed_writer", "operator"]));
+    let preparing = ingest(operator, vec![installation("i")]).await.unwrap_err();
+    assert_eq!(preparing.code(), Code::Unavailable, "the installation's keys are being prepared");
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_sees_and_changes_nothing_of_another() {
+    let stage = Stage::new().await;
+    let made = created(&stage).await;
+    ingest(stage.by("feed", &["feed_writer"]), vec![batch("b1", 0..5)]).await.unwrap();
+    let stranger = stage.new_tenant(&package(&[v1::ProviderKind::EntraId])).await;
+    let roles = ["org_admin", "tenant_admin", "analyst", "viewer", "feed_writer"];
+    let mut other = IntegrationServiceClient::new(stage.by_in(stranger, &roles));
+    let id = made.id.clone();
+    let mut codes = Vec::new();
+    codes.push(other.get_integration(v1::GetIntegrationRequest { id: id.clone() }).await.unwrap_err().code());
+    codes.push(
+        other.enable_integration(v1::EnableIntegrationRequest { id: id.clone() }).await.unwrap_err().code(),
+    );
+    codes.push(
+        other
+            .disable_integration(v1::DisableIntegrationRequest { id: id.clone(), reason: String::new() })
+            .await
+            .unwrap_err()
+            .code(),
+    );
+    codes.push(
+        other.test_integration(v1::TestIntegrationRequest { id: id.clone() }).await.unwrap_err().code(),
+    );
+    codes.push(
+        other
+            .delete_integration(v1::DeleteIntegrationRequest { id: id.clone(), etag: String::new() })
+            .await
+            .unwrap_err()
+            .code(),
+    );
+    let watch = v1::WatchSyncRequest { integration_id: id.clone(), run_id: String::new() };
+    codes.push(other.watch_sync(watch).await.unwrap_err().code());
+    assert_eq!(codes, [Code::NotFound; 6]);
+    let listed = other.list_integrations(v1::ListIntegrationsRequest::default()).await.unwrap().into_inner();
+    assert!(listed.integrations.is_empty());
+    // The same batch id and records are another feed's there.
+    let answers = ingest(stage.by_in(stranger, &roles), vec![batch("b1", 0..5)]).await.unwrap();
+    assert_eq!((answers[0].accepted, answers[0].repeated_batch), (5, false));
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_list_answers_in_every_order_and_pages_do_not_skip_or_repeat() {
+    let stage = Stage::new().await;
+    let made = created(&stage).await;
+    sqlx::query(
+        "INSERT INTO validator.exposures (tenant_id, exposure_id, record_id, batch_id, feed, account_id, identifier_id,
+             integration_id, provider, directory_id, object_id, login_at_match, source, secret_form, received_at, history,
+             wanted, state, verdict, verdict_reason, verdict_at)
+         SELECT $1, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'flare', gen_random_uuid(), gen_random_uuid(),
+             $2, 'entra_id', 'dir', 'obj' || n, 'user' || n || '@x.example', '{\"id\":\"s\",\"name\":\"Leak\",\"kind\":\"breach\"}',
+             'plaintext', now() - make_interval(mins => n / 3), false, true, 'decided',
+             CASE n % 3 WHEN 0 THEN 'valid' WHEN 1 THEN 'stale' END, CASE n % 3 WHEN 1 THEN 'already_tried' END,
+             CASE WHEN n % 3 < 2 THEN now() END
+         FROM generate_series(1, 25) AS n",
+    )
+    .bind(stage.tenant)
+    .bind(made.id.parse::<IntegrationId>().unwrap())
+    .execute(&mut stage.bus.superuser().await)
+    .await
+    .unwrap();
+    let mut exposures = ExposureServiceClient::new(stage.by("vic", &["viewer"]));
+    for sort in 0..=8 {
+        for direction in 0..=2 {
+            let mut seen = Vec::new();
+            let mut page_token = String::new();
+            loop {
+                let request = v1::ListExposuresRequest {
+                    page_size: 7,
+                    page_token,
+                    sort,
+                    direction,
+                    ..Default::default()
+                };
+                let page = exposures.list_exposures(request).await.unwrap().into_inner();
+                seen.extend(page.exposures.into_iter().map(|e| e.id));
+                page_token = page.next_page_token;
+                if page_token.is_empty() {
+                    break;
+                }
+            }
+            let mut unique = seen.clone();
+            unique.sort_unstable();
+            unique.dedup();
+            assert_eq!((seen.len(), unique.len()), (25, 25), "sort {sort}, direction {direction}");
+        }
+    }
+    let filter = v1::ExposureFilter {
+        verdicts: vec![v1::VerdictKind::Pending.into(), v1::VerdictKind::Stale.into()],
+        provider: v1::ProviderKind::EntraId.into(),
+        source: "LEAK".into(),
+        source_kinds: vec![v1::LeakSourceKind::Breach.into()],
+        history: Some(false),
+        ..Default::default()
+    };
+    let found = exposures
+        .list_exposures(v1::ListExposuresRequest {
+            filter: Some(filter.clone()),
+            page_size: 3,
+            ..Default::default()
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(found.exposures.len(), 3);
+    let foreign = v1::ListExposuresRequest { page_token: found.next_page_token, ..Default::default() };
+    assert_eq!(
+        exposures.list_exposures(foreign).await.unwrap_err().code(),
+        Code::InvalidArgument,
+        "another filter's token"
+    );
+    let one = found.exposures[0].id.clone();
+    exposures.get_exposure(v1::GetExposureRequest { id: one.clone() }).await.unwrap();
+
+    let mut validations = ValidationServiceClient::new(stage.by("ada", &["analyst"]));
+    let bulk = |key: &str, filter| v1::BulkValidateRequest {
+        selection: Some(v1::bulk_validate_request::Selection::Filter(filter)),
+        idempotency_key: key.into(),
+        ..Default::default()
+    };
+    let asked =
+        validations.bulk_validate(bulk("b", filter.clone())).await.unwrap().into_inner().validation.unwrap();
+    assert_eq!((asked.total, asked.waiting, asked.decided), (17, 8, 9));
+    let again = validations.bulk_validate(bulk("b", filter)).await.unwrap().into_inner().validation.unwrap();
+    assert_eq!(again.id, asked.id);
+    let nothing = v1::ExposureFilter { feed: "none".into(), ..Default::default() };
+    assert_eq!(reason(&validations.bulk_validate(bulk("n", nothing)).await.unwrap_err()), "NOTHING_SELECTED");
+    let single = v1::ValidateRequest { exposure_id: one.clone(), force: true, idempotency_key: "v".into() };
+    let single = validations.validate(single).await.unwrap().into_inner().validation.unwrap();
+    assert_eq!((single.total, single.waiting), (1, 1));
+    let got = v1::GetValidationRequest { id: asked.id, page_size: 5, page_token: String::new() };
+    let got = validations.get_validation(got).await.unwrap().into_inner();
+    assert_eq!((got.results.len(), got.next_page_token.is_empty()), (5, false));
+    let listed =
+        validations.list_validations(v1::ListValidationsRequest::default()).await.unwrap().into_inner();
+    assert_eq!(listed.validations.len(), 2);
+
+    let mut identities = IdentityServiceClient::new(stage.by("vic", &["viewer"]));
+    identities
+        .list_identities(v1::ListIdentitiesRequest { identifier: "A@x.example".into(), ..Default::default() })
+        .await
+        .unwrap();
+    let mut mitigations = MitigationServiceClient::new(stage.by("ada", &["analyst"]));
+    mitigations.list_mitigations(v1::ListMitigationsRequest::default()).await.unwrap();
+    let unknown = v1::RequestMitigationRequest {
+        exposure_ids: vec![one],
+        actions: vec![v1::MitigationAction::RevokeSessions.into()],
+        reason: "exposed".into(),
+        idempotency_key: "m".into(),
+        ..Default::default()
+    };
+    assert_eq!(
+        mitigations.request_mitigation(unknown).await.unwrap_err().code(),
+        Code::NotFound,
+        "its account is not synced"
+    );
+    let mut audit = AuditServiceClient::new(stage.by("aud", &["auditor"]));
+    let status = audit.search_audit_events(v1::SearchAuditEventsRequest::default()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "the audit writer is away");
+    let mut hub = IntegrationServiceClient::new(stage.by("vic", &["viewer"]));
+    let providers = hub.list_providers(v1::ListProvidersRequest {}).await.unwrap().into_inner().providers;
+    assert_eq!(providers.iter().map(|p| p.entitled).collect::<Vec<_>>(), [true, false]);
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_loses_reading_makes_an_error_that_recovers() {
+    let stage = Stage::new().await;
+    let made = created(&stage).await;
+    stage
+        .bus
+        .execute("UPDATE api.integrations SET proven_at = now(), test_passed = true, status = 'active', status_reason = ''")
+        .await;
+    for (working, expected) in [(false, "error"), (true, "active")] {
+        let now = time::OffsetDateTime::now_utc();
+        let message = wire::events::IntegrationObserved {
+            tenant_id: stage.tenant.to_string(),
+            integration_id: made.id.clone(),
+            observer: "identity-sync-worker".into(),
+            observed_at: Some(prost_types::Timestamp {
+                seconds: now.unix_timestamp(),
+                nanos: i32::try_from(now.nanosecond()).unwrap(),
+            }),
+            capabilities: vec![wire::events::CapabilityObservation {
+                capability: "read".into(),
+                working,
+                reason: if working { String::new() } else { "secret_expired".into() },
+                message: String::new(),
+            }],
+            ..Default::default()
+        };
+        // From the service's own outbox: the relay does not care who wrote it.
+        let body = prost::Message::encode_to_vec(&message);
+        sqlx::query(
+            "INSERT INTO api.outbox (id, tenant_id, topic, body) VALUES ($1, $2, 'integration.observed', $3)",
+        )
+        .bind(shared::id::MessageId::new())
+        .bind(stage.tenant)
+        .bind(body)
+        .execute(&mut stage.bus.superuser().await)
+        .await
+        .unwrap();
+        let query = if expected == "error" {
+            "SELECT count(*) FROM api.integrations WHERE status = 'error' AND status_reason = 'secret_expired'"
+        } else {
+            "SELECT count(*) FROM api.integrations WHERE status = 'active'"
+        };
+        stage.bus.until_count(query, 1).await;
+    }
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_set_is_public_and_holds_public_members_only() {
+    let stage = Stage::new().await;
+    let integration = IntegrationId::new();
+    sqlx::query("INSERT INTO sync.public_client_keys (integration_id, kid, jwk) VALUES ($1, 'k', $2)")
+        .bind(integration)
+        .bind(serde_json::json!({"kty": "RSA", "kid": "k", "n": "n", "e": "AQAB", "d": "private"}))
+        .execute(&mut stage.bus.superuser().await)
+        .await
+        .unwrap();
+    let answer = reqwest::get(format!("{}/.well-known/{integration}/jwks.json", stage.http)).await.unwrap();
+    assert_eq!(answer.headers()["cache-control"], "public, max-age=300");
+    let set: serde_json::Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+    assert_eq!(set, serde_json::json!({"keys": [{"kty": "RSA", "kid": "k", "n": "n", "e": "AQAB"}]}));
+    let unknown =
+        reqwest::get(format!("{}/.well-known/{}/jwks.json", stage.http, IntegrationId::new())).await.unwrap();
+    assert_eq!(unknown.status(), 404);
+    stage.stop().await;
+}

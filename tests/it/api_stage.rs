@@ -1,0 +1,223 @@
+//! An integration-api with an issuer, keys and a registry, and clients with the tokens tests ask for.
+
+use std::{net::TcpListener, process::ExitCode};
+
+use e2e::{Bus, bus::until};
+use integration_api::{ApiConfig, Config, KeysConfig, OidcConfig};
+use parapet::{
+    certs::{Certificates, service_name},
+    issuer::{self, Issuer, callers::Caller},
+};
+use shared::{
+    id::{OrganizationId, TenantId},
+    sealing::{Purpose, TopKey},
+    service::{PeerConfig, TlsFiles},
+    wire::v1::{self, installation_service_client::InstallationServiceClient},
+};
+use time::OffsetDateTime;
+use tokio::{sync::oneshot, task::JoinHandle};
+use tonic::{
+    Request,
+    metadata::MetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
+};
+
+/// The service and everything around it.
+pub struct Stage {
+    pub bus: Bus,
+    pub channel: Channel,
+    pub organization: OrganizationId,
+    pub tenant: TenantId,
+    pub http: String,
+    issuer: Issuer,
+    integration_key: TopKey,
+    leak_key: TopKey,
+    _files: tempfile::TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    ended: Option<JoinHandle<anyhow::Result<ExitCode>>>,
+}
+
+/// A client's calls carry this token.
+#[derive(Clone)]
+pub struct Token(MetadataValue<tonic::metadata::Ascii>);
+
+impl Interceptor for Token {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, tonic::Status> {
+        request.metadata_mut().insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+pub type Api = InterceptedService<Channel, Token>;
+
+pub fn package(providers: &[v1::ProviderKind]) -> v1::TenantPackage {
+    v1::TenantPackage {
+        providers: providers.iter().map(|p| (*p).into()).collect(),
+        identity_creation: true,
+        validation: true,
+        mitigation: true,
+        identifier_cap: 0,
+        integration_cap: 1,
+        contact: "sales@parapet.example".into(),
+    }
+}
+
+impl Stage {
+    /// With one tenant that may connect Entra ID.
+    pub async fn new() -> Self {
+        let mut stage = Self::start().await;
+        stage.tenant = stage.new_tenant(&package(&[v1::ProviderKind::EntraId])).await;
+        stage
+    }
+
+    async fn start() -> Self {
+        let bus = Bus::new().await;
+        let files = tempfile::tempdir().unwrap();
+        let dir = files.path();
+        issuer::prepare(dir).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = issuer::url(listener.local_addr().unwrap().port());
+        let router = issuer::router(Issuer::load(dir, url.clone()).unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let top = |purpose, name: &str| {
+            let key = TopKey::generate(purpose).unwrap();
+            let file = dir.join(name);
+            std::fs::write(&file, key.verifier().to_file().unwrap()).unwrap();
+            (key, file)
+        };
+        let (integration_key, integration_verifier) = top(Purpose::Integration, "integration.pub");
+        let (leak_key, leak_verifier) = top(Purpose::Leak, "leak.pub");
+        let mut common = bus.common_as("parapet_api");
+        let own = Certificates::prepare(dir, &["integration-api"]).unwrap();
+        let pair = own.of("integration-api");
+        common.tls = Some(TlsFiles { cert_file: pair.cert, key_file: pair.key, ca_file: own.ca() });
+        // Nobody answers there: what needs a peer is tested where the peer is.
+        for peer in ["identity-sync-worker", "audit-writer"] {
+            let away =
+                PeerConfig { address: "https://127.0.0.1:1".into(), server_name: Some(service_name(peer)) };
+            common.peers.insert(peer.into(), away);
+        }
+        let (grpc, http) = (free_port(), free_port());
+        common.grpc.listen = ([127, 0, 0, 1], grpc).into();
+        common.http.listen = ([127, 0, 0, 1], http).into();
+        let http = format!("http://127.0.0.1:{http}");
+        let config = Config {
+            common,
+            api: ApiConfig { public_url: http.clone(), tls: None },
+            oidc: OidcConfig {
+                issuer: url.clone(),
+                audience: issuer::AUDIENCE.into(),
+                ..OidcConfig::default()
+            },
+            keys: KeysConfig { integration_verifier, leak_verifier },
+            ..Config::default()
+        };
+        let (stop, stopped) = oneshot::channel();
+        let ended = tokio::spawn(integration_api::run(config, async move { drop(stopped.await) }));
+        let ready = format!("{http}/readyz");
+        until("integration-api is ready", || async {
+            reqwest::get(&ready).await.is_ok_and(|r| r.status().is_success())
+        })
+        .await;
+        let channel = Channel::from_shared(format!("http://127.0.0.1:{grpc}")).unwrap().connect_lazy();
+        let stage = Self {
+            issuer: Issuer::load(dir, url).unwrap(),
+            bus,
+            channel,
+            organization: OrganizationId::new(),
+            tenant: TenantId::new(),
+            http,
+            integration_key,
+            leak_key,
+            _files: files,
+            stop: Some(stop),
+            ended: Some(ended),
+        };
+        let mut operator = stage.operator();
+        let name = format!("org {}", stage.organization);
+        let made = v1::CreateOrganizationRequest { id: stage.organization.to_string(), name };
+        operator.create_organization(made.clone()).await.unwrap();
+        operator.create_organization(made).await.unwrap();
+        stage
+    }
+
+    /// A further tenant, with its keys.
+    pub async fn new_tenant(&self, package: &v1::TenantPackage) -> TenantId {
+        let tenant = TenantId::new();
+        let request = v1::CreateTenantRequest {
+            id: tenant.to_string(),
+            organization_id: self.organization.to_string(),
+            name: format!("tenant {tenant}"),
+            package: Some(package.clone()),
+        };
+        self.operator().create_tenant(request).await.unwrap();
+        let mut connection = self.bus.superuser().await;
+        let pair = self.integration_key.new_key_pair(Some(tenant), 1).unwrap();
+        sqlx::query(
+            "INSERT INTO sync.sealing_keys (tenant_id, version, public_key, signature, wrapped_private)
+             VALUES ($1, 1, $2, $3, $4)",
+        )
+        .bind(tenant)
+        .bind(pair.public)
+        .bind(pair.signature)
+        .bind(pair.wrapped_private)
+        .execute(&mut connection)
+        .await
+        .unwrap();
+        let pair = self.leak_key.new_key_pair(Some(tenant), 1).unwrap();
+        sqlx::query(
+            "INSERT INTO validator.sealing_keys (tenant_id, version, public_key, signature, wrapped_private)
+             VALUES ($1, 1, $2, $3, $4)",
+        )
+        .bind(tenant)
+        .bind(pair.public)
+        .bind(pair.signature)
+        .bind(pair.wrapped_private)
+        .execute(&mut connection)
+        .await
+        .unwrap();
+        tenant
+    }
+
+    /// A token of this person.
+    pub fn token(&self, subject: &str, tenants: &[TenantId], roles: &[&str]) -> Token {
+        let caller = Caller {
+            id: subject.into(),
+            secret: String::new(),
+            name: subject.into(),
+            subject: subject.into(),
+            organization: (!tenants.is_empty()).then(|| self.organization.uuid()),
+            tenants: tenants.iter().map(|t| t.uuid()).collect(),
+            roles: roles.iter().map(|&r| r.to_owned()).collect(),
+        };
+        let token = self.issuer.token(&caller, OffsetDateTime::now_utc()).unwrap();
+        Token(format!("Bearer {token}").parse().unwrap())
+    }
+
+    /// A channel on which a person with these roles calls for the stage's tenant.
+    pub fn by(&self, subject: &str, roles: &[&str]) -> Api {
+        InterceptedService::new(self.channel.clone(), self.token(subject, &[self.tenant], roles))
+    }
+
+    /// A channel on which a person calls for another tenant.
+    pub fn by_in(&self, tenant: TenantId, roles: &[&str]) -> Api {
+        InterceptedService::new(self.channel.clone(), self.token("stranger", &[tenant], roles))
+    }
+
+    /// The operator's client.
+    pub fn operator(&self) -> InstallationServiceClient<Api> {
+        let token = self.token("operator", &[], &["operator"]);
+        InstallationServiceClient::new(InterceptedService::new(self.channel.clone(), token))
+    }
+
+    /// Stops the service and expects it to end well.
+    pub async fn stop(mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+        assert_eq!(self.ended.take().unwrap().await.unwrap().unwrap(), ExitCode::SUCCESS);
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
