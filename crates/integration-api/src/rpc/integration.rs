@@ -1,32 +1,29 @@
-//! IntegrationService.
+//! IntegrationService: what each call decides and stores.
 
 use shared::{
     audit::{self, Event, Outcome},
     db::{Db, StoreError, Tx},
     id::{CauseId, IntegrationId, SyncRunId, TenantId},
     integration::Connection,
-    outbox::{self, Topic},
-    provider::Capability,
     sealing::{Owner, column},
-    wire::{
-        events::SyncRequested,
-        internal::{CapabilityResult, TestConnectionResponse},
-        v1::{self, integration_service_server::IntegrationService},
-    },
+    wire::{internal::TestConnectionResponse, v1},
 };
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::{convert, edit, id, integration_view, is_text, optional_id, watch};
+use super::{
+    convert, edit, id,
+    integration_events::{health_in, request_sync, status_changed, tested_event},
+    integration_view, is_text, optional_id, watch,
+};
 use crate::{
-    auth::{Caller, caller},
+    auth::Caller,
     catalogue,
     error::{ApiError, Check},
     idempotent,
-    integration::{CapabilityState, Health, Integration, Status as Derived},
+    integration::{Integration, Status as Derived},
     page::{self, Scope},
     peers::Peers,
     sealers::Sealers,
@@ -78,7 +75,7 @@ impl Integrations {
         Ok(rows.into_iter().map(show).collect())
     }
 
-    async fn create(
+    pub(super) async fn create(
         &self,
         caller: &Caller,
         mut request: v1::CreateIntegrationRequest,
@@ -217,7 +214,7 @@ impl Integrations {
         Ok(())
     }
 
-    async fn update(
+    pub(super) async fn update(
         &self,
         caller: &Caller,
         mut request: v1::UpdateIntegrationRequest,
@@ -301,14 +298,14 @@ impl Integrations {
         Ok(v1::UpdateIntegrationResponse { integration: Some(shown) })
     }
 
-    async fn get(&self, tenant: TenantId, id: IntegrationId) -> Result<v1::Integration, ApiError> {
+    pub(super) async fn get(&self, tenant: TenantId, id: IntegrationId) -> Result<v1::Integration, ApiError> {
         let mut tx = self.db.tenant(tenant).await?;
         let shown = self.shown(&mut tx, tenant, id).await?;
         tx.rollback().await?;
         Ok(shown)
     }
 
-    async fn list(
+    pub(super) async fn list(
         &self,
         caller: &Caller,
         mut request: v1::ListIntegrationsRequest,
@@ -334,7 +331,7 @@ impl Integrations {
         Ok(v1::ListIntegrationsResponse { integrations, next_page_token })
     }
 
-    async fn test(
+    pub(super) async fn test(
         &self,
         caller: &Caller,
         integration: IntegrationId,
@@ -395,7 +392,7 @@ impl Integrations {
         })
     }
 
-    async fn switch(
+    pub(super) async fn switch(
         &self,
         caller: &Caller,
         integration: IntegrationId,
@@ -445,7 +442,11 @@ impl Integrations {
         Ok(shown)
     }
 
-    async fn delete(&self, caller: &Caller, request: v1::DeleteIntegrationRequest) -> Result<(), ApiError> {
+    pub(super) async fn delete(
+        &self,
+        caller: &Caller,
+        request: v1::DeleteIntegrationRequest,
+    ) -> Result<(), ApiError> {
         let tenant = caller.tenant()?;
         let integration = id("id", &request.id)?;
         let mut tx = self.db.tenant(tenant).await?;
@@ -467,7 +468,7 @@ impl Integrations {
         Ok(tx.commit().await?)
     }
 
-    async fn start_sync(
+    pub(super) async fn start_sync(
         &self,
         caller: &Caller,
         mut request: v1::StartSyncRequest,
@@ -492,7 +493,7 @@ impl Integrations {
         Ok(idempotent::once(&self.db, tenant, "StartSync", &key, &fingerprint, work).await?.0)
     }
 
-    async fn watch(
+    pub(super) async fn watch(
         &self,
         caller: &Caller,
         request: v1::WatchSyncRequest,
@@ -515,7 +516,7 @@ impl Integrations {
         Ok(watch::stream(self.db.clone(), self.stop.clone(), tenant, integration, run))
     }
 
-    async fn providers(&self, caller: &Caller) -> Result<v1::ListProvidersResponse, ApiError> {
+    pub(super) async fn providers(&self, caller: &Caller) -> Result<v1::ListProvidersResponse, ApiError> {
         let mut tx = self.db.tenant(caller.tenant()?).await?;
         let package = registry::package(&mut tx, caller.tenant()?).await?;
         tx.rollback().await?;
@@ -534,90 +535,6 @@ async fn locked(
         return Err(ApiError::Stale("somebody changed the integration since you read it; read it again"));
     }
     Ok(found)
-}
-
-/// Queues a sync run with its event.
-async fn request_sync(
-    tx: &mut Tx,
-    tenant: TenantId,
-    caller: &Caller,
-    integration: IntegrationId,
-    full: bool,
-    cause: CauseId,
-) -> Result<SyncRunId, ApiError> {
-    let run = SyncRunId::new();
-    let message = SyncRequested {
-        tenant_id: tenant.to_string(),
-        integration_id: integration.to_string(),
-        run_id: run.to_string(),
-        full,
-        cause_id: cause.to_string(),
-        work_id: String::new(),
-    };
-    outbox::enqueue(tx, Topic::SyncRequested, Some(tenant), &message).await?;
-    let event =
-        Event::new(Some(tenant), "sync.requested", caller.actor(), Outcome::Success, "sync run queued")
-            .cause(cause)
-            .integration(integration)
-            .object("sync_run", run)
-            .detail("full", full);
-    audit::record(tx, &event).await?;
-    Ok(run)
-}
-
-async fn status_changed(
-    tx: &mut Tx,
-    tenant: TenantId,
-    caller: &Caller,
-    before: &Integration,
-    after: &Integration,
-) -> Result<(), ApiError> {
-    if before.status == after.status {
-        return Ok(());
-    }
-    let event = Event::new(
-        Some(tenant),
-        "integration.status_changed",
-        caller.actor(),
-        Outcome::Info,
-        format!("integration {} is {}", after.name, after.status),
-    )
-    .integration(after.id)
-    .object("integration", after.id)
-    .detail("before.status", before.status)
-    .detail("after.status", after.status)
-    .detail("reason", &after.status_reason);
-    audit::record(tx, &event).await?;
-    Ok(())
-}
-
-fn tested_event(tenant: TenantId, caller: &Caller, tested: &Integration, passed: bool) -> Event {
-    let outcome = if passed { Outcome::Success } else { Outcome::Failure };
-    let message =
-        format!("test of integration {} {}", tested.name, if passed { "passed" } else { "did not pass" });
-    let event = Event::new(Some(tenant), "integration.tested", caller.actor(), outcome, message)
-        .integration(tested.id)
-        .object("integration", tested.id);
-    tested.health.iter().fold(event, |event, health| {
-        let result = if health.reason.is_empty() {
-            health.state.as_str().to_owned()
-        } else {
-            format!("{}: {}", health.state.as_str(), health.reason)
-        };
-        event.detail(format!("capability.{}", health.capability.as_str()), result)
-    })
-}
-
-// A worker that is newer than this build may report more; what is unknown here is no result.
-fn health_in(result: CapabilityResult, now: OffsetDateTime) -> Option<Health> {
-    let CapabilityResult { capability, result, reason, message } = result;
-    let state = match result.as_str() {
-        "passed" => CapabilityState::Working,
-        "not_granted" => CapabilityState::NotGranted,
-        _ => CapabilityState::Failed,
-    };
-    let capability = Capability::parse(&capability)?;
-    Some(Health { capability, state, reason, message, since: now, observed_at: now })
 }
 
 fn name_taken(error: StoreError) -> ApiError {
@@ -655,95 +572,5 @@ fn secret_fits(connection: &Connection, given: bool) -> Result<(), ApiError> {
             "Okta needs none: Parapet has its own key for each integration",
         )),
         Connection::EntraId(_) | Connection::Okta(_) => Ok(()),
-    }
-}
-
-#[tonic::async_trait]
-impl IntegrationService for Integrations {
-    type WatchSyncStream = watch::Progress;
-
-    async fn list_providers(
-        &self,
-        request: Request<v1::ListProvidersRequest>,
-    ) -> Result<Response<v1::ListProvidersResponse>, Status> {
-        Ok(Response::new(self.providers(&caller(&request)?).await?))
-    }
-    async fn create_integration(
-        &self,
-        request: Request<v1::CreateIntegrationRequest>,
-    ) -> Result<Response<v1::CreateIntegrationResponse>, Status> {
-        let caller = caller(&request)?;
-        Ok(Response::new(self.create(&caller, request.into_inner()).await?))
-    }
-    async fn get_integration(
-        &self,
-        request: Request<v1::GetIntegrationRequest>,
-    ) -> Result<Response<v1::GetIntegrationResponse>, Status> {
-        let tenant = caller(&request)?.tenant()?;
-        let integration = Some(self.get(tenant, id("id", &request.get_ref().id)?).await?);
-        Ok(Response::new(v1::GetIntegrationResponse { integration }))
-    }
-    async fn list_integrations(
-        &self,
-        request: Request<v1::ListIntegrationsRequest>,
-    ) -> Result<Response<v1::ListIntegrationsResponse>, Status> {
-        let caller = caller(&request)?;
-        Ok(Response::new(self.list(&caller, request.into_inner()).await?))
-    }
-    async fn update_integration(
-        &self,
-        request: Request<v1::UpdateIntegrationRequest>,
-    ) -> Result<Response<v1::UpdateIntegrationResponse>, Status> {
-        let caller = caller(&request)?;
-        Ok(Response::new(self.update(&caller, request.into_inner()).await?))
-    }
-    async fn test_integration(
-        &self,
-        request: Request<v1::TestIntegrationRequest>,
-    ) -> Result<Response<v1::TestIntegrationResponse>, Status> {
-        let caller = caller(&request)?;
-        Ok(Response::new(self.test(&caller, id("id", &request.get_ref().id)?).await?))
-    }
-    async fn enable_integration(
-        &self,
-        request: Request<v1::EnableIntegrationRequest>,
-    ) -> Result<Response<v1::EnableIntegrationResponse>, Status> {
-        let caller = caller(&request)?;
-        let integration = self.switch(&caller, id("id", &request.get_ref().id)?, None).await?;
-        Ok(Response::new(v1::EnableIntegrationResponse { integration: Some(integration) }))
-    }
-    async fn disable_integration(
-        &self,
-        request: Request<v1::DisableIntegrationRequest>,
-    ) -> Result<Response<v1::DisableIntegrationResponse>, Status> {
-        let caller = caller(&request)?;
-        let v1::DisableIntegrationRequest { id: text, reason } = request.into_inner();
-        if !reason.is_empty() && !is_text(&reason, 500) {
-            return Err(ApiError::field("reason", "give at most 500 printable characters").into());
-        }
-        let integration = self.switch(&caller, id("id", &text)?, Some(reason)).await?;
-        Ok(Response::new(v1::DisableIntegrationResponse { integration: Some(integration) }))
-    }
-    async fn delete_integration(
-        &self,
-        request: Request<v1::DeleteIntegrationRequest>,
-    ) -> Result<Response<v1::DeleteIntegrationResponse>, Status> {
-        let caller = caller(&request)?;
-        self.delete(&caller, request.into_inner()).await?;
-        Ok(Response::new(v1::DeleteIntegrationResponse {}))
-    }
-    async fn start_sync(
-        &self,
-        request: Request<v1::StartSyncRequest>,
-    ) -> Result<Response<v1::StartSyncResponse>, Status> {
-        let caller = caller(&request)?;
-        Ok(Response::new(self.start_sync(&caller, request.into_inner()).await?))
-    }
-    async fn watch_sync(
-        &self,
-        request: Request<v1::WatchSyncRequest>,
-    ) -> Result<Response<Self::WatchSyncStream>, Status> {
-        let caller = caller(&request)?;
-        Ok(Response::new(self.watch(&caller, request.into_inner()).await?))
     }
 }

@@ -9,6 +9,8 @@ pub mod ingest;
 mod ingest_record;
 pub mod installation;
 pub mod integration;
+mod integration_events;
+mod integration_server;
 mod integration_view;
 pub mod mitigation;
 pub mod validation;
