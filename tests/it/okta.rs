@@ -3,18 +3,15 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use e2e::{Database, Idp};
+use e2e::{Idp, Permits};
 use idp_simulator::model::{Directory, Settings};
 use serde_json::{Value, json};
-use shared::audit::{self, Actor, Event};
-use shared::db::{DatabaseConfig, Db};
-use shared::id::{AttemptId, ProviderKind, TenantId};
+use shared::id::ProviderKind;
 use shared::integration::OktaConnection;
-use shared::limiter::{Ask, AttemptPermit, Limits, OwnerSeen, Reservation};
 use shared::provider::okta::{Okta, keys};
 use shared::provider::{
     Account, AccountState, Acted, Action, Attempted, Capability, Cursor, Listing, Missing, Next, Provider,
-    ProviderError, Signal, account_key,
+    ProviderError, Signal,
 };
 use shared::secret::SecretBytes;
 use shared::verdict::{Reason, Verdict};
@@ -123,63 +120,13 @@ fn merge(target: &mut Value, patch: Value) {
     idp_simulator::model::merge(target, &patch);
 }
 
-// --- permits ---------------------------------------------------------------------------------------------------------
-
-/// The real limiter on a real database: the only maker of permits.
-struct Limiter {
-    db: Db,
-    _database: Database,
-}
-
-impl Limiter {
-    async fn start() -> Self {
-        let servers = e2e::servers().await;
-        let database = e2e::database().await;
-        let config = DatabaseConfig {
-            host: "127.0.0.1".into(),
-            port: servers.postgres.port(),
-            database: database.name.clone(),
-            user: "parapet_validator".into(),
-            password_file: Some(servers.role_password_file.clone()),
-            ..DatabaseConfig::default()
-        };
-        Self { db: Db::connect(&config).await.unwrap(), _database: database }
-    }
-
-    async fn permit(&self, account: &Account) -> AttemptPermit {
-        let tenant = TenantId::new();
-        let key = account_key(ProviderKind::Okta, ORG, &account.object_id);
-        let intent = Event::new(
-            Some(tenant),
-            "attempt.intended",
-            Actor::Service("credential-validator"),
-            audit::Outcome::Intent,
-            "password attempt",
-        );
-        let ask = Ask {
-            attempt: AttemptId::new(),
-            account: &key,
-            limits: Limits {
-                daily_max: 5,
-                threshold: None,
-                us_gov: false,
-                ad_backed: false,
-                low_threshold_opt_in: false,
-            },
-            owner: OwnerSeen { sign_in_at: None, password_changed_at: None, locked: false },
-            intent: &intent,
-        };
-        let mut reservation = Reservation::begin(&self.db, tenant).await.unwrap();
-        reservation.ask(&ask).await.unwrap();
-        reservation.commit().await.unwrap().expect("a permit").0
-    }
-}
+// --- sign-in, once ---------------------------------------------------------------------------------------------------------
 
 /// Submits once, with the account as it was read before.
-async fn verify(stage: &Stage, limiter: &Limiter, before: &Account, password: &str) -> Attempted {
+async fn verify(stage: &Stage, permits: &Permits, before: &Account, password: &str) -> Attempted {
     let verifier = stage.okta.verifier().unwrap();
     let connection = verifier.connect().await.unwrap();
-    let permit = limiter.permit(before).await;
+    let permit = permits.permit(ProviderKind::Okta, ORG, before).await;
     verifier.verify(permit, connection, before, &SecretBytes::new(password.into())).await
 }
 
@@ -446,7 +393,7 @@ async fn an_account_is_read_with_its_state_and_its_blocks() {
 
 #[tokio::test]
 async fn each_answer_costs_one_submission_and_proves_what_it_proves() {
-    let (stage, limiter) = (Stage::people(json!({})).await, Limiter::start().await);
+    let (stage, permits) = (Stage::people(json!({})).await, Permits::start().await);
     let right = "right horse battery";
     for (n, (login, password, verdict)) in [
         ("ann@acme.example", right, Verdict::Valid),
@@ -466,7 +413,7 @@ async fn each_answer_costs_one_submission_and_proves_what_it_proves() {
         let payer = Account { object_id: format!("00utest{n}"), ..before.clone() };
         let verifier = stage.okta.verifier().unwrap();
         let connection = verifier.connect().await.unwrap();
-        let permit = limiter.permit(&payer).await;
+        let permit = permits.permit(ProviderKind::Okta, ORG, &payer).await;
         let secret = SecretBytes::new(password.into());
         let attempted = verifier.verify(permit, connection, &before, &secret).await;
         assert_eq!(attempted.verdict, verdict, "{login} {password}");
@@ -482,7 +429,7 @@ async fn a_refusal_of_a_locked_account_is_never_invalid() {
         json!({"max_attempts": 2, "show_lockout_failures": true}),
         json!({"max_attempts": 2, "unknown_device_lockout": true}),
     ] {
-        let (stage, limiter) = (Stage::people(settings).await, Limiter::start().await);
+        let (stage, permits) = (Stage::people(settings).await, Permits::start().await);
         let before = stage.account("ann@acme.example").await;
         assert_eq!(before.state, AccountState::Active);
         // The owner mistypes between our reading and our attempt.
@@ -492,7 +439,7 @@ async fn a_refusal_of_a_locked_account_is_never_invalid() {
             let payer = Account { object_id: format!("00u{password}").replace(' ', ""), ..before.clone() };
             let verifier = stage.okta.verifier().unwrap();
             let connection = verifier.connect().await.unwrap();
-            let permit = limiter.permit(&payer).await;
+            let permit = permits.permit(ProviderKind::Okta, ORG, &payer).await;
             let secret = SecretBytes::new(password.into());
             let attempted = verifier.verify(permit, connection, &before, &secret).await;
             assert_eq!(attempted.verdict, Verdict::Inconclusive(Reason::LockedOrBlocked));
@@ -503,17 +450,17 @@ async fn a_refusal_of_a_locked_account_is_never_invalid() {
 
 #[tokio::test]
 async fn a_refusal_without_a_second_look_at_the_account_proves_nothing() {
-    let (stage, limiter) = (Stage::people(json!({})).await, Limiter::start().await);
+    let (stage, permits) = (Stage::people(json!({})).await, Permits::start().await);
     let before = stage.account("ann@acme.example").await;
     stage.idp.fault(json!({"operation": "okta.users.get", "effect": "wrong_json", "times": 9}));
-    let attempted = verify(&stage, &limiter, &before, "wrong").await;
+    let attempted = verify(&stage, &permits, &before, "wrong").await;
     assert_eq!(attempted.verdict, Verdict::Inconclusive(Reason::StateUnread));
     assert_eq!(stage.idp.submissions().len(), 1);
 }
 
 #[tokio::test]
 async fn whatever_happens_to_the_answer_the_password_is_submitted_once() {
-    let limiter = Limiter::start().await;
+    let permits = Permits::start().await;
     for (effect, verdict) in [
         (json!("reset"), Verdict::Inconclusive(Reason::Unknown)),
         (
@@ -532,7 +479,7 @@ async fn whatever_happens_to_the_answer_the_password_is_submitted_once() {
             Account { object_id: format!("00u{}", stage.idp.simulator.addr.port()), ..before.clone() };
         let verifier = stage.okta.verifier().unwrap();
         let connection = verifier.connect().await.unwrap();
-        let permit = limiter.permit(&payer).await;
+        let permit = permits.permit(ProviderKind::Okta, ORG, &payer).await;
         let secret = SecretBytes::new(b"right horse battery".to_vec());
         let attempted = verifier.verify(permit, connection, &before, &secret).await;
         assert_eq!(attempted.verdict, verdict, "{effect}");
@@ -542,11 +489,11 @@ async fn whatever_happens_to_the_answer_the_password_is_submitted_once() {
 
 #[tokio::test]
 async fn a_throttled_sign_in_is_deferred_by_the_servers_own_wait() {
-    let (stage, limiter) = (Stage::people(json!({})).await, Limiter::start().await);
+    let (stage, permits) = (Stage::people(json!({})).await, Permits::start().await);
     let before = stage.account("ann@acme.example").await;
     stage.idp.fault(json!({"operation": "okta.password",
         "effect": {"throttle": {"hint": {"rate_limit_reset": 20}}}}));
-    let attempted = verify(&stage, &limiter, &before, "wrong").await;
+    let attempted = verify(&stage, &permits, &before, "wrong").await;
     assert!(matches!(attempted.verdict, Verdict::Deferred(_, Reason::Throttled)), "{attempted:?}");
     let Signal::Throttled(wait) = attempted.signal else { panic!("{attempted:?}") };
     assert!((19..=22).contains(&wait.as_secs()), "{wait:?}");
