@@ -2,6 +2,7 @@
 
 mod api;
 mod api_stage;
+mod audit;
 mod database;
 mod entra;
 #[cfg(feature = "fail-points")]
@@ -14,5 +15,7 @@ mod outage;
 mod servers;
 mod service;
 mod stack;
+mod sync;
+mod sync_stage;
 mod validator;
 mod work;

@@ -1,0 +1,228 @@
+//! Sync against a real directory protocol: what is read, what is believed, and what is not.
+
+use e2e::until;
+use serde_json::json;
+use shared::{
+    id::{SyncRunId, TenantId},
+    wire::internal::TestConnectionRequest,
+};
+
+use crate::sync_stage::{ORG, Stage, generated};
+
+const CAP: i64 = 1_000_000;
+
+#[tokio::test]
+async fn the_first_sync_equals_the_directory_and_every_identifier_leads_to_its_tenant() {
+    let stage = Stage::new(generated(450), CAP).await;
+    let run = stage.sync(true).await;
+    assert_eq!((run.state.as_str(), run.created), ("finished", 450), "{run:?}");
+    assert_eq!(stage.synced().await, stage.real());
+    let bus = &stage.bus;
+    assert_eq!(bus.count("SELECT count(*) FROM sync.accounts WHERE identity_id IS NULL").await, 0);
+    assert_eq!(bus.count("SELECT count(*) FROM sync.identities").await, 450);
+    let identifiers = bus.count("SELECT count(*) FROM sync.identifiers").await;
+    assert!(identifiers >= 450);
+    assert_eq!(
+        bus.count(
+            "SELECT count(*) FROM sync.identifiers i JOIN sync.identifier_lookup l
+                          USING (value, tenant_id, identifier_id)"
+        )
+        .await,
+        identifiers
+    );
+    assert_eq!(bus.count("SELECT identifiers FROM sync.usage").await, identifiers);
+    assert_eq!(bus.count("SELECT lockout_threshold::bigint FROM sync.directory_policies").await, 10);
+    let directories: Vec<String> = sqlx::query_scalar("SELECT DISTINCT directory_id FROM sync.accounts")
+        .fetch_all(&mut bus.superuser().await)
+        .await
+        .unwrap();
+    assert_eq!(directories, [ORG]);
+    assert_eq!(
+        bus.count("SELECT count(*) FROM sync.run_pages").await,
+        0,
+        "pages of an ended run are forgotten"
+    );
+    bus.until_count("SELECT count(*) FROM sync.outbox", 0).await;
+}
+
+#[tokio::test]
+async fn a_second_full_sync_of_an_unchanged_directory_rewrites_no_account() {
+    let stage = Stage::new(generated(250), CAP).await;
+    stage.sync(true).await;
+    let run = stage.sync(true).await;
+    assert_eq!((run.state.as_str(), run.created, run.changed), ("finished", 0, 0), "{run:?}");
+    assert!(run.seen >= 250);
+    assert_eq!(stage.bus.count("SELECT max(version) FROM sync.accounts").await, 1);
+}
+
+#[tokio::test]
+async fn an_incremental_sync_brings_new_names_and_takes_the_old_ones_away() {
+    let people = json!({ "accounts": [
+        { "login": "ann@acme.example", "email": "ann@acme.example" },
+        { "login": "bob@acme.example", "email": "bob@acme.example" },
+    ]});
+    let stage = Stage::new(people, CAP).await;
+    stage.sync(true).await;
+    stage.patch(
+        "ann@acme.example",
+        &json!({ "login": "ann.lee@acme.example", "email": "ann.lee@acme.example" }),
+    );
+    let run = stage.sync(false).await;
+    assert_eq!((run.state.as_str(), run.full, run.changed), ("finished", false, 1), "{run:?}");
+    assert_eq!(stage.synced().await, stage.real());
+    let bus = &stage.bus;
+    let named = |name: &'static str| async move {
+        sqlx::query_scalar::<_, i64>("SELECT count(*) FROM sync.identifier_lookup WHERE value = $1")
+            .bind(name)
+            .fetch_one(&mut bus.superuser().await)
+            .await
+            .unwrap()
+    };
+    assert_eq!(named("ann.lee@acme.example").await, 1);
+    assert_eq!(named("ann@acme.example").await, 0);
+    assert_eq!(named("bob@acme.example").await, 1);
+}
+
+#[tokio::test]
+async fn a_sync_that_was_interrupted_is_finished_by_another_worker_from_its_page() {
+    let mut stage = Stage::new(generated(900), CAP).await;
+    stage.idp.fault(json!({ "operation": "okta.users.list", "skip": 2, "times": 1, "effect": { "status": { "status": 503 } } }));
+    let run = SyncRunId::new();
+    stage.request(run, true, 1).await;
+    until("the fault was met", || async { stage.run(run).await.is_some_and(|r| !r.message.is_empty()) })
+        .await;
+    let before = stage.run(run).await.unwrap();
+    assert!(before.seen > 0 && before.seen < 900, "{before:?}");
+    stage.stop().await;
+    stage.start();
+    let after = stage.ended(run).await;
+    assert_eq!((after.state.as_str(), after.created), ("finished", 900), "{after:?}");
+    assert_eq!(stage.synced().await, stage.real());
+    assert_eq!(stage.bus.count("SELECT count(*) FROM sync.runs").await, 1);
+}
+
+#[tokio::test]
+async fn a_directory_that_answers_with_nothing_deletes_nothing() {
+    let stage = Stage::new(generated(60), CAP).await;
+    stage.sync(true).await;
+    stage.remove(60);
+    let run = stage.sync(true).await;
+    assert_eq!(run.state, "failed", "{run:?}");
+    assert_eq!(stage.bus.count("SELECT count(*) FROM sync.accounts WHERE missing_since IS NULL").await, 60);
+    assert_eq!(
+        stage.bus.count("SELECT count(*) FROM sync.directories WHERE lost_reason IS NOT NULL").await,
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_sudden_shrink_is_held_as_a_plan_however_often_it_is_seen() {
+    let stage = Stage::new(generated(60), CAP).await;
+    stage.sync(true).await;
+    stage.remove(10);
+    for _ in 0..3 {
+        let run = stage.sync(true).await;
+        assert_eq!((run.state.as_str(), run.missing, run.removed), ("held", 0, 0), "{run:?}");
+    }
+    let bus = &stage.bus;
+    assert_eq!(bus.count("SELECT count(*) FROM sync.accounts WHERE missing_since IS NULL").await, 60);
+    assert_eq!(bus.count("SELECT accounts_gone FROM sync.removal_plans WHERE state = 'held'").await, 10);
+    assert_eq!(bus.count("SELECT count(*) FROM sync.removal_plan_accounts").await, 10);
+}
+
+#[tokio::test]
+async fn absence_is_believed_only_after_a_second_full_run() {
+    let stage = Stage::new(generated(60), CAP).await;
+    stage.sync(true).await;
+    stage.remove(2);
+    let first = stage.sync(true).await;
+    assert_eq!((first.state.as_str(), first.missing, first.removed), ("finished", 2, 0), "{first:?}");
+    let orphans = "SELECT count(*) FROM sync.identifiers i JOIN sync.accounts a USING (tenant_id, account_id)
+                   WHERE a.missing_since IS NOT NULL";
+    assert!(stage.bus.count(orphans).await > 0, "a missing account keeps its identifiers");
+    let second = stage.sync(true).await;
+    assert_eq!((second.state.as_str(), second.missing, second.removed), ("finished", 0, 2), "{second:?}");
+    assert_eq!(stage.bus.count(orphans).await, 0);
+    assert_eq!(stage.bus.count("SELECT count(*) FROM sync.identities WHERE removed_at IS NOT NULL").await, 2);
+    assert_eq!(stage.synced().await, stage.real());
+}
+
+#[tokio::test]
+async fn identifiers_beyond_the_cap_are_remembered_and_made_when_it_rises() {
+    let stage = Stage::new(generated(60), 25).await;
+    let run = stage.sync(true).await;
+    assert_eq!(run.state, "finished", "{run:?}");
+    let bus = &stage.bus;
+    assert_eq!(bus.count("SELECT count(*) FROM sync.identifiers").await, 25);
+    assert_eq!(
+        bus.count("SELECT count(*) FROM sync.identities").await,
+        60,
+        "profiles are made at the cap too"
+    );
+    let skipped = bus.count("SELECT count(*) FROM sync.identifiers_skipped").await;
+    assert_eq!(run.skipped, skipped);
+    assert!(skipped >= 35);
+    bus.execute("UPDATE api.tenants SET identifier_cap = 100000").await;
+    let run = stage.sync(false).await;
+    assert_eq!((run.state.as_str(), run.skipped), ("finished", 0), "{run:?}");
+    assert_eq!(bus.count("SELECT count(*) FROM sync.identifiers").await, 25 + skipped);
+    assert_eq!(bus.count("SELECT count(*) FROM sync.identifiers_skipped").await, 0);
+}
+
+#[tokio::test]
+async fn a_thousand_requests_for_one_run_make_one_run() {
+    let stage = Stage::new(generated(60), CAP).await;
+    let run = SyncRunId::new();
+    stage.request(run, true, 1000).await;
+    assert_eq!(stage.ended(run).await.state, "finished");
+    stage.bus.until_count("SELECT count(*) FROM sync.outbox WHERE topic = 'sync.requested'", 0).await;
+    stage
+        .bus
+        .until_count(
+            "SELECT count(*) FROM sync.inbox WHERE consumer = 'sync.requested' AND status = 'working'",
+            0,
+        )
+        .await;
+    assert_eq!(stage.bus.count("SELECT count(*) FROM sync.runs").await, 1);
+}
+
+#[tokio::test]
+async fn another_tenant_sees_nothing_of_a_directory() {
+    let stage = Stage::new(generated(60), CAP).await;
+    stage.sync(true).await;
+    let tables =
+        ["accounts", "identities", "identifiers", "directories", "runs", "client_keys", "sealing_keys"];
+    for (tenant, expected) in [(Some(stage.tenant), true), (Some(TenantId::new()), false), (None, false)] {
+        for table in tables {
+            let mut tx = match tenant {
+                Some(tenant) => stage.db.tenant(tenant).await.unwrap(),
+                None => stage.db.system().await.unwrap(),
+            };
+            let query = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
+            let seen: i64 = sqlx::query_scalar(query).fetch_one(&mut *tx).await.unwrap();
+            assert_eq!(seen > 0, expected, "{table} for {tenant:?}");
+            tx.rollback().await.unwrap();
+        }
+    }
+    let mut tx = stage.db.system().await.unwrap();
+    let lookup = sqlx::query("SELECT value FROM identifier_lookup").fetch_optional(&mut *tx).await;
+    assert!(lookup.unwrap_err().to_string().contains("permission denied"));
+}
+
+#[tokio::test]
+async fn only_the_api_may_have_a_connection_tested() {
+    let stage = Stage::new(generated(60), CAP).await;
+    let request = || TestConnectionRequest {
+        tenant_id: stage.tenant.to_string(),
+        integration_id: stage.integration.to_string(),
+    };
+    let answer = stage.client("integration-api").await.test_connection(request()).await.unwrap().into_inner();
+    assert_eq!(answer.directory_id, ORG);
+    let read = answer.results.iter().find(|r| r.capability == "read").unwrap();
+    assert_eq!(read.result, "passed", "{read:?}");
+    let stranger = stage.client("audit-writer").await.test_connection(request()).await.unwrap_err();
+    assert_eq!(stranger.code(), tonic::Code::PermissionDenied);
+    let walls = TestConnectionRequest { tenant_id: TenantId::new().to_string(), ..request() };
+    let refused = stage.client("integration-api").await.test_connection(walls).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::NotFound);
+}
