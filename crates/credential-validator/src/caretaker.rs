@@ -23,7 +23,7 @@ use crate::{
 };
 
 const REAP_EVERY: Duration = Duration::from_secs(5);
-const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
+const EXPIRE_EVERY: Duration = Duration::from_hours(1);
 const AT_ONCE: u32 = 100;
 
 /// Turns attempts that nobody settled into `unknown`, with their audit outcome and their exposure's verdict (I4).
@@ -62,7 +62,8 @@ async fn reap_once(db: &Db) -> Result<(), StoreError> {
         .user(object, login)
         .detail("attempt_id", attempt);
         audit::record(&mut tx, &event).await?;
-        let decision = Decision::new(Verdict::Inconclusive(Reason::Unknown)).because("attempt_id", attempt);
+        let decision =
+            Decision::new(Verdict::Inconclusive(Reason::Unknown)).because("attempt_id", attempt.to_string());
         exposures::decide(&mut tx, exposure, &decision, true, Next::Decided).await?;
         work::finish(&mut tx, work).await?;
         turn::concluded(&mut tx, attempt).await?;

@@ -129,7 +129,7 @@ impl Conclusion<'_> {
 
     async fn verdict(&self, tx: &mut Tx) -> Result<(), StoreError> {
         let verdict = self.attempted.verdict;
-        let mut decision = Decision::new(verdict).because("attempt_id", self.ticket.attempt());
+        let mut decision = Decision::new(verdict).because("attempt_id", self.ticket.attempt().to_string());
         for (name, value) in self.facts() {
             decision = decision.because(name, value);
         }

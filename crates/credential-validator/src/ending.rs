@@ -150,8 +150,8 @@ mod tests {
         ] {
             assert_eq!(denied(denial, Some(at)), Ending::Later(reason, After::At(at)));
         }
-        assert!(matches!(denied(Denial::Reserve, None), Ending::Watched(d, after)
-            if after == RESERVE && d.verdict == Verdict::NotTestable(Reason::Reserve)));
+        assert!(matches!(denied(Denial::Reserve, None), Ending::Watched(d, again)
+            if again == RESERVE && d.verdict == Verdict::NotTestable(Reason::Reserve)));
         assert!(matches!(denied(Denial::ThresholdTooLow, None), Ending::Decided(_)));
         assert!(matches!(denied(Denial::Locked, None), Ending::Decided(_)));
     }

@@ -33,11 +33,14 @@ pub enum KeyError {
     Store(#[from] StoreError),
 }
 
+/// By tenant (none: the installation) and key version.
+type Openers = HashMap<(Option<TenantId>, u32), Arc<Opener>>;
+
 /// The leak keys of all tenants.
 #[derive(Debug)]
 pub struct LeakKeys {
     top: TopKey,
-    openers: Mutex<HashMap<(Option<TenantId>, u32), Arc<Opener>>>,
+    openers: Mutex<Openers>,
 }
 
 impl LeakKeys {

@@ -71,27 +71,23 @@ impl Handler for Batches {
         let keys = matcher.data_keys(&mut tx, &records).await?;
         let identities: Vec<_> =
             records.iter().map(|r| r.identity.clone()).collect::<HashSet<_>>().into_iter().collect();
-        let mut matches: BTreeMap<TenantId, HashMap<String, Vec<IdentifierId>>> = BTreeMap::new();
+        let mut known: BTreeMap<TenantId, HashMap<String, Vec<IdentifierId>>> = BTreeMap::new();
         for (value, tenant, identifier) in feed::matches(&mut tx, &identities).await? {
             // INVARIANT: a tenant's feed matches that tenant only.
             if owner.is_none_or(|owner| owner == tenant) {
-                matches.entry(tenant).or_default().entry(value).or_default().push(identifier);
+                known.entry(tenant).or_default().entry(value).or_default().push(identifier);
             }
         }
         tx.rollback().await?;
         metrics::counter!("parapet_feed_records_matched_total").increment(records.len() as u64);
-        for (tenant, identifiers) in matches {
+        for (tenant, identifiers) in known {
             let mut tx = matcher.db.tenant(tenant).await?;
             matcher.expose(&mut tx, tenant, &records, &keys, &identifiers).await?;
             tx.commit().await?;
         }
         // Repeating is harmless, a record exposes an account once; so the message is done after the last tenant.
-        let mut tx = matcher.db.system().await?;
-        if delivery.done(&mut tx).await? {
-            tx.commit().await?
-        } else {
-            tx.rollback().await?
-        }
+        let tx = matcher.db.system().await?;
+        message::finish(delivery, tx).await?;
         Ok(Outcome::Done)
     }
 }
@@ -119,11 +115,7 @@ impl Handler for Identifiers {
             let mut tx = matcher.db.tenant(tenant).await?;
             let records = feed::about(&mut tx, &values, after, PAGE).await?;
             let Some(last) = records.last() else {
-                if delivery.done(&mut tx).await? {
-                    tx.commit().await?
-                } else {
-                    tx.rollback().await?
-                }
+                message::finish(delivery, tx).await?;
                 return Ok(Outcome::Done);
             };
             after = Some(last.record);
@@ -175,12 +167,12 @@ impl Matcher {
         let mut new = Vec::with_capacity(pairs.len());
         for ((record, candidate), account) in pairs.into_iter().zip(&accounts) {
             let id = ExposureId::new();
-            let open = |sealed: &Option<Vec<u8>>, table| {
-                let (Some(sealed), Some((owner, key))) = (sealed, keys.get(&record.batch)) else {
+            let open = |envelope: &Option<Vec<u8>>, table| {
+                let (Some(envelope), Some((owner, key))) = (envelope, keys.get(&record.batch)) else {
                     return Ok(None);
                 };
                 let place = Owner { tenant: *owner, table, row: record.record.uuid(), version: 1 };
-                let opened = key.unseal(&place, sealed);
+                let opened = key.unseal(&place, envelope);
                 opened
                     .map(Some)
                     .map_err(|_| HandlerError::Poison("a record of the batch does not open".into()))

@@ -44,11 +44,7 @@ impl Handler for Requests {
             let mut tx = self.0.tenant(tenant).await?;
             let items = store::items(&mut tx, validation, after, PAGE).await?;
             let Some(last) = items.last() else {
-                if delivery.done(&mut tx).await? {
-                    tx.commit().await?
-                } else {
-                    tx.rollback().await?
-                }
+                message::finish(delivery, tx).await?;
                 return Ok(Outcome::Done);
             };
             after = Some(*last);
@@ -72,11 +68,7 @@ impl Handler for Accounts {
         let mut tx = self.0.tenant(tenant).await?;
         let reopened = store::affected(&mut tx, tenant, &accounts).await?;
         work::schedule_many(&mut tx, &due(tenant, &reopened, BY_CHANGE)).await?;
-        if delivery.done(&mut tx).await? {
-            tx.commit().await?
-        } else {
-            tx.rollback().await?
-        }
+        message::finish(delivery, tx).await?;
         Ok(Outcome::Done)
     }
 }

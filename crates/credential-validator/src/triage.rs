@@ -30,8 +30,8 @@ impl Decision {
     }
     /// Adds a fact.
     #[must_use]
-    pub fn because(mut self, name: &'static str, value: impl ToString) -> Self {
-        self.evidence.insert(name, value.to_string());
+    pub fn because(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.evidence.insert(name, value.into());
         self
     }
     fn at(self, name: &'static str, instant: OffsetDateTime) -> Self {
@@ -152,8 +152,11 @@ pub struct Facts {
     pub tried: Vec<Tried>,
 }
 
+/// Decides, or leaves it to the next.
+type Rule = fn(&Facts) -> Option<Decision>;
+
 /// The rules, in order. The name is the metric's label.
-const RULES: [(&str, fn(&Facts) -> Option<Decision>); 6] = [
+const RULES: [(&str, Rule); 6] = [
     ("no_usable_secret", no_usable_secret),
     ("account_state", account_state),
     ("authority_elsewhere", authority_elsewhere),
@@ -165,7 +168,7 @@ const RULES: [(&str, fn(&Facts) -> Option<Decision>); 6] = [
 /// The first rule that decides; `None` when only an attempt can tell.
 pub fn triage(facts: &Facts) -> Option<Decision> {
     RULES.iter().find_map(|(rule, decide)| {
-        let decision = decide(facts)?.because("rule", rule);
+        let decision = decide(facts)?.because("rule", *rule);
         metrics::counter!("parapet_triage_decisions_total", "rule" => *rule).increment(1);
         Some(decision)
     })
@@ -218,7 +221,7 @@ fn authority_elsewhere(facts: &Facts) -> Option<Decision> {
 }
 
 /// Still about today's password: it did not change since, as far as the directory tells.
-fn still_holds<'a>(facts: &'a Facts, tried: &&'a Tried) -> bool {
+fn still_holds(facts: &Facts, tried: &Tried) -> bool {
     facts.account.trusted_password_change().is_none_or(|changed| tried.at > changed)
 }
 

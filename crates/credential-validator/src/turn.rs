@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use shared::{
     audit::{Actor, Event, Outcome as Became},
-    db::{Db, StoreError, Tx},
+    db::{Db, Tx},
     id::{CauseId, ExposureId, TenantId, WorkId},
     integration_store::{self, Integration},
     limiter::{Answer, Ask, Limits, OwnerSeen, Reservation},
@@ -90,7 +90,7 @@ impl Validator {
         let mut tx = self.db.tenant(tenant).await?;
         let Some(turn) = store::load(&mut tx, tenant, work, exposure).await? else {
             // Cancelled, decided, or handled under another message: nothing is left to do.
-            finish(delivery, tx).await?;
+            message::finish(delivery, tx).await?;
             return Ok(None);
         };
         let integration = integration_store::integration(&mut tx, turn.integration).await?;
@@ -154,14 +154,11 @@ impl Validator {
             let tx = self.db.tenant(tenant).await?;
             return self.end(delivery, tx, &turn, Ending::Decided(decision)).await;
         }
-        let connected = match provider.verifier() {
-            Some(verifier) => verifier.connect().await,
-            None => {
-                let tx = self.db.tenant(tenant).await?;
-                return self.end(delivery, tx, &turn, switched_off()).await;
-            }
+        let Some(verifier) = provider.verifier() else {
+            let tx = self.db.tenant(tenant).await?;
+            return self.end(delivery, tx, &turn, switched_off()).await;
         };
-        let connection = match connected {
+        let connection = match verifier.connect().await {
             Ok(connection) => connection,
             Err(error) => return self.cannot_ask(delivery, &turn, &integration, &error).await,
         };
@@ -334,17 +331,13 @@ impl Validator {
         if store::lock(&mut tx, turn).await? {
             write(&mut tx, turn, &outcome).await?;
         }
-        finish(delivery, tx).await?;
+        message::finish(delivery, tx).await?;
         Ok(None)
     }
 }
 
-async fn finish(delivery: &Delivery, mut tx: Tx) -> Result<(), StoreError> {
-    if delivery.done(&mut tx).await? { tx.commit().await } else { tx.rollback().await }
-}
-
 async fn done(delivery: &Delivery, db: &Db) -> Result<(), HandlerError> {
-    Ok(finish(delivery, db.system().await?).await?)
+    Ok(message::finish(delivery, db.system().await?).await?)
 }
 
 fn facts_of(account: &Account) -> AccountFacts {

@@ -38,12 +38,6 @@ impl AttemptPermit {
     pub fn deadline(&self) -> Instant {
         self.deadline
     }
-
-    /// A permit for unit tests of the provider adapters.
-    #[cfg(test)]
-    pub(crate) fn for_tests(deadline: Instant) -> Self {
-        Self { deadline }
-    }
 }
 
 /// What makes an account's limit, besides its history.
