@@ -272,12 +272,12 @@ async fn a_token_is_fetched_once_for_many_callers_and_replaced_when_it_dies() {
     // A second token request would fail.
     stage.idp.fault(json!({"operation": "entra.token", "skip": 1, "effect": {"status": {"status": 500}}}));
     let id = stage.id("ann@contoso.example");
-    let many = futures::future::join_all((0..20).map(|_| stage.entra.containment(&id))).await;
+    let many = futures::future::join_all((0..20).map(|_| stage.entra.containment(&id, Action::MarkCompromised))).await;
     assert!(many.iter().all(Result::is_ok));
     assert_eq!(stage.idp.simulator.world.faults.unfired().len(), 1);
     stage.idp.simulator.world.faults.clear();
     stage.idp.simulator.world.advance(Duration::hours(2));
-    assert!(stage.entra.containment(&id).await.is_ok(), "a refused token is replaced once");
+    assert!(stage.entra.containment(&id, Action::MarkCompromised).await.is_ok(), "a refused token is replaced once");
 }
 
 #[tokio::test]
@@ -393,19 +393,19 @@ async fn an_account_is_contained_verified_and_brought_back() {
     let stage = Stage::people(json!({})).await;
     let id = stage.id("ann@contoso.example");
     stage.patch("ann@contoso.example", &json!({"sessions_valid_from": "2026-01-01T00:00:00Z"}));
-    let before = stage.entra.containment(&id).await.unwrap().unwrap();
+    let before = stage.entra.containment(&id, Action::MarkCompromised).await.unwrap().unwrap();
     assert_eq!((before.state, before.compromised), (AccountState::Active, Some(false)));
     for action in Action::ALL {
         let acted = stage.entra.act(action, &id).await.unwrap();
         assert!(matches!(acted, Acted::Done { request_id: Some(_) }), "{acted:?}");
     }
-    let after = stage.entra.containment(&id).await.unwrap().unwrap();
+    let after = stage.entra.containment(&id, Action::MarkCompromised).await.unwrap().unwrap();
     assert_eq!((after.state, after.compromised), (AccountState::Disabled, Some(true)));
     assert!(after.sessions_valid_from > before.sessions_valid_from);
     for action in [Action::DisableAccount, Action::MarkCompromised] {
         assert!(matches!(stage.entra.undo(action, &id).await.unwrap(), Acted::Done { .. }));
     }
-    let undone = stage.entra.containment(&id).await.unwrap().unwrap();
+    let undone = stage.entra.containment(&id, Action::MarkCompromised).await.unwrap().unwrap();
     assert_eq!((undone.state, undone.compromised), (AccountState::Active, Some(false)));
     let actions: Vec<String> = stage.idp.changes().into_iter().map(|change| change.action).collect();
     assert_eq!(actions, ["revoke_sessions", "disable", "confirm_compromised", "enable", "dismiss_risk"]);
@@ -431,7 +431,7 @@ async fn what_microsoft_refuses_is_told_with_its_reason() {
     assert_eq!(unlisted.threshold, None);
     let missing = stage.entra.undo(Action::RevokeSessions, &stage.id("ann@contoso.example")).await.unwrap();
     assert!(matches!(missing, Acted::Refused { reason: "wrong_state", .. }));
-    let wrong = adapter(&stage.idp, "wrong").containment(&stage.id("ann@contoso.example")).await;
+    let wrong = adapter(&stage.idp, "wrong").containment(&stage.id("ann@contoso.example"), Action::DisableAccount).await;
     assert!(
         matches!(wrong, Err(ProviderError::Refused(Missing { reason: "secret_invalid", .. }))),
         "{wrong:?}"

@@ -518,12 +518,12 @@ async fn an_account_is_suspended_verified_and_brought_back() {
     let id = stage.id("ann@acme.example");
     for _ in 0..2 {
         assert!(done(&stage.okta.act(Action::DisableAccount, &id).await.unwrap()));
-        let seen = stage.okta.containment(&id).await.unwrap().unwrap();
+        let seen = stage.okta.containment(&id, Action::DisableAccount).await.unwrap().unwrap();
         assert_eq!(seen.state, AccountState::Disabled);
     }
     for _ in 0..2 {
         assert!(done(&stage.okta.undo(Action::DisableAccount, &id).await.unwrap()));
-        assert_eq!(stage.okta.containment(&id).await.unwrap().unwrap().state, AccountState::Active);
+        assert_eq!(stage.okta.containment(&id, Action::DisableAccount).await.unwrap().unwrap().state, AccountState::Active);
     }
     let actions: Vec<String> = stage.idp.changes().into_iter().map(|change| change.action).collect();
     assert_eq!(actions, ["suspend", "unsuspend"], "repeating is harmless");

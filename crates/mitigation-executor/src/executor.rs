@@ -300,7 +300,7 @@ impl Executor {
     /// Looks whether an action took effect, and later whether it stuck.
     async fn check(&self, delivery: &Delivery, open: Open) -> Result<(), Stop> {
         let Open { mut m, work, provider } = open;
-        let now = match provider.containment(&m.object_id).await {
+        let now = match provider.containment(&m.object_id, m.action).await {
             Ok(now) => now,
             Err(error) => return self.unreadable(delivery, m, work, &error).await,
         };
@@ -542,7 +542,7 @@ struct Seen {
 
 async fn read(provider: &dyn Provider, m: &Mitigation) -> Result<Option<Seen>, ProviderError> {
     let Some(account) = provider.account(&m.object_id).await? else { return Ok(None) };
-    let Some(containment) = provider.containment(&m.object_id).await? else { return Ok(None) };
+    let Some(containment) = provider.containment(&m.object_id, m.action).await? else { return Ok(None) };
     Ok(Some(Seen { containment, is_admin: account.is_admin, hybrid: account.hybrid }))
 }
 

@@ -297,7 +297,8 @@ pub trait Provider: Send + Sync {
     /// The lockout policy, as far as it may be read.
     async fn lockout_policy(&self) -> Result<LockoutPolicy, ProviderError>;
     /// What shows whether actions took effect on an account.
-    async fn containment(&self, object_id: &str) -> Result<Option<Containment>, ProviderError>;
+    /// What the given action does not change may be left unread: risk, for one, is rationed to a call a second.
+    async fn containment(&self, object_id: &str, of: Action) -> Result<Option<Containment>, ProviderError>;
     /// Carries out one action on one account, exactly one request. Repeating it is harmless.
     async fn act(&self, action: Action, object_id: &str) -> Result<Acted, ProviderError>;
     /// Takes an action back, where it can be.

@@ -102,12 +102,13 @@ impl Entra {
     pub(super) async fn read_containment(
         &self,
         object_id: &str,
+        of: Action,
     ) -> Result<Option<Containment>, ProviderError> {
         let id = object_id_segment(object_id)?;
         let path = format!("/users/{id}?$select=id,accountEnabled,signInSessionsValidFromDateTime");
         let Some(answer) = self.graph.find(&path).await? else { return Ok(None) };
         let user: User = answer.json()?;
-        let compromised = self.is_compromised(&id).await?;
+        let compromised = if of == Action::MarkCompromised { self.is_compromised(&id).await? } else { None };
         Ok(Some(Containment {
             state: if user.account_enabled == Some(false) {
                 AccountState::Disabled

@@ -248,8 +248,8 @@ impl Provider for Entra {
         Ok(LockoutPolicy { threshold })
     }
 
-    async fn containment(&self, object_id: &str) -> Result<Option<Containment>, ProviderError> {
-        self.read_containment(object_id).await
+    async fn containment(&self, object_id: &str, of: Action) -> Result<Option<Containment>, ProviderError> {
+        self.read_containment(object_id, of).await
     }
 
     async fn act(&self, action: Action, object_id: &str) -> Result<Acted, ProviderError> {

@@ -141,7 +141,7 @@ impl Provider for Okta {
         listing::lockout_policy(&self.client).await
     }
 
-    async fn containment(&self, object_id: &str) -> Result<Option<Containment>, ProviderError> {
+    async fn containment(&self, object_id: &str, _of: Action) -> Result<Option<Containment>, ProviderError> {
         let account = self.read(object_id).await?;
         // Okta tells nothing about sessions that were ended.
         Ok(account.map(|a| Containment { state: a.state, sessions_valid_from: None, compromised: None }))
