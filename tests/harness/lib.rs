@@ -1,6 +1,8 @@
 //! The end-to-end harness: real servers, and what tests do with them.
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
     reason = "a harness that cannot set up its world fails the test, loudly and at once"
 )]
 

@@ -272,12 +272,17 @@ async fn a_token_is_fetched_once_for_many_callers_and_replaced_when_it_dies() {
     // A second token request would fail.
     stage.idp.fault(json!({"operation": "entra.token", "skip": 1, "effect": {"status": {"status": 500}}}));
     let id = stage.id("ann@contoso.example");
-    let many = futures::future::join_all((0..20).map(|_| stage.entra.containment(&id, Action::MarkCompromised))).await;
+    let many =
+        futures::future::join_all((0..20).map(|_| stage.entra.containment(&id, Action::MarkCompromised)))
+            .await;
     assert!(many.iter().all(Result::is_ok));
     assert_eq!(stage.idp.simulator.world.faults.unfired().len(), 1);
     stage.idp.simulator.world.faults.clear();
     stage.idp.simulator.world.advance(Duration::hours(2));
-    assert!(stage.entra.containment(&id, Action::MarkCompromised).await.is_ok(), "a refused token is replaced once");
+    assert!(
+        stage.entra.containment(&id, Action::MarkCompromised).await.is_ok(),
+        "a refused token is replaced once"
+    );
 }
 
 #[tokio::test]
@@ -431,7 +436,9 @@ async fn what_microsoft_refuses_is_told_with_its_reason() {
     assert_eq!(unlisted.threshold, None);
     let missing = stage.entra.undo(Action::RevokeSessions, &stage.id("ann@contoso.example")).await.unwrap();
     assert!(matches!(missing, Acted::Refused { reason: "wrong_state", .. }));
-    let wrong = adapter(&stage.idp, "wrong").containment(&stage.id("ann@contoso.example"), Action::DisableAccount).await;
+    let wrong = adapter(&stage.idp, "wrong")
+        .containment(&stage.id("ann@contoso.example"), Action::DisableAccount)
+        .await;
     assert!(
         matches!(wrong, Err(ProviderError::Refused(Missing { reason: "secret_invalid", .. }))),
         "{wrong:?}"

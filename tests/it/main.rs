@@ -1,4 +1,11 @@
 //! End-to-end tests: one binary, one process, one set of servers.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "what a test cannot set up or find fails it, loudly and at once"
+)]
+#![expect(clippy::needless_pass_by_value, reason = "tests hand over JSON literals")]
 
 mod api;
 mod api_stage;

@@ -11,7 +11,11 @@ use std::{
 
 use async_trait::async_trait;
 use e2e::{Bus, until};
-use lapin::{BasicProperties, Channel, options::BasicPublishOptions};
+use lapin::{
+    BasicProperties, Channel,
+    options::{BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions},
+    types::FieldTable,
+};
 use prost::Message as _;
 use shared::{
     db::Db,
@@ -145,8 +149,8 @@ async fn send(channel: &Channel, raw: &Raw<'_>) {
 }
 
 async fn depth(channel: &Channel, queue: &str) -> u32 {
-    let look = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
-    channel.queue_declare(queue.into(), look, Default::default()).await.unwrap().message_count()
+    let look = QueueDeclareOptions { passive: true, ..Default::default() };
+    channel.queue_declare(queue.into(), look, FieldTable::default()).await.unwrap().message_count()
 }
 
 /// Reason and tries of every parked message.
@@ -375,7 +379,7 @@ async fn what_no_queue_takes_stays_visible_and_goes_when_the_queue_is_back() {
     until("the service is ready", || async { running.service.readiness().is_ready() }).await;
 
     let (_connection, channel) = bus.channel().await;
-    channel.queue_delete(TOPIC.as_str().into(), Default::default()).await.unwrap();
+    channel.queue_delete(TOPIC.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
     until("the service says that it is not ready", || async { !running.service.readiness().is_ready() })
         .await;
     enqueue(running.service.db(), (0..50).map(|n| format!("after {n}"))).await;

@@ -337,7 +337,6 @@ async fn every_action_on_an_okta_account_ends_contained_and_verified() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "too slow since risk is read from one paced list (README, open points)"]
 async fn every_action_on_an_entra_account_ends_contained_and_verified() {
     let mut stage =
         Stage::new(ProviderKind::EntraId, people(1), switched(&Action::ALL, false, true), free()).await;

@@ -523,7 +523,10 @@ async fn an_account_is_suspended_verified_and_brought_back() {
     }
     for _ in 0..2 {
         assert!(done(&stage.okta.undo(Action::DisableAccount, &id).await.unwrap()));
-        assert_eq!(stage.okta.containment(&id, Action::DisableAccount).await.unwrap().unwrap().state, AccountState::Active);
+        assert_eq!(
+            stage.okta.containment(&id, Action::DisableAccount).await.unwrap().unwrap().state,
+            AccountState::Active
+        );
     }
     let actions: Vec<String> = stage.idp.changes().into_iter().map(|change| change.action).collect();
     assert_eq!(actions, ["suspend", "unsuspend"], "repeating is harmless");

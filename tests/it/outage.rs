@@ -9,8 +9,8 @@ use shared::queue::{self, Handler, Topic};
 use crate::messaging::{EFFECTS, Effect, enqueue};
 
 const TOPIC: Topic = Topic::ValidationRequested;
-const MESSAGES: usize = 1500;
-const PREFETCH: usize = 4;
+const MESSAGES: i64 = 1500;
+const PREFETCH: u16 = 4;
 
 struct World {
     postgres: Postgres,
@@ -44,20 +44,22 @@ async fn a_broker_killed_under_load_loses_nothing_and_its_prefetch_still_holds()
     let world = World::new().await;
     let running = world.bus.start("validator", "parapet_validator").await;
     let handler = Effect::new(running.service.db(), Duration::from_millis(2));
-    queue::spawn_consumer(&running.service, TOPIC, PREFETCH as u16, Arc::clone(&handler) as Arc<dyn Handler>);
+    queue::spawn_consumer(&running.service, TOPIC, PREFETCH, Arc::clone(&handler) as Arc<dyn Handler>);
     running.service.spawn_relay(&["outbox"]);
-    for (round, part) in [0, 1, 2].into_iter().enumerate() {
+    for round in 0..3 {
         let third = MESSAGES / 3;
-        enqueue(running.service.db(), (part * third..(part + 1) * third).map(|n| format!("{n}"))).await;
-        let progress = (round * third + third / 10) as i64;
-        until_at_least(&world.bus, progress).await;
+        enqueue(running.service.db(), (round * third..(round + 1) * third).map(|n| format!("{n}"))).await;
+        until_at_least(&world.bus, round * third + third / 10).await;
         if round < 2 {
             world.rabbitmq.kill().await;
             world.rabbitmq.start_again().await.unwrap();
         }
     }
     everything_once(&world.bus).await;
-    assert!(handler.most_at_work.load(Ordering::SeqCst) <= PREFETCH, "more at work than the prefetch allows");
+    assert!(
+        handler.most_at_work.load(Ordering::SeqCst) <= usize::from(PREFETCH),
+        "more at work than the prefetch allows"
+    );
     assert_eq!(running.stop().await, ExitCode::SUCCESS);
     world.end().await;
 }
@@ -67,11 +69,11 @@ async fn a_database_killed_under_load_loses_nothing_and_repeats_nothing() {
     let world = World::new().await;
     let running = world.bus.start("validator", "parapet_validator").await;
     let handler = Effect::new(running.service.db(), Duration::from_millis(2));
-    queue::spawn_consumer(&running.service, TOPIC, PREFETCH as u16, handler);
+    queue::spawn_consumer(&running.service, TOPIC, PREFETCH, handler);
     running.service.spawn_relay(&["outbox"]);
     enqueue(running.service.db(), (0..MESSAGES).map(|n| format!("{n}"))).await;
     for round in 1..=3 {
-        until_at_least(&world.bus, round * MESSAGES as i64 / 10).await;
+        until_at_least(&world.bus, round * MESSAGES / 10).await;
         world.postgres.kill().await;
         world.postgres.start_again().await.unwrap();
     }
@@ -91,15 +93,18 @@ async fn cut_connections_under_load_lose_nothing() {
     common.broker.port = broker.port();
     let running = e2e::bus::start("validator", common).await;
     let handler = Effect::new(running.service.db(), Duration::from_millis(2));
-    queue::spawn_consumer(&running.service, TOPIC, PREFETCH as u16, Arc::clone(&handler) as Arc<dyn Handler>);
+    queue::spawn_consumer(&running.service, TOPIC, PREFETCH, Arc::clone(&handler) as Arc<dyn Handler>);
     running.service.spawn_relay(&["outbox"]);
     enqueue(running.service.db(), (0..MESSAGES).map(|n| format!("{n}"))).await;
     for round in 1..=8 {
-        until_at_least(&bus, round * MESSAGES as i64 / 12).await;
+        until_at_least(&bus, round * MESSAGES / 12).await;
         if round % 2 == 0 { database.cut() } else { broker.cut() }
     }
     everything_once(&bus).await;
-    assert!(handler.most_at_work.load(Ordering::SeqCst) <= PREFETCH, "more at work than the prefetch allows");
+    assert!(
+        handler.most_at_work.load(Ordering::SeqCst) <= usize::from(PREFETCH),
+        "more at work than the prefetch allows"
+    );
     assert_eq!(running.stop().await, ExitCode::SUCCESS);
 }
 
@@ -109,8 +114,8 @@ async fn until_at_least(bus: &Bus, effects: i64) {
 
 /// Every message had its effect, none twice, none was given up, and nothing is left over.
 async fn everything_once(bus: &Bus) {
-    bus.until_count("SELECT count(DISTINCT subject) FROM validator.effects", MESSAGES as i64).await;
+    bus.until_count("SELECT count(DISTINCT subject) FROM validator.effects", MESSAGES).await;
     bus.until_count("SELECT count(*) FROM validator.outbox", 0).await;
-    assert_eq!(bus.count("SELECT count(*) FROM validator.effects").await, MESSAGES as i64);
+    assert_eq!(bus.count("SELECT count(*) FROM validator.effects").await, MESSAGES);
     assert_eq!(bus.count("SELECT count(*) FROM validator.parked").await, 0);
 }

@@ -130,7 +130,8 @@ async fn many_locked_answers_pause_the_directory_and_tell_somebody() {
     let world = World::new(12).await;
     let patch = serde_json::json!({"address_blocked": true});
     let url = format!("{}/directories/{}", world.idp.simulator.control_url(), world.directory);
-    reqwest::Client::new().patch(url).json(&patch).send().await.unwrap().error_for_status().unwrap();
+    let control = reqwest::Client::builder().timeout(std::time::Duration::from_secs(30)).build().unwrap();
+    control.patch(url).json(&patch).send().await.unwrap().error_for_status().unwrap();
     world.leak(&(0..12).map(|n| leak(n, password(n))).collect::<Vec<_>>()).await;
     let _validator = world.validator(program(), None);
     world.until("SELECT count(*) FROM validator.pauses WHERE reason = 'address_blocked'", 1).await;

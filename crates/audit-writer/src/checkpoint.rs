@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A chain is signed at least so often while it grows.
-pub const EVERY: Duration = Duration::from_secs(60);
+pub const EVERY: Duration = Duration::from_mins(1);
 /// A chain is signed at the latest after so many events.
 pub const EVENTS: i64 = 1000;
 const LOOK: Duration = Duration::from_secs(1);

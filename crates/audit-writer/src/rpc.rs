@@ -2,7 +2,7 @@
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use shared::{
-    db::{Db, StoreError},
+    db::Db,
     wire::internal::{
         SearchRequest, SearchResponse, StoredEvent, VerifyRequest, VerifyResponse,
         audit_query_service_server::AuditQueryService,
@@ -33,7 +33,7 @@ impl AuditQueryService for AuditQuery {
     async fn search(&self, request: Request<SearchRequest>) -> Result<Response<SearchResponse>, Status> {
         let (chain, filter, page) = asked(request.into_inner())?;
         // One more than the page tells whether another page follows.
-        let mut links = store::search(&self.db, chain, &filter, page + 1).await.map_err(refuse)?;
+        let mut links = store::search(&self.db, chain, &filter, page + 1).await?;
         let full = usize::try_from(page).unwrap_or(usize::MAX);
         let more = links.len() > full;
         links.truncate(full);
@@ -43,7 +43,7 @@ impl AuditQueryService for AuditQuery {
 
     async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
         let chain = chain(&request.into_inner().tenant_id)?;
-        let report = verify::verify(&self.db, chain, &self.trusted).await.map_err(refuse)?;
+        let report = verify::verify(&self.db, chain, &self.trusted).await?;
         if let Some(fault) = &report.fault {
             tracing::error!(tenant = %chain, fault, "audit chain is broken");
         }
@@ -117,15 +117,6 @@ fn id(name: &str, text: &str) -> Result<Option<Uuid>, Status> {
 
 fn invalid(field: &str, fault: &str) -> Status {
     Status::invalid_argument(format!("{field} {fault}"))
-}
-
-fn refuse(error: StoreError) -> Status {
-    tracing::error!(%error, "audit query failed");
-    if error.is_transient() {
-        Status::unavailable("the database cannot be asked now")
-    } else {
-        Status::internal("internal error")
-    }
 }
 
 // A place between two events, newest first: time in microseconds and sequence.

@@ -37,7 +37,7 @@ use crate::{
 /// Units of making up leeway: identifiers that waited, accounts without an identity.
 const BACKLOG: i64 = 500;
 /// Longest wait for one page.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The consumer of `sync.requested`.
 #[derive(Debug)]
@@ -133,7 +133,8 @@ impl Sync {
         let deadline = Instant::now() + self.slice;
         let (mut job, mut run) = match self.open(delivery, tenant, integration, work).await? {
             Opened::Run(job, run) => (*job, run),
-            Opened::Unusable(integration, run, error) => {
+            Opened::Unusable(unusable) => {
+                let (integration, run, error) = *unusable;
                 let wait = self.failed(&integration, &run, error).await?;
                 return self.settle(delivery, &integration, work, wait).await;
             }
@@ -211,7 +212,7 @@ impl Sync {
             Err(ConnectError::Store(error)) => return Err(error.into()),
             Err(error) => {
                 tx.commit().await?;
-                return Ok(Opened::Unusable(integration, run, unusable(error)));
+                return Ok(Opened::Unusable(Box::new((integration, run, unusable(error)))));
             }
         };
         tx.commit().await?;
@@ -220,7 +221,7 @@ impl Sync {
             integration,
             package,
             provider,
-            directory: directory.directory_id,
+            directory: directory.id,
             changes_cursor: directory.changes_cursor,
             failing: AtomicBool::new(failing),
         };
@@ -260,7 +261,7 @@ impl Sync {
         };
         store::advance(&mut tx, tenant, &run, counts, phase, cursor.as_ref(), cap_reached).await?;
         tx.commit().await?;
-        Ok(Step::On(moved(run, counts, phase, cursor, cap_reached)))
+        Ok(Step::On(moved(&run, counts, phase, cursor, cap_reached)))
     }
 
     async fn introduce(&self, job: &mut Job, run: Run) -> Result<Step, StepError> {
@@ -289,7 +290,7 @@ impl Sync {
         store::advance(&mut tx, tenant, &run, Counts::default(), Phase::Preparing, None, false).await?;
         tx.commit().await?;
         job.directory = Some(directory);
-        Ok(Step::On(moved(run, Counts::default(), Phase::Preparing, None, false)))
+        Ok(Step::On(moved(&run, Counts::default(), Phase::Preparing, None, false)))
     }
 
     // Pages, one after the other: the next one is fetched while this one is committed.
@@ -352,7 +353,7 @@ impl Sync {
         tx.commit().await?;
         job.failing.store(false, Ordering::Relaxed);
         metrics::counter!("parapet_sync_accounts_total").increment(applied.counts.seen.unsigned_abs());
-        Ok(Some(moved(run, applied.counts, phase, cursor, applied.cap_reached)))
+        Ok(Some(moved(&run, applied.counts, phase, cursor, applied.cap_reached)))
     }
 
     // Puts the integration's work back: at once while its run is going on, else when it is due again.
@@ -394,7 +395,7 @@ impl Sync {
 enum Opened {
     Run(Box<Job>, Run),
     /// The provider behind the integration cannot be built.
-    Unusable(Integration, Run, ProviderError),
+    Unusable(Box<(Integration, Run, ProviderError)>),
     Nothing,
 }
 
@@ -405,14 +406,14 @@ async fn fetch(job: &Job, listing: Listing, from: Option<&Cursor>) -> Result<Pag
 }
 
 // Where a run stands after a unit, without asking the database again.
-fn moved(run: Run, counts: Counts, phase: Phase, cursor: Option<Cursor>, cap_reached: bool) -> Run {
+fn moved(run: &Run, counts: Counts, phase: Phase, cursor: Option<Cursor>, cap_reached: bool) -> Run {
     Run {
         phase,
         cursor,
         pages: run.pages + 1,
         seen: run.seen + counts.seen,
         cap_reported: run.cap_reported || cap_reached,
-        ..run
+        ..run.clone()
     }
 }
 

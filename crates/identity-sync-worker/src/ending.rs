@@ -150,7 +150,7 @@ impl Sync {
             message: message.to_owned(),
         };
         let lost = Err(("directory_empty", message));
-        self.observe(tx, integration, directory.directory_id.as_deref(), lost, Some(ended)).await
+        self.observe(tx, integration, directory.id.as_deref(), lost, Some(ended)).await
     }
 
     /// Deals with a directory that could not be read; returns how long its work waits, if its run goes on.
@@ -182,7 +182,7 @@ impl Sync {
                 if long && directory.lost_reason.is_none() {
                     let lost = ("unreachable", error.to_string());
                     store::lost(&mut tx, tenant, integration.id, lost.0, &lost.1).await?;
-                    let id = directory.directory_id.as_deref();
+                    let id = directory.id.as_deref();
                     self.observe(&mut tx, integration, id, Err((lost.0, &lost.1)), None).await?;
                 }
                 Some(wait)
@@ -225,7 +225,7 @@ impl Sync {
         );
         let event = event.integration(integration.id).cause(run.cause).object("sync_run", run.id);
         audit::record(tx, &event.detail("reason", reason)).await?;
-        let id = directory.directory_id.as_deref();
+        let id = directory.id.as_deref();
         self.observe(tx, integration, id, Err((reason, &message)), Some(ended(run, Err(&message)))).await
     }
 

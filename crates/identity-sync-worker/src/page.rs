@@ -254,7 +254,9 @@ mod tests {
     #[test]
     fn an_account_without_identity_is_looked_at_once_creation_is_on() {
         let mut stored = known(account("1", "a@x"));
-        stored.values_mut().for_each(|k| k.identity = None);
+        for known in stored.values_mut() {
+            known.identity = None;
+        }
         assert!(compare(vec![account("1", "a@x")], &stored, false).renamed.is_empty());
         assert_eq!(compare(vec![account("1", "a@x")], &stored, true).renamed.len(), 1);
     }

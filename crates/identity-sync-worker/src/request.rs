@@ -123,7 +123,7 @@ async fn register(
     let work = NewWork {
         work_id: WorkId::new(),
         tenant,
-        directory: directory.directory_id.unwrap_or_else(|| id.to_string()),
+        directory: directory.id.unwrap_or_else(|| id.to_string()),
         kind: WORK,
         subject: id.uuid(),
         priority: ASKED,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use shared::{
-    db::{Db, StoreError},
+    db::Db,
     id::{IntegrationId, TenantId},
     integration_store,
     provider::{
@@ -36,14 +36,14 @@ impl DirectoryService for Rpc {
     ) -> Result<Response<TestConnectionResponse>, Status> {
         let TestConnectionRequest { tenant_id, integration_id } = request.into_inner();
         let (tenant, id) = ids(&tenant_id, &integration_id)?;
-        let mut tx = self.db.tenant(tenant).await.map_err(refuse)?;
-        let integration = integration_store::integration(&mut tx, id).await.map_err(refuse)?;
+        let mut tx = self.db.tenant(tenant).await?;
+        let integration = integration_store::integration(&mut tx, id).await?;
         let integration = integration.ok_or_else(|| Status::not_found("no such integration"))?;
         let provider = self.directories.connect(&mut tx, &integration).await;
-        tx.rollback().await.map_err(refuse)?;
+        tx.rollback().await?;
         let provider = match provider {
             Ok(provider) => provider,
-            Err(ConnectError::Store(error)) => return Err(refuse(error)),
+            Err(ConnectError::Store(error)) => return Err(error.into()),
             Err(ConnectError::NoCredentials) => {
                 return Ok(failed(
                     "credentials_missing",
@@ -74,7 +74,7 @@ impl DirectoryService for Rpc {
         match keys::ensure_client_key(&self.db, &self.directories, tenant, id).await {
             Ok(jwks) => Ok(Response::new(EnsureClientKeyResponse { jwks_json: jwks.to_string() })),
             Err(KeyError::NotPrepared) => Err(Status::unavailable("keys are being prepared; try again")),
-            Err(KeyError::Store(error)) => Err(refuse(error)),
+            Err(KeyError::Store(error)) => Err(error.into()),
             Err(error) => {
                 tracing::error!(%tenant, integration = %id, %error, "client key not made");
                 Err(Status::internal("internal error"))
@@ -88,15 +88,6 @@ fn ids(tenant: &str, integration: &str) -> Result<(TenantId, IntegrationId), Sta
     let integration =
         integration.parse().map_err(|_| Status::invalid_argument("integration_id is not a UUID"))?;
     Ok((tenant, integration))
-}
-
-fn refuse(error: StoreError) -> Status {
-    tracing::error!(%error, "directory call failed");
-    if error.is_transient() {
-        Status::unavailable("the database cannot be asked now")
-    } else {
-        Status::internal("internal error")
-    }
 }
 
 fn failed(reason: &str, message: &str) -> Response<TestConnectionResponse> {

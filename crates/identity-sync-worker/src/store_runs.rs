@@ -63,7 +63,7 @@ pub(crate) struct Counts {
 /// The state of an integration's directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Directory {
-    pub directory_id: Option<String>,
+    pub id: Option<String>,
     pub changes_cursor: Option<Cursor>,
     pub next_changes_at: OffsetDateTime,
     pub next_full_at: OffsetDateTime,
@@ -95,7 +95,7 @@ pub(crate) async fn lock_directory(
             .fetch_one(&mut **tx)
             .await?;
     Ok(Directory {
-        directory_id: row.try_get("directory_id")?,
+        id: row.try_get("directory_id")?,
         changes_cursor: row.try_get::<Option<String>, _>("changes_cursor")?.map(Cursor),
         next_changes_at: row.try_get("next_changes_at")?,
         next_full_at: row.try_get("next_full_at")?,

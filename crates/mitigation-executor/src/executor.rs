@@ -306,7 +306,7 @@ impl Executor {
         };
         let mut tx = self.db.tenant(m.tenant).await?;
         let clock = tx.clock().await?;
-        let before = store::sessions_before(&mut tx, m.id).await?;
+        let before = store::before(&mut tx, m.id).await?;
         let evidence = match plan::evidence(m.action, before, now.as_ref()) {
             // Okta does not show when sessions were revoked: its answer to the call is all there is.
             Evidence::Silent if m.action == Action::RevokeSessions => {

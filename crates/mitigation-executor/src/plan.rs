@@ -227,14 +227,29 @@ pub enum Evidence {
     Silent,
 }
 
-/// Looks for an action's effect. `before` is when sessions were last revoked before it.
-pub fn evidence(action: Action, before: Option<OffsetDateTime>, now: Option<&Containment>) -> Evidence {
+/// What was known when an action's intent was committed.
+#[derive(Clone, Copy, Debug)]
+pub struct Before {
+    /// When sessions were last revoked before it, in whole seconds; `None` when the directory does not show it.
+    pub sessions: Option<OffsetDateTime>,
+    /// When the intent was committed.
+    pub intent: OffsetDateTime,
+}
+
+/// Looks for an action's effect.
+pub fn evidence(action: Action, before: Option<Before>, now: Option<&Containment>) -> Evidence {
     // An account that is gone cannot sign in.
     let Some(now) = now else { return Evidence::Shown };
     match action {
         Action::RevokeSessions => match (now.sessions_valid_from, before) {
             (None, _) => Evidence::Silent,
-            (Some(now), Some(before)) if now <= before => Evidence::Absent,
+            // The directory counts whole seconds: two revocations within one look like the first alone, and end the
+            // same sessions.
+            (Some(now), Some(Before { sessions: Some(before), intent }))
+                if now <= before && now < intent.truncate_to_second() =>
+            {
+                Evidence::Absent
+            }
             (Some(_), _) => Evidence::Shown,
         },
         Action::DisableAccount => match now.state {
@@ -263,7 +278,7 @@ pub const fn inverse(action: Action) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use time::macros::datetime;
+    use time::{Duration, macros::datetime};
 
     use super::*;
 
@@ -403,7 +418,10 @@ mod tests {
         assert_eq!(evidence(Action::RevokeSessions, None, Some(&now)), Evidence::Silent);
         assert_eq!(evidence(Action::MarkCompromised, None, Some(&now)), Evidence::Silent);
         now.sessions_valid_from = Some(WANTED);
-        assert_eq!(evidence(Action::RevokeSessions, Some(WANTED), Some(&now)), Evidence::Absent);
+        let before =
+            |late| Some(Before { sessions: Some(WANTED), intent: WANTED + Duration::milliseconds(late) });
+        assert_eq!(evidence(Action::RevokeSessions, before(1000), Some(&now)), Evidence::Absent);
+        assert_eq!(evidence(Action::RevokeSessions, before(999), Some(&now)), Evidence::Shown);
         assert_eq!(evidence(Action::RevokeSessions, None, Some(&now)), Evidence::Shown);
         assert_eq!(evidence(Action::DisableAccount, None, None), Evidence::Shown);
     }

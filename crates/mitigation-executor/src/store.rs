@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    plan::{Activity, Hold, Refusal, inverse},
+    plan::{Activity, Before, Hold, Refusal, inverse},
     state::State,
 };
 
@@ -505,15 +505,15 @@ pub async fn settle_ledger(
     Ok(())
 }
 
-/// When sessions had last been revoked before the first call of a mitigation.
-pub async fn sessions_before(tx: &mut Tx, id: MitigationId) -> Result<Option<OffsetDateTime>, StoreError> {
-    let before: Option<Option<OffsetDateTime>> = sqlx::query_scalar(
-        "SELECT before_sessions FROM ledger WHERE mitigation_id = $1 ORDER BY attempt LIMIT 1",
+/// What was known before the first call of a mitigation.
+pub async fn before(tx: &mut Tx, id: MitigationId) -> Result<Option<Before>, StoreError> {
+    let before: Option<(Option<OffsetDateTime>, OffsetDateTime)> = sqlx::query_as(
+        "SELECT before_sessions, intent_at FROM ledger WHERE mitigation_id = $1 ORDER BY attempt LIMIT 1",
     )
     .bind(id)
     .fetch_optional(&mut **tx)
     .await?;
-    Ok(before.flatten())
+    Ok(before.map(|(sessions, intent)| Before { sessions, intent }))
 }
 
 /// Whether a row of work is given out, held until the transaction ends. Not given out: the message is a repetition.

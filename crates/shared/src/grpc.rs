@@ -28,6 +28,7 @@ use tower::{Layer, Service as TowerService};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::{
+    db::StoreError,
     service::{ListenConfig, PeerConfig, Service, TlsFiles},
     wire,
 };
@@ -35,6 +36,18 @@ use crate::{
 const HEALTH: &str = "grpc.health.v1.Health";
 const REFLECTION: [&str; 2] =
     ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+
+/// What a caller of an internal port learns of a failing database; the rest stays in our log.
+impl From<StoreError> for Status {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "a call failed at the database");
+        if error.is_transient() {
+            Self::unavailable("the database cannot be asked now")
+        } else {
+            Self::internal("internal error")
+        }
+    }
+}
 
 /// Who may call a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

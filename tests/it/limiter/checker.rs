@@ -25,11 +25,11 @@ pub fn violations(sent: &[Sent]) -> Vec<String> {
     let mut seen: HashMap<Uuid, usize> = HashMap::new();
     for s in sent {
         let mine = || sent.iter().filter(|o| o.account == s.account && o.at <= s.at);
-        let day = mine().filter(|o| o.at > s.at - Duration::hours(25)).count() as i64;
+        let day = mine().filter(|o| o.at > s.at - Duration::hours(25)).fold(0_i64, |n, _| n + 1);
         if day > s.daily.min(5) {
             found.push(format!("{day} in a day where {} are allowed: {s:?}", s.daily));
         }
-        let since = mine().filter(|o| o.at > s.owner).count() as i64;
+        let since = mine().filter(|o| o.at > s.owner).fold(0_i64, |n, _| n + 1);
         if since > s.reserve {
             found.push(format!("{since} since the owner's sign-in where {} are allowed: {s:?}", s.reserve));
         }

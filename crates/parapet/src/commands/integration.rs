@@ -205,19 +205,16 @@ impl Provider {
 }
 
 fn secret(file: Option<PathBuf>) -> anyhow::Result<String> {
-    let text = match file {
-        Some(file) => {
-            std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?
+    let text = if let Some(file) = file {
+        std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?
+    } else {
+        let input = std::io::stdin();
+        if input.is_terminal() {
+            eprint!("client secret (the value, not its id; it is shown as you type): ");
         }
-        None => {
-            let input = std::io::stdin();
-            if input.is_terminal() {
-                eprint!("client secret (the value, not its id; it is shown as you type): ");
-            }
-            let mut line = String::new();
-            input.lock().read_line(&mut line)?;
-            line
-        }
+        let mut line = String::new();
+        input.lock().read_line(&mut line)?;
+        line
     };
     let text = text.trim().to_owned();
     if text.is_empty() {

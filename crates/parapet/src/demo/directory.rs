@@ -90,7 +90,7 @@ impl Control {
     /// Talks to the control port at `address`.
     pub fn new(address: std::net::SocketAddr) -> anyhow::Result<Self> {
         let client =
-            reqwest::Client::builder().no_proxy().timeout(std::time::Duration::from_secs(60)).build()?;
+            reqwest::Client::builder().no_proxy().timeout(std::time::Duration::from_mins(1)).build()?;
         Ok(Self { base: format!("http://{address}"), client })
     }
 

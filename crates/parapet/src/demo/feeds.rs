@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use rand::{RngExt, SeedableRng, seq::SliceRandom};
+use rand::{
+    RngExt, SeedableRng,
+    seq::{IndexedRandom, SliceRandom},
+};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
@@ -115,9 +118,9 @@ pub fn generate(
     let (wrong, rest) = rest.split_at(WRONG);
     let mut leaks = Vec::with_capacity(RECORDS);
 
-    for (index, (_, account)) in working.iter().enumerate() {
+    let shapes = [Shape::Flare, Shape::SpyCloud, Shape::RecordedFuture, Shape::Lines].into_iter().cycle();
+    for ((index, (_, account)), shape) in working.iter().enumerate().zip(shapes) {
         let password = account.password.clone().context("a testable account has a password")?;
-        let shape = [Shape::Flare, Shape::SpyCloud, Shape::RecordedFuture, Shape::Lines][index % 4];
         leaks.push(made.fresh_leak(shape, account, Secret::Plain(password.clone())));
         if index >= WORKING_ALONE {
             let other = made.password();
@@ -218,7 +221,7 @@ struct Maker {
 impl Maker {
     fn text(&mut self, length: usize) -> String {
         const LETTERS: &[u8] = b"ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789";
-        (0..length).map(|_| char::from(LETTERS[self.rng.random_range(0..LETTERS.len())])).collect()
+        (0..length).filter_map(|_| LETTERS.choose(&mut self.rng).copied()).map(char::from).collect()
     }
 
     /// A password nobody has: 16 characters, unique over the run.
@@ -232,7 +235,11 @@ impl Maker {
     }
 
     fn dated_shape(&mut self) -> Shape {
-        [Shape::Flare, Shape::SpyCloud, Shape::RecordedFuture][self.rng.random_range(0..3)]
+        match self.rng.random_range(0..3) {
+            0 => Shape::Flare,
+            1 => Shape::SpyCloud,
+            _ => Shape::RecordedFuture,
+        }
     }
 
     /// Captured after the password was set, seen by the feed today.
@@ -262,10 +269,13 @@ impl Maker {
 
     /// Somebody none of the tenants knows.
     fn stranger(&mut self) -> Leak {
-        let domain = ["elsewhere.example", "mail.example", "northwind.example", "fabrikam.example"]
-            [self.rng.random_range(0..4)];
-        let shape =
-            [Shape::Flare, Shape::SpyCloud, Shape::RecordedFuture, Shape::Lines][self.rng.random_range(0..4)];
+        let domain = match self.rng.random_range(0..4) {
+            0 => "elsewhere.example",
+            1 => "mail.example",
+            2 => "northwind.example",
+            _ => "fabrikam.example",
+        };
+        let shape = if self.rng.random_bool(0.25) { Shape::Lines } else { self.dated_shape() };
         let (name, password) = (self.text(12).to_lowercase(), self.password());
         Leak {
             shape,

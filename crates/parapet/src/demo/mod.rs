@@ -78,7 +78,7 @@ impl Demo {
     async fn play(&self, global: &Global, stage: Stage) -> anyhow::Result<report::Report> {
         let run = steps::Run::start(global, stage, self.seed).await?;
         let synced = run.connect_and_sync().await?;
-        let feeds = run.make_feeds(&synced).await?;
+        let feeds = run.make_feeds(&synced)?;
         let imported = run.import(&feeds).await?;
         run.wait_for_verdicts(&feeds).await?;
         run.wait_for_containment().await?;

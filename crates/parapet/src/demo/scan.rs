@@ -111,10 +111,9 @@ fn spellings(secret: &str) -> Vec<(&'static str, Vec<u8>)> {
     let json = json.trim_matches('"').to_owned();
     let decimal: Vec<String> = bytes.iter().map(u8::to_string).collect();
     // Base64 depends on the position in the encoded text: encode at three offsets, cut what the neighbours touch.
-    let aligned = |lead: usize, url_safe: bool| {
+    let aligned = |lead: usize, skip: usize, url_safe: bool| {
         let text = [&vec![b'\0'; lead], bytes].concat();
         let encoded = if url_safe { URL_SAFE_NO_PAD.encode(&text) } else { STANDARD_NO_PAD.encode(&text) };
-        let skip = [0, 2, 3][lead];
         let keep = (lead + bytes.len()) / 3 * 4;
         encoded.get(skip..keep).unwrap_or(&encoded).as_bytes().to_vec()
     };
@@ -123,10 +122,10 @@ fn spellings(secret: &str) -> Vec<(&'static str, Vec<u8>)> {
         url.into_bytes(),
         percent.into_bytes(),
         json.into_bytes(),
-        aligned(0, false),
-        aligned(1, false),
-        aligned(2, false),
-        aligned(0, true),
+        aligned(0, 0, false),
+        aligned(1, 2, false),
+        aligned(2, 3, false),
+        aligned(0, 0, true),
         hex::encode(bytes).into_bytes(),
         hex::encode_upper(bytes).into_bytes(),
         decimal.join(", ").into_bytes(),

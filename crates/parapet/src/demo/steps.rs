@@ -260,7 +260,7 @@ impl Run {
     }
 
     /// Writes the feed files. The accounts are synced by now, so what the feeds saw today is new to Parapet.
-    pub async fn make_feeds(&self, synced: &Synced) -> anyhow::Result<Feeds> {
+    pub fn make_feeds(&self, synced: &Synced) -> anyhow::Result<Feeds> {
         let folder = self.global.data_dir.as_ref().context("the demo has a directory")?.join("feeds");
         let populations: Vec<feeds::Population<'_>> =
             synced.iter().map(|(directory, accounts)| (directory.as_str(), accounts.as_slice())).collect();
@@ -293,7 +293,7 @@ impl Run {
 
     /// Waits until every exposure is decided, or waits for a slot of its account's budget that is far away.
     pub async fn wait_for_verdicts(&self, _feeds: &Feeds) -> anyhow::Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(360);
+        let deadline = Instant::now() + Duration::from_mins(6);
         let (mut quiet, mut before, mut said) = (0, 0, Instant::now());
         while quiet < 3 {
             tokio::time::sleep(Duration::from_secs(2)).await;
@@ -319,7 +319,7 @@ impl Run {
 
     /// Waits until no mitigation is on its way.
     pub async fn wait_for_containment(&self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(180);
+        let deadline = Instant::now() + Duration::from_mins(3);
         let (mut quiet, mut said) = (0, Instant::now());
         while quiet < 3 {
             tokio::time::sleep(Duration::from_secs(1)).await;

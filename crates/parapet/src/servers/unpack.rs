@@ -91,7 +91,7 @@ fn packages() -> anyhow::Result<Vec<String>> {
 fn run(command: &mut Command) -> anyhow::Result<()> {
     let done = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {command:?}"))?;
     if !done.status.success() {
-        bail!("{:?}: {}", command.get_program(), String::from_utf8_lossy(&done.stderr).trim());
+        bail!("{}: {}", command.get_program().display(), String::from_utf8_lossy(&done.stderr).trim());
     }
     Ok(())
 }

@@ -25,7 +25,7 @@ use super::ProviderError;
 /// The largest answer of a directory that is read, in bytes: 999 Graph users with every property stay under 4 MiB.
 pub const ANSWER_LIMIT: usize = 16 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How traffic leaves for the directories. Deployment configuration, never part of a request (design §9).
 #[derive(Clone, Debug, Default, Deserialize)]
