@@ -25,4 +25,5 @@ mod stack;
 mod sync;
 mod sync_stage;
 mod validator;
+mod walls;
 mod work;
