@@ -15,7 +15,7 @@ BUF := $(TOOLS)/python/bin/buf
 BUF_VERSION := 1.75.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo up which down status logs clean test check fmt lint proto-lint deny setup
+.PHONY: help build demo up which down status logs clean test bench check fmt lint proto-lint deny setup
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ clean: ## Stop the local stack and remove all it kept
 test: setup ## Run all tests; what is missing is installed first
 	cargo test --workspace --lib --bins --tests --locked
 
+bench: setup ## Measure Parapet beside the least that does the same work (release build)
+	cargo build --release --workspace --bins --locked
+	@$(CARGO_TARGET_DIR)/release/bench
+
 check: fmt lint proto-lint deny test ## Everything a change must pass
 
 fmt: ## Check the formatting
@@ -60,9 +64,6 @@ proto-lint: $(BUF) ## Check the protos
 
 deny: $(CARGO_DENY) ## Check licences, sources and banned crates
 	$(CARGO_DENY) --locked check bans licenses sources
-
-
-
 
 $(CARGO_DENY):
 	cargo install --locked --quiet --root $(TOOLS) --target-dir $(TOOLS)/build --version $(CARGO_DENY_VERSION) cargo-deny

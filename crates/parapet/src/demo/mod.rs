@@ -3,7 +3,7 @@
 //! Everything happens as a user would do it, through the public API and the command line. What happened is then held
 //! against the simulator's own log and the generator's knowledge; the exit code is the judge's.
 
-mod directory;
+pub mod directory;
 mod feeds;
 mod judge;
 mod report;

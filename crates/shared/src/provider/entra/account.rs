@@ -6,8 +6,8 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{Entra, Facts};
 use crate::provider::{Account, AccountKind, AccountState, PasswordAuthority, ProviderError};
 
-/// What is read of every user (entra.md §8.1).
-pub(super) const SELECT: &str = "id,userPrincipalName,displayName,givenName,surname,mail,otherMails,proxyAddresses,\
+/// The properties that are read of every user (entra.md §8.1).
+pub const SELECT: &str = "id,userPrincipalName,displayName,givenName,surname,mail,otherMails,proxyAddresses,\
 accountEnabled,userType,creationType,externalUserState,createdDateTime,lastPasswordChangeDateTime,passwordPolicies,\
 onPremisesSyncEnabled,onPremisesImmutableId,onPremisesSamAccountName,onPremisesDomainName,onPremisesSecurityIdentifier,\
 onPremisesDistinguishedName,onPremisesLastSyncDateTime,employeeId,employeeType,department,jobTitle,companyName,\

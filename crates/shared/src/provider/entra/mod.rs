@@ -13,6 +13,8 @@ mod ropc;
 mod token;
 mod verdict;
 
+pub use account::SELECT as USER_PROPERTIES;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

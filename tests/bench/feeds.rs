@@ -1,0 +1,117 @@
+//! Feed records matched per second, beside a bare program that parses the same file, stores the records and joins them
+//! with the identifiers.
+
+use std::{
+    fmt::Write as _,
+    fs::File,
+    io::{BufRead, BufReader},
+    path::Path,
+    time::Instant,
+};
+
+use serde::Deserialize;
+use serde_json::json;
+use sqlx::Connection;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use uuid::Uuid;
+
+use crate::{
+    report::Report,
+    stage::{Stage, rate, until},
+    sync::Tenant,
+};
+
+/// One record in so many is about a known account.
+const KNOWN: usize = 10;
+/// Records of a batch.
+const BATCH: usize = 500;
+
+/// Imports a file as a feed of the installation and waits until each batch is matched; then does the least.
+pub async fn round(
+    stage: &Stage,
+    report: &mut Report,
+    round: u32,
+    records: u32,
+    tenants: &[Tenant],
+) -> anyhow::Result<()> {
+    let records = usize::try_from(records)?;
+    let file = tempfile::Builder::new().suffix(".ndjson").tempfile()?;
+    std::fs::write(file.path(), lines(round, records, tenants)?)?;
+    let mut db = stage.database().await?;
+    let done = "SELECT count(*) FROM validator.inbox
+        WHERE consumer = 'feed.batch_received' AND status = 'done' AND $1::uuid IS NULL";
+    let before: i64 = sqlx::query_scalar(done).bind(None::<Uuid>).fetch_one(&mut db).await?;
+
+    let began = Instant::now();
+    let path = file.path().display().to_string();
+    stage.parapet("installation-feeds", None, &["feed", "import", "--installation", &path]).await?;
+    let batches = i64::try_from(records.div_ceil(BATCH))?;
+    until(&mut db, done, None, before + batches).await?;
+    let ours = rate(records, began.elapsed());
+
+    let limit = bare(stage, file.path(), records).await?;
+    report.add("feed records matched, beside parse, insert and join", "1/s", ours, limit);
+    Ok(())
+}
+
+fn lines(round: u32, records: usize, tenants: &[Tenant]) -> anyhow::Result<String> {
+    let now = OffsetDateTime::now_utc().format(&Rfc3339)?;
+    let mut known = tenants.iter().flat_map(|tenant| &tenant.accounts).map(|account| account.login.as_str());
+    let mut lines = String::new();
+    for n in 0..records {
+        let login = if n % KNOWN == 0 { known.nth(usize::try_from(round)?) } else { None };
+        let email = login.map_or_else(|| format!("nobody.{round}.{n}@elsewhere.example"), str::to_owned);
+        let password = format!("Leaked-{round}-{n}");
+        let record = json!({
+            "document_id": Uuid::new_v4(), "source_id": 1, "spycloud_publish_date": now, "email": email,
+            "password": password, "password_type": "plaintext", "password_plaintext": password,
+        });
+        writeln!(lines, "{record}")?;
+    }
+    Ok(lines)
+}
+
+async fn bare(stage: &Stage, file: &Path, records: usize) -> anyhow::Result<f64> {
+    #[derive(Deserialize)]
+    struct Record {
+        document_id: Uuid,
+        email: String,
+        password: String,
+    }
+    let mut db = stage.database().await?;
+    let statements = "CREATE SCHEMA IF NOT EXISTS bench;
+        CREATE TABLE IF NOT EXISTS bench.records (record uuid PRIMARY KEY, email text NOT NULL, password text NOT NULL);
+        CREATE TABLE IF NOT EXISTS bench.exposures
+            (record uuid NOT NULL, tenant_id uuid NOT NULL, identifier_id uuid NOT NULL, PRIMARY KEY (record, tenant_id, identifier_id));";
+    sqlx::raw_sql(statements).execute(&mut db).await?;
+    let began = Instant::now();
+    let mut lines = BufReader::new(File::open(file)?).lines();
+    loop {
+        let (mut ids, mut emails, mut passwords) = (Vec::new(), Vec::new(), Vec::new());
+        for line in lines.by_ref().take(BATCH) {
+            let Record { document_id, email, password } = serde_json::from_str(&line?)?;
+            ids.push(document_id);
+            emails.push(email.to_lowercase());
+            passwords.push(password);
+        }
+        if ids.is_empty() {
+            return Ok(rate(records, began.elapsed()));
+        }
+        let mut tx = Connection::begin(&mut db).await?;
+        sqlx::query("INSERT INTO bench.records SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[])")
+            .bind(&ids)
+            .bind(&emails)
+            .bind(&passwords)
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query(
+            "INSERT INTO bench.exposures SELECT r.record, l.tenant_id, l.identifier_id
+             FROM unnest($1::uuid[], $2::text[]) AS r (record, email) JOIN sync.identifier_lookup l ON l.value = r.email",
+        )
+        .bind(&ids)
+        .bind(&emails)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+    }
+}
