@@ -1,6 +1,11 @@
 //! An integration-api with an issuer, keys and a registry, and clients with the tokens tests ask for.
 
-use std::{net::TcpListener, process::ExitCode};
+use std::{
+    ffi::OsStr,
+    net::TcpListener,
+    path::PathBuf,
+    process::{ExitCode, Stdio},
+};
 
 use e2e::{Bus, bus::until};
 use integration_api::{ApiConfig, Config, KeysConfig, OidcConfig};
@@ -15,7 +20,7 @@ use shared::{
     wire::v1::{self, installation_service_client::InstallationServiceClient},
 };
 use time::OffsetDateTime;
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::{process::Command, sync::oneshot, task::JoinHandle};
 use tonic::{
     Request,
     metadata::MetadataValue,
@@ -30,6 +35,8 @@ pub struct Stage {
     pub organization: OrganizationId,
     pub tenant: TenantId,
     pub http: String,
+    /// The port of the public API.
+    pub grpc: u16,
     issuer: Issuer,
     integration_key: TopKey,
     leak_key: TopKey,
@@ -46,6 +53,56 @@ impl Interceptor for Token {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, tonic::Status> {
         request.metadata_mut().insert("authorization", self.0.clone());
         Ok(request)
+    }
+}
+
+/// One person's machine: the program `parapet`, a token, and the files that lie there.
+pub struct Desk {
+    pub dir: tempfile::TempDir,
+    /// Where the API is found from there.
+    pub port: u16,
+}
+
+impl Desk {
+    /// Writes a file and returns its path.
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// What is typed.
+    pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(e2e::program("parapet"));
+        command
+            .args(["--api".into(), format!("http://127.0.0.1:{}", self.port)])
+            .arg("--data-dir")
+            .arg(self.dir.path().join("data"))
+            .args(arguments)
+            .env("PARAPET_TOKEN_FILE", self.dir.path().join("token"))
+            .env_remove("PARAPET_TENANT")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Types it and returns what it printed.
+    pub async fn types(&self, line: &str) -> String {
+        let output = self.command(line.split_whitespace()).output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "parapet {line}: {}\n{said}", output.status);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Types it with `--json` and reads what it printed.
+    pub async fn asks(&self, line: &str) -> serde_json::Value {
+        serde_json::from_str(&self.types(&format!("--json {line}")).await).unwrap()
+    }
+
+    /// Types what must fail, and returns the exit code and the complaint.
+    pub async fn fails(&self, line: &str) -> (i32, String) {
+        let output = self.command(line.split_whitespace()).output().await.unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     }
 }
 
@@ -128,6 +185,7 @@ impl Stage {
             organization: OrganizationId::new(),
             tenant: TenantId::new(),
             http,
+            grpc,
             integration_key,
             leak_key,
             _files: files,
@@ -182,6 +240,10 @@ impl Stage {
 
     /// A token of this person.
     pub fn token(&self, subject: &str, tenants: &[TenantId], roles: &[&str]) -> Token {
+        Token(format!("Bearer {}", self.access_token(subject, tenants, roles)).parse().unwrap())
+    }
+
+    fn access_token(&self, subject: &str, tenants: &[TenantId], roles: &[&str]) -> String {
         let caller = Caller {
             id: subject.into(),
             secret: String::new(),
@@ -191,8 +253,14 @@ impl Stage {
             tenants: tenants.iter().map(|t| t.uuid()).collect(),
             roles: roles.iter().map(|&r| r.to_owned()).collect(),
         };
-        let token = self.issuer.token(&caller, OffsetDateTime::now_utc()).unwrap();
-        Token(format!("Bearer {token}").parse().unwrap())
+        self.issuer.token(&caller, OffsetDateTime::now_utc()).unwrap()
+    }
+
+    /// A person of the stage's tenant at a machine with the command line.
+    pub fn desk(&self, subject: &str, roles: &[&str]) -> Desk {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("token"), self.access_token(subject, &[self.tenant], roles)).unwrap();
+        Desk { dir, port: self.grpc }
     }
 
     /// A channel on which a person with these roles calls for the stage's tenant.

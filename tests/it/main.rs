@@ -10,6 +10,7 @@
 mod api;
 mod api_stage;
 mod audit;
+mod commands;
 mod database;
 mod entra;
 #[cfg(feature = "fail-points")]

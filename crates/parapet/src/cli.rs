@@ -93,8 +93,12 @@ enum Command {
     Feed(commands::Feed),
     #[command(subcommand)]
     Exposure(commands::Exposure),
-    Validate(commands::Validate),
+    Validate(Box<commands::Validate>),
+    #[command(subcommand)]
+    Validation(commands::Validation),
     Mitigate(commands::Mitigate),
+    #[command(subcommand)]
+    Mitigation(commands::Mitigation),
     #[command(subcommand)]
     Budget(commands::Budget),
     #[command(subcommand)]
@@ -127,7 +131,9 @@ impl Cli {
             Command::Feed(args) => args.run(&global).await,
             Command::Exposure(args) => args.run(&global).await,
             Command::Validate(args) => args.run(&global).await,
+            Command::Validation(args) => args.run(&global).await,
             Command::Mitigate(args) => args.run(&global).await,
+            Command::Mitigation(args) => args.run(&global).await,
             Command::Budget(args) => args.run(&global).await,
             Command::Audit(args) => args.run(&global).await,
             Command::Demo(args) => args.run(&global).await,

@@ -61,6 +61,8 @@ pub struct Mitigation {
     pub request_id: Option<MitigationRequestId>,
     /// Account.
     pub account_id: AccountId,
+    /// Its sign-in name, while it is known.
+    pub login: Option<String>,
     /// Integration.
     pub integration_id: IntegrationId,
     /// Action.
@@ -73,6 +75,8 @@ pub struct Mitigation {
     pub automatic: bool,
     /// Who asked.
     pub requested_by: Option<String>,
+    /// Who released it.
+    pub released_by: Option<String>,
     /// Planned.
     pub created_at: OffsetDateTime,
     /// Carried out or given up.
@@ -92,9 +96,11 @@ pub struct Mitigation {
 macro_rules! columns {
     () => {
         "SELECT mitigation_id, exposure_id, request_id, account_id, integration_id, action, state, reason, automatic,
-                requested_by, created_at, finished_at, verified_at, undone_at, reverted_at, held_by,
-                coalesce(details, '{}'::jsonb) AS details
-         FROM mitigation.mitigations_v "
+                requested_by, released_by, created_at, finished_at, verified_at, undone_at, reverted_at, held_by,
+                coalesce(details, '{}'::jsonb) AS details,
+                (SELECT a.login FROM sync.accounts_v a
+                 WHERE a.tenant_id = m.tenant_id AND a.account_id = m.account_id) AS login
+         FROM mitigation.mitigations_v m "
     };
 }
 

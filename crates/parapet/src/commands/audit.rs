@@ -3,7 +3,7 @@
 use anyhow::bail;
 use shared::wire::v1::{self as api, audit_service_client::AuditServiceClient};
 
-use super::{ROWS, instant, integration_id, output};
+use super::{ROWS, instant, integration_id_or_any, output, pages, words::Outcome};
 use crate::{cli::Global, client};
 
 /// What was done, by whom, with which outcome
@@ -23,28 +23,31 @@ pub enum Audit {
 #[derive(Debug, clap::Args)]
 pub struct Search {
     /// At or after: 2026-01-31, or 12h
-    #[arg(long, value_parser = instant)]
+    #[arg(long, value_parser = instant, value_name = "WHEN")]
     since: Option<prost_types::Timestamp>,
     /// Before
-    #[arg(long, value_parser = instant)]
+    #[arg(long, value_parser = instant, value_name = "WHEN")]
     until: Option<prost_types::Timestamp>,
     /// Event types; `validation.*` matches a prefix
     #[arg(long = "type", value_delimiter = ',')]
     types: Vec<String>,
+    /// With these outcomes
+    #[arg(long, value_enum, value_delimiter = ',')]
+    outcome: Vec<Outcome>,
     /// Integration (name or id)
     #[arg(long)]
     integration: Option<String>,
     /// Who did it: the actor's id
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     actor: String,
     /// The directory user concerned: sign-in name or object id
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     user: String,
     /// Everything that followed from one request or record
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     cause: String,
     /// The object concerned (id)
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     object: String,
     /// The installation's own log instead of the tenant's
     #[arg(long)]
@@ -71,38 +74,25 @@ impl Audit {
             }
             Self::Search(search) => search,
         };
-        let integration_id = match &search.integration {
-            Some(named) => integration_id(&api, named).await?,
-            None => String::new(),
-        };
-        let mut request = api::SearchAuditEventsRequest {
+        let wanted = api::SearchAuditEventsRequest {
             from: search.since,
             until: search.until,
             types: search.types,
-            integration_id,
+            integration_id: integration_id_or_any(&api, search.integration.as_deref()).await?,
             actor: search.actor,
             user: search.user,
+            outcomes: search.outcome.into_iter().map(Outcome::wire).collect(),
             cause_id: search.cause,
             object_id: search.object,
             installation: search.installation,
             ..Default::default()
         };
-        let mut rows = Vec::new();
-        loop {
-            let left = search.limit.saturating_sub(u32::try_from(rows.len())?).min(500);
-            if left == 0 {
-                break;
-            }
-            request.page_size = i32::try_from(left)?;
-            let page = client.search_audit_events(request.clone()).await?.into_inner();
-            for event in &page.events {
-                rows.push(output::json("AuditEvent", event)?);
-            }
-            if page.next_page_token.is_empty() {
-                break;
-            }
-            request.page_token = page.next_page_token;
-        }
+        let rows = pages(search.limit, async |page_size, page_token| {
+            let request = api::SearchAuditEventsRequest { page_size, page_token, ..wanted.clone() };
+            let page = client.search_audit_events(request).await?.into_inner();
+            Ok((output::rows("AuditEvent", &page.events)?, page.next_page_token))
+        })
+        .await?;
         let columns = [
             ("WHEN", "occurred_at"),
             ("EVENT", "type"),

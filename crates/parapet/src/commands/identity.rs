@@ -2,7 +2,7 @@
 
 use shared::wire::v1::{self as api, identity_service_client::IdentityServiceClient};
 
-use super::{ROWS, integration_id, output};
+use super::{ROWS, integration_id_or_any, output, pages};
 use crate::{cli::Global, client};
 
 /// People, built from the accounts of the directories
@@ -14,7 +14,7 @@ pub enum Identity {
         #[arg(long)]
         integration: Option<String>,
         /// Only whose identifier this is: a login, an e-mail address, an alias
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", hide_default_value = true)]
         identifier: String,
         /// At most so many
         #[arg(long, default_value_t = ROWS)]
@@ -34,38 +34,22 @@ impl Identity {
         let mut client = IdentityServiceClient::new(api.clone());
         match self {
             Self::List { integration, identifier, limit } => {
-                let integration_id = match integration {
-                    Some(named) => integration_id(&api, &named).await?,
-                    None => String::new(),
-                };
-                let (mut rows, mut page_token) = (Vec::new(), String::new());
-                loop {
-                    let left = limit.saturating_sub(u32::try_from(rows.len())?).min(500);
-                    if left == 0 {
-                        break;
-                    }
-                    let page = client
-                        .list_identities(api::ListIdentitiesRequest {
-                            page_size: i32::try_from(left)?,
-                            page_token,
-                            integration_id: integration_id.clone(),
-                            identifier: identifier.clone(),
-                        })
-                        .await?
-                        .into_inner();
-                    for identity in &page.identities {
-                        let mut row = output::json("Identity", identity)?;
+                let integration_id = integration_id_or_any(&api, integration.as_deref()).await?;
+                let rows = pages(limit, async |page_size, page_token| {
+                    let (integration_id, identifier) = (integration_id.clone(), identifier.clone());
+                    let request =
+                        api::ListIdentitiesRequest { page_size, page_token, integration_id, identifier };
+                    let page = client.list_identities(request).await?.into_inner();
+                    let mut rows = output::rows("Identity", &page.identities)?;
+                    for (row, identity) in rows.iter_mut().zip(&page.identities).filter(|_| !global.json) {
                         let logins: Vec<&str> = identity.accounts.iter().map(|a| a.login.as_str()).collect();
-                        if let Some(row) = row.as_object_mut().filter(|_| !global.json) {
+                        if let Some(row) = row.as_object_mut() {
                             row.insert("logins".into(), logins.into());
                         }
-                        rows.push(row);
                     }
-                    if page.next_page_token.is_empty() {
-                        break;
-                    }
-                    page_token = page.next_page_token;
-                }
+                    Ok((rows, page.next_page_token))
+                })
+                .await?;
                 let columns =
                     [("NAME", "display_name"), ("ACCOUNTS", "logins"), ("SINCE", "created_at"), ("ID", "id")];
                 output::list(global, &columns, &rows, "no identities")

@@ -8,7 +8,10 @@ use std::{
 use anyhow::{Context, bail};
 use shared::wire::v1::{self as api, integration_service_client::IntegrationServiceClient};
 
-use super::{idempotency_key, integration_id, integrations, output};
+use super::{
+    idempotency_key, integration_id, integrations, output,
+    words::{self, Action, Cloud, Status},
+};
 use crate::{cli::Global, client};
 
 /// Connections to the customer's directories
@@ -40,7 +43,14 @@ pub enum Integration {
         integration: String,
     },
     /// List the connections of the tenant
-    List,
+    List {
+        /// Only of this kind of provider
+        #[arg(long, value_enum)]
+        provider: Option<words::Provider>,
+        /// Only with this status
+        #[arg(long, value_enum)]
+        status: Option<Status>,
+    },
     /// Show one connection
     Show {
         /// Name or id
@@ -112,35 +122,6 @@ struct AddCommon {
     no_identities: bool,
 }
 
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Cloud {
-    Global,
-    UsGov,
-    UsGovDod,
-    China,
-}
-
-/// An action, as typed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Action {
-    /// End sessions and refresh tokens.
-    RevokeSessions,
-    /// Disable (Entra ID) or suspend (Okta).
-    DisableAccount,
-    /// Mark as compromised (Entra ID).
-    MarkCompromised,
-}
-
-impl From<Action> for api::MitigationAction {
-    fn from(action: Action) -> Self {
-        match action {
-            Action::RevokeSessions => Self::RevokeSessions,
-            Action::DisableAccount => Self::DisableAccount,
-            Action::MarkCompromised => Self::MarkCompromised,
-        }
-    }
-}
-
 impl AddCommon {
     fn settings(&self) -> api::IntegrationSettings {
         let switch = |action| {
@@ -168,14 +149,8 @@ impl Provider {
     fn request(self) -> anyhow::Result<api::CreateIntegrationRequest> {
         let (common, provider, config, credentials) = match self {
             Self::Entra { common, directory, client_id, ropc_client_id, secret_file, cloud } => {
-                let cloud = match cloud {
-                    Cloud::Global => api::EntraCloud::Global,
-                    Cloud::UsGov => api::EntraCloud::UsGov,
-                    Cloud::UsGovDod => api::EntraCloud::UsGovDod,
-                    Cloud::China => api::EntraCloud::China,
-                };
                 let config =
-                    api::EntraConfig { cloud: cloud.into(), tenant: directory, client_id, ropc_client_id };
+                    api::EntraConfig { cloud: cloud.wire(), tenant: directory, client_id, ropc_client_id };
                 let entra = api::EntraCredentials { client_secret: secret(secret_file)? };
                 let credentials = api::integration_credentials::Credentials::Entra(entra);
                 (
@@ -292,11 +267,13 @@ impl Integration {
                 }
                 Ok(())
             }
-            Self::List => {
-                let mut rows = Vec::new();
-                for integration in integrations(&api).await? {
-                    rows.push(output::json("Integration", &integration)?);
-                }
+            Self::List { provider, status } => {
+                let which = api::ListIntegrationsRequest {
+                    provider: provider.map(words::Provider::wire).unwrap_or_default(),
+                    status: status.map(Status::wire).unwrap_or_default(),
+                    ..Default::default()
+                };
+                let rows = output::rows("Integration", &integrations(&api, which).await?)?;
                 let columns = [
                     ("NAME", "name"),
                     ("PROVIDER", "provider"),

@@ -5,19 +5,26 @@ mod exposure;
 mod feed;
 mod identity;
 mod integration;
+mod mitigation;
 mod output;
 mod sync;
 mod tenant;
+mod validation;
+mod words;
 
 pub use audit::Audit;
-pub use exposure::{Budget, Exposure, Mitigate, Validate};
+pub use exposure::Exposure;
 pub use feed::Feed;
 pub use identity::Identity;
 pub use integration::Integration;
+pub use mitigation::{Mitigate, Mitigation};
 pub use sync::Sync;
 pub use tenant::Tenant;
+pub use validation::{Budget, Validate, Validation};
 
 use anyhow::{Context, bail};
+use prost_types::Timestamp;
+use serde_json::Value;
 use shared::wire::v1::{self as api, integration_service_client::IntegrationServiceClient};
 
 use crate::client::Api;
@@ -25,13 +32,49 @@ use crate::client::Api;
 /// The most rows a list prints unless asked for more.
 const ROWS: u32 = 100;
 
+/// The most rows one page is asked for; the API allows more, but answers stay small this way.
+const PAGE: u32 = 500;
+
+/// Collects the rows of a list, page by page, until there are `limit` or no more.
+async fn pages(
+    limit: u32,
+    mut page: impl AsyncFnMut(i32, String) -> anyhow::Result<(Vec<Value>, String)>,
+) -> anyhow::Result<Vec<Value>> {
+    let (mut rows, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let left = limit.saturating_sub(u32::try_from(rows.len())?).min(PAGE);
+        if left == 0 {
+            return Ok(rows);
+        }
+        let (more, next) = page(i32::try_from(left)?, page_token).await?;
+        rows.extend(more);
+        if next.is_empty() {
+            return Ok(rows);
+        }
+        page_token = next;
+    }
+}
+
+/// A range of time, when one of its ends is given.
+fn range(from: Option<Timestamp>, until: Option<Timestamp>) -> Option<api::DateRange> {
+    (from.is_some() || until.is_some()).then_some(api::DateRange { from, until })
+}
+
+/// The id of the integration with this id or name, or nothing, which filters take as any.
+async fn integration_id_or_any(api: &Api, named: Option<&str>) -> anyhow::Result<String> {
+    match named {
+        Some(named) => integration_id(api, named).await,
+        None => Ok(String::new()),
+    }
+}
+
 /// The id of the integration with this id or name.
 async fn integration_id(api: &Api, named: &str) -> anyhow::Result<String> {
     if named.parse::<uuid::Uuid>().is_ok() {
         return Ok(named.to_owned());
     }
     let mut found = Vec::new();
-    for integration in integrations(api).await? {
+    for integration in integrations(api, api::ListIntegrationsRequest::default()).await? {
         if integration.name == named {
             found.push(integration.id);
         }
@@ -43,11 +86,15 @@ async fn integration_id(api: &Api, named: &str) -> anyhow::Result<String> {
     }
 }
 
-async fn integrations(api: &Api) -> anyhow::Result<Vec<api::Integration>> {
+/// Every integration of this provider and status.
+async fn integrations(
+    api: &Api,
+    which: api::ListIntegrationsRequest,
+) -> anyhow::Result<Vec<api::Integration>> {
     let mut client = IntegrationServiceClient::new(api.clone());
     let (mut all, mut page_token) = (Vec::new(), String::new());
     loop {
-        let request = api::ListIntegrationsRequest { page_size: 100, page_token, ..Default::default() };
+        let request = api::ListIntegrationsRequest { page_size: 100, page_token, ..which.clone() };
         let page = client.list_integrations(request).await?.into_inner();
         all.extend(page.integrations);
         if page.next_page_token.is_empty() {
@@ -63,7 +110,7 @@ fn idempotency_key() -> String {
 }
 
 /// Parses an instant: RFC 3339, a date, or a distance back from now (`90m`, `12h`, `7d`).
-fn instant(text: &str) -> Result<prost_types::Timestamp, String> {
+fn instant(text: &str) -> Result<Timestamp, String> {
     use time::{
         Date, Duration, OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description,
     };
@@ -79,11 +126,30 @@ fn instant(text: &str) -> Result<prost_types::Timestamp, String> {
         .or_else(|| back('h', Duration::hours))
         .or_else(|| back('d', Duration::days))
         .ok_or("give an instant as 2026-01-31T10:00:00Z, 2026-01-31, 90m, 12h or 7d")?;
-    Ok(prost_types::Timestamp { seconds: at.unix_timestamp(), nanos: 0 })
+    Ok(Timestamp { seconds: at.unix_timestamp(), nanos: 0 })
 }
 
 #[cfg(test)]
 mod tests {
+    #[tokio::test]
+    async fn a_list_is_read_to_its_limit_or_its_end_in_pages() {
+        let all: Vec<i32> = (0..1200).collect();
+        let listed = async |limit| {
+            let mut asked = Vec::new();
+            let rows = super::pages(limit, async |size, token| {
+                asked.push(size);
+                let from: usize = token.parse().unwrap_or(0);
+                let to = all.len().min(from + usize::try_from(size).unwrap());
+                let next = if to < all.len() { to.to_string() } else { String::new() };
+                Ok((all[from..to].iter().map(|row| (*row).into()).collect(), next))
+            });
+            (rows.await.unwrap().len(), asked)
+        };
+        assert_eq!(listed(0).await, (0, vec![]));
+        assert_eq!(listed(700).await, (700, vec![500, 200]));
+        assert_eq!(listed(5000).await, (1200, vec![500, 500, 500]));
+    }
+
     #[test]
     fn instants_are_read_as_people_write_them() {
         assert_eq!(super::instant("1970-01-02").unwrap().seconds, 86_400);

@@ -20,6 +20,11 @@ pub fn json<M: Message>(name: &str, message: &M) -> anyhow::Result<Value> {
     Ok(dynamic.serialize_with_options(serde_json::value::Serializer, &options)?)
 }
 
+/// Messages of the public API as rows.
+pub fn rows<M: Message>(name: &str, messages: &[M]) -> anyhow::Result<Vec<Value>> {
+    messages.iter().map(|message| json(name, message)).collect()
+}
+
 /// A column: its heading, and the path of the field it shows (`verdict.kind`).
 pub type Column = (&'static str, &'static str);
 

@@ -2,7 +2,7 @@
 
 use shared::wire::v1::{self as api, installation_service_client::InstallationServiceClient};
 
-use super::output;
+use super::{output, pages};
 use crate::{cli::Global, client};
 
 /// Tenants of the installation; needs the operator's role
@@ -17,18 +17,12 @@ impl Tenant {
     pub async fn run(self, global: &Global) -> anyhow::Result<()> {
         let Self::List = self;
         let mut client = InstallationServiceClient::new(client::connect(global).await?);
-        let (mut rows, mut page_token) = (Vec::new(), String::new());
-        loop {
-            let request = api::ListTenantsRequest { page_size: 100, page_token, ..Default::default() };
+        let rows = pages(u32::MAX, async |page_size, page_token| {
+            let request = api::ListTenantsRequest { page_size, page_token, ..Default::default() };
             let page = client.list_tenants(request).await?.into_inner();
-            for tenant in &page.tenants {
-                rows.push(output::json("Tenant", tenant)?);
-            }
-            if page.next_page_token.is_empty() {
-                break;
-            }
-            page_token = page.next_page_token;
-        }
+            Ok((output::rows("Tenant", &page.tenants)?, page.next_page_token))
+        })
+        .await?;
         let columns = [
             ("NAME", "name"),
             ("ID", "id"),

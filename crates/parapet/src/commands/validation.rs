@@ -1,0 +1,145 @@
+//! `parapet validate`, `validation` and `budget`: finding out which leaked passwords work, and at what cost.
+
+use anyhow::bail;
+use shared::wire::v1::{self as api, validation_service_client::ValidationServiceClient};
+
+use super::{ROWS, exposure::Filter, idempotency_key, output, pages};
+use crate::{cli::Global, client};
+
+/// Find out whether leaked passwords work today: of one exposure, or of many by filter
+#[derive(Debug, clap::Args)]
+pub struct Validate {
+    /// The exposure (id); without it, all that the filter selects
+    exposure: Option<String>,
+    /// Try again although a verdict stands that was decided without an attempt
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    filter: Filter,
+}
+
+impl Validate {
+    /// Runs it.
+    pub async fn run(self, global: &Global) -> anyhow::Result<()> {
+        let api = client::connect(global).await?;
+        let mut client = ValidationServiceClient::new(api.clone());
+        let (force, idempotency_key) = (self.force, idempotency_key());
+        let everything = self.filter == Filter::default();
+        let validation = match self.exposure {
+            Some(_) if !everything => bail!("name an exposure, or filter; not both"),
+            Some(exposure_id) => {
+                let request = api::ValidateRequest { exposure_id, force, idempotency_key };
+                client.validate(request).await?.into_inner().validation
+            }
+            None if everything => {
+                bail!("name an exposure, or select some with a filter such as --verdict not-testable")
+            }
+            None => {
+                let filter = self.filter.resolve(&api).await?;
+                let selection = Some(api::bulk_validate_request::Selection::Filter(filter));
+                let request = api::BulkValidateRequest { selection, force, idempotency_key };
+                client.bulk_validate(request).await?.into_inner().validation
+            }
+        };
+        let validation = validation.unwrap_or_default();
+        output::show(global, &output::json("Validation", &validation)?)?;
+        if !global.json {
+            eprintln!("\nfollow it with: parapet validation show {}", validation.id);
+        }
+        Ok(())
+    }
+}
+
+/// Requests to find out whether leaked passwords work; `parapet validate` makes one
+#[derive(Debug, clap::Subcommand)]
+pub enum Validation {
+    /// List the requests, newest first
+    List {
+        /// At most so many
+        #[arg(long, default_value_t = ROWS)]
+        limit: u32,
+    },
+    /// Show one with its progress and what became of each exposure
+    Show {
+        /// Id
+        id: String,
+        /// At most so many of its exposures
+        #[arg(long, default_value_t = ROWS)]
+        limit: u32,
+    },
+}
+
+const REQUESTS: [output::Column; 6] = [
+    ("ID", "id"),
+    ("KIND", "kind"),
+    ("EXPOSURES", "total"),
+    ("FORCE", "force"),
+    ("BY", "requester_name"),
+    ("WHEN", "created_at"),
+];
+
+const RESULTS: [output::Column; 5] = [
+    ("LOGIN", "login"),
+    ("VERDICT", "verdict.kind"),
+    ("REASON", "verdict.reason"),
+    ("ATTEMPTS", "attempts"),
+    ("EXPOSURE", "exposure_id"),
+];
+
+impl Validation {
+    /// Runs it.
+    pub async fn run(self, global: &Global) -> anyhow::Result<()> {
+        let mut client = ValidationServiceClient::new(client::connect(global).await?);
+        match self {
+            Self::List { limit } => {
+                let rows = pages(limit, async |page_size, page_token| {
+                    let request = api::ListValidationsRequest { page_size, page_token };
+                    let page = client.list_validations(request).await?.into_inner();
+                    Ok((output::rows("Validation", &page.validations)?, page.next_page_token))
+                })
+                .await?;
+                output::list(global, &REQUESTS, &rows, "no validation was asked for by a person")
+            }
+            Self::Show { id, limit } => {
+                let mut validation = api::Validation::default();
+                // The request itself is wanted even when none of its exposures is.
+                let results = pages(limit.max(1), async |page_size, page_token| {
+                    let request = api::GetValidationRequest { id: id.clone(), page_size, page_token };
+                    let page = client.get_validation(request).await?.into_inner();
+                    validation = page.validation.unwrap_or_default();
+                    Ok((output::rows("ValidationResult", &page.results)?, page.next_page_token))
+                })
+                .await?;
+                let validation = output::json("Validation", &validation)?;
+                if global.json {
+                    let both = serde_json::json!({"validation": validation, "results": results});
+                    return output::show(global, &both);
+                }
+                output::show(global, &validation)?;
+                println!();
+                output::list(global, &RESULTS, &results, "no exposures")
+            }
+        }
+    }
+}
+
+/// What an account's attempt budget allows, and why
+#[derive(Debug, clap::Subcommand)]
+pub enum Budget {
+    /// Show the budget of an account
+    Show {
+        /// The account (id)
+        account: String,
+    },
+}
+
+impl Budget {
+    /// Runs it.
+    pub async fn run(self, global: &Global) -> anyhow::Result<()> {
+        let Self::Show { account: account_id } = self;
+        let mut client = ValidationServiceClient::new(client::connect(global).await?);
+        let budget =
+            client.get_attempt_budget(api::GetAttemptBudgetRequest { account_id }).await?.into_inner();
+        output::show(global, &output::json("GetAttemptBudgetResponse", &budget)?)
+    }
+}
