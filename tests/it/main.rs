@@ -13,6 +13,7 @@ mod audit;
 mod commands;
 mod database;
 mod entra;
+mod feeds;
 #[cfg(feature = "fail-points")]
 mod kills;
 mod limiter;
