@@ -1,27 +1,25 @@
-//! IntegrationService: what each call decides and stores.
+//! IntegrationService: what each call that reads, tests, switches, syncs or deletes decides and stores.
 
 use shared::{
     audit::{self, Event, Outcome},
-    db::{Db, StoreError, Tx},
+    db::{Db, Tx},
     id::{CauseId, IntegrationId, SyncRunId, TenantId},
     integration::Connection,
-    sealing::{Owner, column},
     wire::{internal::TestConnectionResponse, v1},
 };
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use zeroize::Zeroizing;
 
 use super::{
-    convert, edit, id,
+    convert, id,
     integration_events::{health_in, request_sync, status_changed, tested_event},
-    integration_view, is_text, optional_id, watch,
+    integration_view, optional_id, watch,
 };
 use crate::{
     auth::Caller,
     catalogue,
-    error::{ApiError, Check},
+    error::ApiError,
     idempotent,
     integration::{Integration, Status as Derived},
     page::{self, Scope},
@@ -29,8 +27,6 @@ use crate::{
     sealers::Sealers,
     store::{integrations, registry, syncs},
 };
-
-const LONGEST_CLIENT_SECRET: usize = 1024;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -48,7 +44,7 @@ pub struct Integrations {
 }
 
 impl Integrations {
-    async fn shown(
+    pub(super) async fn shown(
         &self,
         tx: &mut Tx,
         tenant: TenantId,
@@ -73,229 +69,6 @@ impl Integrations {
             integration_view::integration(row, &self.public_url, run, count)
         };
         Ok(rows.into_iter().map(show).collect())
-    }
-
-    pub(super) async fn create(
-        &self,
-        caller: &Caller,
-        mut request: v1::CreateIntegrationRequest,
-    ) -> Result<v1::CreateIntegrationResponse, ApiError> {
-        let tenant = caller.tenant()?;
-        let secret = client_secret(request.credentials.take())?;
-        let key = std::mem::take(&mut request.idempotency_key);
-        let fingerprint = idempotent::fingerprint(&request);
-        let sent = request.integration.unwrap_or_default();
-        let mut check = Check::default();
-        check.require(is_text(&sent.name, 120), "integration.name", "give 1 to 120 printable characters");
-        check.take(idempotent::check_key(&key))?;
-        let connection = match sent.config {
-            None => {
-                check.require(false, "integration.config", "say which directory: entra or okta");
-                None
-            }
-            Some(config) => check.take(edit::connection_in(config).and_then(|mut c| {
-                edit::check_connection(&mut c)?;
-                Ok(c)
-            }))?,
-        };
-        if let Some(connection) = &connection {
-            check.take(secret_fits(connection, secret.is_some()))?;
-        }
-        check.done()?;
-        let connection = connection.ok_or(ApiError::Internal("a checked request has gaps"))?;
-        let (name, settings) = (sent.name.trim().to_owned(), sent.settings);
-        let work = |mut tx: Tx| async move {
-            let package = registry::package_locked(&mut tx, tenant).await?;
-            let provider = edit::kind_of(&connection);
-            if !package.providers.contains(&provider) {
-                return Err(ApiError::NotEntitled {
-                    entitlement: provider.to_string(),
-                    contact: package.contact,
-                });
-            }
-            let count = integrations::count(&mut tx, tenant).await?;
-            if count >= i64::from(package.integration_cap) {
-                return Err(ApiError::CapReached {
-                    cap: "integrations",
-                    limit: package.integration_cap.into(),
-                    contact: package.contact,
-                });
-            }
-            let settings = edit::settings_in(settings, &package)?;
-            edit::check_settings(provider, &settings, None, &package)?;
-            let now = tx.clock().await?;
-            let mut new = Integration {
-                id: IntegrationId::new(),
-                name,
-                provider,
-                connection,
-                settings,
-                status: Derived::Disabled,
-                status_reason: String::new(),
-                status_message: String::new(),
-                status_since: now,
-                disabled_by: None,
-                disabled_reason: None,
-                tested_at: None,
-                test_passed: None,
-                proven_at: None,
-                connection_since: now,
-                directory_id: None,
-                directory_name: None,
-                version: 1,
-                created_at: now,
-                updated_at: now,
-                updated_by: caller.claims.subject.clone(),
-                secret_version: None,
-                health: Vec::new(),
-            };
-            new.derive_status();
-            integrations::insert(&mut tx, tenant, &new).await.map_err(name_taken)?;
-            if let Some(secret) = &secret {
-                self.seal(&mut tx, tenant, &mut new, secret).await?;
-            }
-            if matches!(new.connection, Connection::Okta(_)) {
-                integrations::want_client_key(&mut tx, tenant, new.id).await?;
-            }
-            let event = Event::new(
-                Some(tenant),
-                "integration.created",
-                caller.actor(),
-                Outcome::Success,
-                format!("integration {} created", new.name),
-            )
-            .integration(new.id)
-            .object("integration", new.id)
-            .detail("provider", provider)
-            .detail("credentials", if secret.is_some() { "given" } else { "none" });
-            audit::record(&mut tx, &event).await?;
-            let integration = Some(self.shown(&mut tx, tenant, new.id).await?);
-            Ok((tx, v1::CreateIntegrationResponse { integration }))
-        };
-        let (answer, new): (v1::CreateIntegrationResponse, _) =
-            idempotent::once(&self.db, tenant, "CreateIntegration", &key, &fingerprint, work).await?;
-        if let Some(made) = answer.integration.as_ref().filter(|i| new && !i.jwks_url.is_empty()) {
-            self.make_client_key(tenant, id("id", &made.id)?).await;
-        }
-        Ok(answer)
-    }
-
-    // Known to the caller's Okta as soon as possible; if the worker is away, the loop asks again.
-    async fn make_client_key(&self, tenant: TenantId, id: IntegrationId) {
-        let made = async {
-            self.peers.ensure_client_key(tenant, id).await?;
-            let mut tx = self.db.system().await?;
-            integrations::client_key_made(&mut tx, id).await?;
-            tx.commit().await?;
-            Ok::<_, ApiError>(())
-        };
-        if let Err(error) = made.await {
-            tracing::info!(integration.id = %id, %error, "the client key is made later");
-        }
-    }
-
-    async fn seal(
-        &self,
-        tx: &mut Tx,
-        tenant: TenantId,
-        of: &mut Integration,
-        secret: &Zeroizing<String>,
-    ) -> Result<(), ApiError> {
-        let version = of.secret_version.unwrap_or(0) + 1;
-        let owner = Owner {
-            tenant: Some(tenant),
-            table: column::INTEGRATION_SECRET,
-            row: of.id.uuid(),
-            version: version.unsigned_abs(),
-        };
-        let sealed = self.sealers.integration(tx, tenant).await?.seal(&owner, secret.as_bytes())?;
-        integrations::set_secret(tx, tenant, of.id, version, &sealed).await?;
-        of.secret_version = Some(version);
-        Ok(())
-    }
-
-    pub(super) async fn update(
-        &self,
-        caller: &Caller,
-        mut request: v1::UpdateIntegrationRequest,
-    ) -> Result<v1::UpdateIntegrationResponse, ApiError> {
-        let tenant = caller.tenant()?;
-        let secret = client_secret(request.credentials.take())?;
-        let sent = request.integration.unwrap_or_default();
-        let integration = id("integration.id", &sent.id)?;
-        let etag = sent.etag.clone();
-        let paths = request.update_mask.unwrap_or_default().paths;
-        if paths.is_empty() || paths.len() > 64 {
-            return Err(ApiError::field("update_mask", "name the fields to change"));
-        }
-        let new_secret = paths.iter().any(|p| p == "credentials");
-        if new_secret != secret.is_some() {
-            return Err(ApiError::field(
-                "credentials",
-                "send credentials together with `credentials` in the mask",
-            ));
-        }
-        let mut tx = self.db.tenant(tenant).await?;
-        let before = locked(&mut tx, tenant, integration, &etag).await?;
-        let package = registry::package(&mut tx, tenant).await?;
-        let mut after = before.clone();
-        edit::merge(&mut after, sent, &paths, &package)?;
-        let mut check = Check::default();
-        check.require(is_text(&after.name, 120), "integration.name", "give 1 to 120 printable characters");
-        check.take(edit::check_connection(&mut after.connection))?;
-        if new_secret {
-            check.take(secret_fits(&after.connection, true))?;
-        }
-        check.done()?;
-        edit::check_settings(after.provider, &after.settings, Some(&before.settings), &package)?;
-        let changes = edit::differences(&before, &after);
-        if changes.is_empty() && !new_secret {
-            tx.rollback().await?;
-            return self
-                .get(tenant, integration)
-                .await
-                .map(|i| v1::UpdateIntegrationResponse { integration: Some(i) });
-        }
-        let moved = before.connection != after.connection;
-        if moved || new_secret {
-            let now = tx.clock().await?;
-            after.undo_test(now);
-            integrations::set_health(&mut tx, tenant, integration, &[]).await?;
-        }
-        if moved {
-            after.directory_id = None;
-            after.directory_name = None;
-        }
-        if let Some(secret) = &secret {
-            self.seal(&mut tx, tenant, &mut after, secret).await?;
-        }
-        after.version += 1;
-        after.updated_by.clone_from(&caller.claims.subject);
-        after.derive_status();
-        integrations::update(&mut tx, tenant, &after).await.map_err(name_taken)?;
-        let mut event = Event::new(
-            Some(tenant),
-            "integration.updated",
-            caller.actor(),
-            Outcome::Success,
-            format!("integration {} changed", after.name),
-        )
-        .integration(integration)
-        .object("integration", integration);
-        for (path, old, new) in changes {
-            event = event.detail(format!("before.{path}"), old).detail(format!("after.{path}"), new);
-        }
-        if new_secret {
-            event = event.detail("credentials", "changed");
-        }
-        if before.proven_at.is_some() && after.proven_at.is_none() {
-            event = event.detail("test", "undone: it has to pass again");
-        }
-        audit::record(&mut tx, &event).await?;
-        status_changed(&mut tx, tenant, caller, &before, &after).await?;
-        let shown = self.shown(&mut tx, tenant, integration).await?;
-        tx.commit().await?;
-        Ok(v1::UpdateIntegrationResponse { integration: Some(shown) })
     }
 
     pub(super) async fn get(&self, tenant: TenantId, id: IntegrationId) -> Result<v1::Integration, ApiError> {
@@ -524,7 +297,7 @@ impl Integrations {
     }
 }
 
-async fn locked(
+pub(super) async fn locked(
     tx: &mut Tx,
     tenant: TenantId,
     id: IntegrationId,
@@ -535,42 +308,4 @@ async fn locked(
         return Err(ApiError::Stale("somebody changed the integration since you read it; read it again"));
     }
     Ok(found)
-}
-
-fn name_taken(error: StoreError) -> ApiError {
-    match error {
-        StoreError::Duplicate { .. } => {
-            ApiError::Exists { reason: "NAME_TAKEN", message: "another integration has this name".into() }
-        }
-        other => other.into(),
-    }
-}
-
-fn client_secret(
-    credentials: Option<v1::IntegrationCredentials>,
-) -> Result<Option<Zeroizing<String>>, ApiError> {
-    let Some(v1::integration_credentials::Credentials::Entra(mut entra)) =
-        credentials.and_then(|c| c.credentials)
-    else {
-        return Ok(None);
-    };
-    let secret = Zeroizing::new(std::mem::take(&mut entra.client_secret));
-    let printable = secret.bytes().all(|b| b.is_ascii_graphic());
-    if secret.is_empty() || secret.len() > LONGEST_CLIENT_SECRET || !printable {
-        return Err(ApiError::field(
-            "credentials.entra.client_secret",
-            "give the secret's value as Entra ID shows it",
-        ));
-    }
-    Ok(Some(secret))
-}
-
-fn secret_fits(connection: &Connection, given: bool) -> Result<(), ApiError> {
-    match connection {
-        Connection::Okta(_) if given => Err(ApiError::field(
-            "credentials",
-            "Okta needs none: Parapet has its own key for each integration",
-        )),
-        Connection::EntraId(_) | Connection::Okta(_) => Ok(()),
-    }
 }

@@ -12,6 +12,7 @@ pub mod integration;
 mod integration_events;
 mod integration_server;
 mod integration_view;
+mod integration_write;
 pub mod mitigation;
 pub mod validation;
 pub mod watch;
