@@ -8,6 +8,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "tests hand over JSON literals")]
 
 mod api;
+mod api_lists;
 mod api_stage;
 mod audit;
 mod commands;

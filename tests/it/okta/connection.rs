@@ -1,0 +1,127 @@
+//! The connection test: what works, what is missing and what to do about it.
+
+use std::collections::BTreeSet;
+
+use e2e::Idp;
+use serde_json::json;
+use shared::provider::okta::{Okta, keys};
+use shared::provider::{Capability, Listing, Missing, Provider, ProviderError};
+
+use super::{ORG, Stage, adapter, people};
+
+fn wanted() -> BTreeSet<Capability> {
+    [Capability::Read, Capability::Validate, Capability::RevokeSessions, Capability::DisableAccount].into()
+}
+
+/// What each capability lacks.
+async fn missing(okta: &Okta) -> Vec<(Capability, Option<Missing>)> {
+    let report = okta.test(&wanted()).await;
+    report.capabilities.into_iter().map(|test| (test.capability, test.result.err())).collect()
+}
+
+fn reasons(found: &[(Capability, Option<Missing>)]) -> Vec<&'static str> {
+    found.iter().map(|(_, missing)| missing.as_ref().map_or("", |m| m.reason)).collect()
+}
+
+#[tokio::test]
+async fn a_well_set_up_app_passes_every_test_and_names_its_org() {
+    let stage = Stage::people(json!({})).await;
+    let report = stage.okta.test(&wanted()).await;
+    assert!(report.capabilities.iter().all(|c| c.result.is_ok()), "{report:?}");
+    assert_eq!(report.directory_id.as_deref(), Some(ORG));
+    assert_eq!(stage.okta.directory_id().await.unwrap(), ORG);
+    // It changed nothing, and the sign-in probe meant nobody.
+    assert!(stage.idp.changes().is_empty());
+    let probes = stage.idp.submissions();
+    assert!(probes.len() == 1 && probes.iter().all(|probe| probe.account.is_none()));
+}
+
+#[tokio::test]
+async fn every_kind_of_proof_of_possession_is_met() {
+    for dpop in ["off", "required", "nonce"] {
+        let stage = Stage::with(json!({}), json!({"dpop": dpop}), json!({"accounts": people()})).await;
+        assert_eq!(reasons(&missing(&stage.okta).await), [""; 4], "{dpop}");
+    }
+}
+
+#[tokio::test]
+async fn scopes_that_are_not_granted_are_named_for_the_capabilities_that_need_them() {
+    let stage =
+        Stage::with(json!({}), json!({"scopes": ["okta.users.read"]}), json!({"accounts": people()})).await;
+    let found = missing(&stage.okta).await;
+    assert_eq!(reasons(&found), ["", "", "consent_missing", "consent_missing"]);
+    let told = found[2].1.as_ref().unwrap();
+    assert!(told.not_granted && told.message.contains("okta.users.manage"), "{told:?}");
+}
+
+#[tokio::test]
+async fn without_any_grant_everything_lacks_consent() {
+    let stage = Stage::with(json!({}), json!({"scopes": []}), json!({"accounts": people()})).await;
+    assert_eq!(reasons(&missing(&stage.okta).await), ["consent_missing"; 4]);
+}
+
+#[tokio::test]
+async fn an_app_without_a_role_is_told_so_and_never_sees_an_empty_directory() {
+    let stage = Stage::with(json!({}), json!({"roles": []}), json!({"accounts": people()})).await;
+    assert_eq!(reasons(&missing(&stage.okta).await), ["role_missing", "", "role_missing", "role_missing"]);
+    let refused = stage.okta.accounts(Listing::Full, None).await.unwrap_err();
+    assert!(matches!(refused, ProviderError::Refused(Missing { reason: "role_missing", .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_role_that_cannot_suspend_is_found_by_acting_on_nobody() {
+    let stage =
+        Stage::with(json!({}), json!({"roles": ["HELP_DESK_ADMIN"]}), json!({"accounts": people()})).await;
+    assert_eq!(reasons(&missing(&stage.okta).await), ["", "", "", "role_missing"]);
+    assert!(stage.idp.changes().is_empty());
+}
+
+#[tokio::test]
+async fn refusals_of_the_client_are_told_apart() {
+    for (app, reason) in [
+        (json!({"jwks_uri": "http://127.0.0.1:9/jwks.json"}), "jwks_unreachable"),
+        (json!({"jwks_uri": "http://jwks.acme.example/jwks.json"}), "jwks_unreachable"),
+        (json!({"jwks": null}), "key_missing"),
+        (json!({"jwks": keys::jwks(&[keys::generate().unwrap().public])}), "key_unknown"),
+        (json!({"client_id": "0oasomebodyelse00001"}), "client_unknown"),
+        (json!({"active": false}), "client_unknown"),
+        (json!({"in_zone": false}), "network_zone"),
+    ] {
+        let stage = Stage::with(json!({}), app, json!({"accounts": people()})).await;
+        assert_eq!(reasons(&missing(&stage.okta).await), [reason; 4]);
+    }
+}
+
+#[tokio::test]
+async fn keys_are_fetched_from_the_integrations_url() {
+    let key = keys::generate().unwrap();
+    let document = keys::jwks(std::slice::from_ref(&key.public));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/.well-known/7/jwks.json", listener.local_addr().unwrap());
+    let serve = axum::Router::new()
+        .route("/.well-known/7/jwks.json", axum::routing::get(async move || axum::Json(document)));
+    tokio::spawn(async move { axum::serve(listener, serve).await });
+    let stage =
+        Stage::with(json!({}), json!({"jwks": null, "jwks_uri": url}), json!({"accounts": people()})).await;
+    let okta = adapter(&stage.idp, "acme.okta.com", &key);
+    assert_eq!(reasons(&missing(&okta).await), [""; 4]);
+}
+
+#[tokio::test]
+async fn a_host_without_an_org_is_said_to_be_none() {
+    let idp = Idp::start().await;
+    let okta = adapter(&idp, "nobody.okta.com", &keys::generate().unwrap());
+    assert_eq!(reasons(&missing(&okta).await), ["host_unknown"; 4]);
+}
+
+#[tokio::test]
+async fn a_sign_in_endpoint_that_cannot_prove_a_password_fails_the_test_of_validation_only() {
+    for (authn, reason) in [
+        ("withdrawn", "method_unavailable"),
+        ("blocked", "address_blocked"),
+        ("factors_first", "password_not_first"),
+    ] {
+        let stage = Stage::people(json!({"authn": authn})).await;
+        assert_eq!(reasons(&missing(&stage.okta).await), ["", reason, "", ""]);
+    }
+}
