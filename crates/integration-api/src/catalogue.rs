@@ -82,7 +82,11 @@ const OKTA_CAPABILITIES: [Can; 4] = [
     Can(
         v1::Capability::Read,
         "Reads users page by page, and what changed since",
-        &["okta.users.read", "okta.policies.read, for the lockout policy"],
+        &[
+            "okta.users.read",
+            "okta.policies.read, for the lockout policy",
+            "okta.roles.read and an admin role with okta.iam.read, to recognise administrators and hold what is done to them",
+        ],
         false,
     ),
     Can(

@@ -26,6 +26,9 @@ pub struct Account {
     pub guest: bool,
     /// Who checks the password.
     pub authority: String,
+    /// Administrator roles it holds.
+    #[serde(default)]
+    pub roles: Vec<String>,
     /// The password.
     pub password: Option<String>,
     /// When it was set.

@@ -112,6 +112,13 @@ pub fn generate(
         }
     }
     testable.shuffle(&mut rng);
+    // An administrator of each directory is among the first, whose passwords work: what is held for them is part of
+    // every run.
+    for (place, (directory, _)) in populations.iter().enumerate() {
+        let of = |(other, account): &(&str, &Account)| other == directory && !account.roles.is_empty();
+        let at = testable.iter().position(of).context("a directory has no administrator with a password")?;
+        testable.swap(place, at);
+    }
     ensure!(testable.len() > WORKING + WRONG + 1_000, "the directories have too few testable accounts");
     let mut made = Maker { rng, now, fresh: HashSet::new() };
     let (working, rest) = testable.split_at(WORKING);

@@ -206,29 +206,63 @@ fn classify(
         return;
     };
     // Switched on for both tenants: revoke sessions and disable, automated.
-    let revoked = account.sessions_valid_from >= run.began;
-    let disabled = matches!(account.status.as_str(), "disabled" | "suspended");
-    if revoked && disabled {
-        report.contained += 1;
-        return;
+    let shown = [
+        (api::MitigationAction::RevokeSessions, account.sessions_valid_from >= run.began),
+        (api::MitigationAction::DisableAccount, matches!(account.status.as_str(), "disabled" | "suspended")),
+    ];
+    if !account.roles.is_empty() && shown.iter().any(|(_, shown)| *shown) {
+        report.object(format!("account {} is an administrator and was acted on", exposure.object_id));
     }
-    let protects = |m: &&&api::Mitigation| {
-        matches!(m.state.as_str(), "held" | "refused") && !(m.reason.is_empty() && m.held_by.is_empty())
-    };
-    if mitigations.iter().any(|m| m.state == "undone") {
-        report.undone += 1;
-    } else if mitigations.iter().any(|m| m.state == "reverted") {
-        report.reverted += 1;
-    } else if let Some(held) = mitigations.iter().find(protects) {
-        report.held += 1;
-        let why = if held.held_by.is_empty() { &held.reason } else { &held.held_by };
-        *report.held_because.entry(why.clone()).or_default() += 1;
-    } else {
-        let states: Vec<&str> = mitigations.iter().map(|m| m.state.as_str()).collect();
-        report.object(format!(
-            "account {} is exposed but neither contained nor held {states:?}",
-            exposure.object_id
-        ));
+    let missing: Vec<_> = shown.into_iter().filter(|(_, shown)| !shown).map(|(action, _)| action).collect();
+    let mut whys = Vec::new();
+    for action in &missing {
+        let of: Vec<_> = mitigations.iter().filter(|m| m.action() == *action).collect();
+        let Some(why) = of.iter().find_map(|m| Why::of(m)) else {
+            let states: Vec<&str> = of.iter().map(|m| m.state.as_str()).collect();
+            report.object(format!(
+                "account {} is exposed, but the directory does not show {} and nothing explains it {states:?}",
+                exposure.object_id,
+                action.as_str_name(),
+            ));
+            return;
+        };
+        whys.push(why);
+    }
+    match whys.into_iter().min() {
+        None => report.contained += 1,
+        Some(Why::Undone) => report.undone += 1,
+        Some(Why::Reverted) => report.reverted += 1,
+        Some(Why::Held(why)) => {
+            report.held += 1;
+            *report.held_because.entry(why).or_default() += 1;
+        }
+    }
+}
+
+/// Why the directory does not show an action that was switched on.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Why {
+    Undone,
+    Reverted,
+    /// By a brake, or by a protection of the account.
+    Held(String),
+}
+
+impl Why {
+    /// Refusals that protect: a disabled AD account would come back with the next sync, and our application is not
+    /// given the role to act on administrators.
+    const PROTECTIONS: [&str; 2] = ["ad_mastered", "admin_target"];
+
+    fn of(mitigation: &api::Mitigation) -> Option<Self> {
+        match mitigation.state.as_str() {
+            _ if mitigation.undone_at.is_some() => Some(Self::Undone),
+            "reverted" => Some(Self::Reverted),
+            "held" if !mitigation.held_by.is_empty() => Some(Self::Held(mitigation.held_by.clone())),
+            "refused" if Self::PROTECTIONS.contains(&mitigation.reason.as_str()) => {
+                Some(Self::Held(mitigation.reason.clone()))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -405,6 +439,31 @@ impl std::fmt::Display for Side {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_action_that_is_not_seen_is_explained_by_a_brake_or_a_protection_and_by_nothing_else() {
+        let why = |state: &str, reason: &str, held_by: &str| {
+            let mitigation = api::Mitigation {
+                state: state.into(),
+                reason: reason.into(),
+                held_by: held_by.into(),
+                ..Default::default()
+            };
+            Why::of(&mitigation)
+        };
+        assert_eq!(why("held", "", "privileged_account"), Some(Why::Held("privileged_account".into())));
+        assert_eq!(why("refused", "ad_mastered", ""), Some(Why::Held("ad_mastered".into())));
+        assert_eq!(why("reverted", "", ""), Some(Why::Reverted));
+        for (state, reason) in [
+            ("held", ""),
+            ("refused", "refused_by_provider"),
+            ("verified", ""),
+            ("done", ""),
+            ("planned", "retry"),
+        ] {
+            assert_eq!(why(state, reason, ""), None, "{state} {reason}");
+        }
+    }
 
     #[test]
     fn a_third_submission_within_25_hours_is_over_the_limit_and_one_later_is_not() {

@@ -222,13 +222,16 @@ impl Run {
     }
 
     /// What the customer's administrator does in the Okta console once the JWKS URL is known.
+    ///
+    /// An organization administrator may act on users. Who is an administrator takes more: a custom role with
+    /// `okta.iam.read`, and its scope. Acting on administrators takes a super administrator, which we do not ask for.
     async fn register_okta_application(&self, side: &Side, jwks_url: &str) -> anyhow::Result<()> {
         let application = json!({
             "client_id": directory::OKTA_CLIENT,
             "jwks_uri": jwks_url,
-            "scopes": ["okta.users.read", "okta.users.manage", "okta.policies.read", "okta.orgs.read"],
+            "scopes": ["okta.users.read", "okta.users.manage", "okta.policies.read", "okta.roles.read"],
             "dpop": "nonce",
-            "roles": ["ORG_ADMIN"],
+            "roles": ["ORG_ADMIN", "okta.iam.read"],
         });
         self.control.patch(&side.directory.id, &json!({"apps": [application]})).await
     }
@@ -339,7 +342,7 @@ impl Run {
         Ok(())
     }
 
-    /// A second person releases what the brake holds.
+    /// A second person releases what the brake holds, and leaves the administrators to those who know them.
     pub async fn release_what_is_held(&self) -> anyhow::Result<()> {
         for side in &self.sides {
             let held: Vec<_> =
@@ -352,11 +355,12 @@ impl Run {
                 *reasons.entry(mitigation.held_by.as_str()).or_default() += 1;
             }
             self.stage.say(format_args!(
-                "{}: {} mitigations are held {reasons:?}; a second person releases them",
+                "{}: {} mitigations are held {reasons:?}; a second person releases all but the administrators'",
                 side.name,
                 held.len()
             ));
-            let mut accounts: Vec<String> = held.into_iter().map(|m| m.account_id).collect();
+            let braked = held.into_iter().filter(|m| m.held_by != "privileged_account");
+            let mut accounts: Vec<String> = braked.map(|m| m.account_id).collect();
             accounts.sort();
             accounts.dedup();
             let mut mitigations = MitigationServiceClient::new(self.api("second-analyst", side).await?);
