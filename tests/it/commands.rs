@@ -1,10 +1,13 @@
 //! The analyst's commands as they are typed, against the real API.
 
-use serde_json::Value;
-use shared::id::{AccountId, IntegrationId};
+use serde_json::{Value, json};
+use shared::{
+    id::{AccountId, IntegrationId},
+    wire::v1,
+};
 use uuid::Uuid;
 
-use crate::api_stage::{Desk, Stage};
+use crate::api_stage::{Desk, Stage, package};
 
 /// Three accounts at two providers, each with one exposure; two mitigations of the first account.
 struct World {
@@ -187,4 +190,37 @@ async fn an_analyst_asks_for_validations_and_follows_them() {
         world.stage.desk("vic", &["viewer"]).fails(&format!("validate {}", world.exposures[0])).await;
     assert_eq!(code, 4, "a viewer may not");
     world.stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_okta_org_is_added_before_its_application_exists_and_completed_afterwards() {
+    let mut stage = Stage::new().await;
+    stage.tenant = stage.new_tenant(&package(&[v1::ProviderKind::Okta])).await;
+    let admin = stage.desk("ann", &["org_admin"]);
+    let added = admin.asks("integration add okta --name acme --host acme.okta.com --validate").await;
+    let url = added["jwks_url"].as_str().unwrap();
+    assert!(url.ends_with("/jwks.json"), "the application needs it first: {added}");
+    let (code, said) = admin.fails("integration test acme").await;
+    assert!(code == 6 && said.contains("then give its client id"), "{said}");
+    let (code, said) = admin.fails("integration update acme").await;
+    assert!(code == 1 && said.contains("nothing was named"), "{said}");
+
+    let line =
+        "integration update acme --client-id 0oa1parapetDemo01x7 --mitigate revoke-sessions --daily-max 1";
+    let updated = admin.asks(line).await;
+    assert_eq!(updated["okta"]["client_id"], "0oa1parapetDemo01x7");
+    let settings = &updated["settings"];
+    assert_eq!(settings["mitigation"]["revoke_sessions"], json!({"automated": true, "manual": true}));
+    assert_eq!(settings["mitigation"]["disable_account"], json!({"manual": true}), "as it was");
+    assert_eq!(settings["validation"], json!({"automated": true, "manual": true, "daily_max": 1}));
+    let updated = admin.asks("integration update acme --name fabrikam --no-mitigate --validate false").await;
+    assert_eq!(updated["settings"]["mitigation"]["revoke_sessions"], json!({"manual": true}));
+    assert_eq!(updated["okta"]["client_id"], "0oa1parapetDemo01x7", "what is not named stays");
+    for (filter, found) in
+        [("--provider okta --status disabled", 1), ("--status active", 0), ("--provider entra", 0)]
+    {
+        let listed = admin.asks(&format!("integration list {filter}")).await;
+        assert_eq!(listed.as_array().unwrap().len(), found, "{filter}");
+    }
+    stage.stop().await;
 }

@@ -9,7 +9,9 @@ use anyhow::{Context, bail};
 use shared::wire::v1::{self as api, integration_service_client::IntegrationServiceClient};
 
 use super::{
-    idempotency_key, integration_id, integrations, output,
+    idempotency_key, integration_id,
+    integration_update::Update,
+    integrations, output,
     words::{self, Action, Cloud, Status},
 };
 use crate::{cli::Global, client};
@@ -19,6 +21,8 @@ use crate::{cli::Global, client};
 pub enum Integration {
     /// Add a connection; it stays disabled until a test passes
     Add(Box<Add>),
+    /// Change a connection: what is named changes, everything else stays
+    Update(Box<Update>),
     /// Try every capability that is switched on; a passed test activates the connection and starts its first sync
     Test {
         /// Name or id
@@ -94,8 +98,9 @@ enum Provider {
         /// Host, for example acme.okta.com
         #[arg(long)]
         host: String,
-        /// Client id of the API services application
-        #[arg(long)]
+        /// Client id of the API services application; may follow with `integration update`, since that application
+        /// needs the JWKS URL first
+        #[arg(long, default_value = "", hide_default_value = true)]
         client_id: String,
     },
 }
@@ -179,7 +184,8 @@ impl Provider {
     }
 }
 
-fn secret(file: Option<PathBuf>) -> anyhow::Result<String> {
+/// Reads a client secret from a file, or from standard input.
+pub(super) fn secret(file: Option<PathBuf>) -> anyhow::Result<String> {
     let text = if let Some(file) = file {
         std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?
     } else {
@@ -207,6 +213,10 @@ impl Integration {
             Self::Add(add) => {
                 let created = client.create_integration(add.provider.request()?).await?.into_inner();
                 let integration = created.integration.unwrap_or_default();
+                let incomplete = matches!(
+                    &integration.config,
+                    Some(api::integration::Config::Okta(okta)) if okta.client_id.is_empty()
+                );
                 output::show(global, &output::json("Integration", &integration)?)?;
                 if !global.json {
                     if !integration.jwks_url.is_empty() {
@@ -215,10 +225,14 @@ impl Integration {
                             integration.jwks_url
                         );
                     }
+                    if incomplete {
+                        eprintln!("Then: parapet integration update '{}' --client-id ID", integration.name);
+                    }
                     eprintln!("\nnext: parapet integration test '{}'", integration.name);
                 }
                 Ok(())
             }
+            Self::Update(update) => print(global, Some(update.run(&api).await?)),
             Self::Test { integration } => {
                 let id = integration_id(&api, &integration).await?;
                 let tested = client.test_integration(api::TestIntegrationRequest { id }).await?.into_inner();
