@@ -3,8 +3,8 @@
 use shared::audit::{self, Actor, Event};
 use shared::db::{DatabaseConfig, Db};
 use shared::id::{AttemptId, ProviderKind, TenantId};
-use shared::limiter::{Ask, AttemptPermit, Limits, OwnerSeen, Reservation};
-use shared::provider::{Account, account_key};
+use shared::limiter::{self, Answer, Ask, AttemptPermit, Ended, Limits, OwnerSeen, Reservation, Ticket};
+use shared::provider::{Account, Attempted, Signal, account_key};
 
 use crate::{Database, database, servers};
 
@@ -12,7 +12,8 @@ use crate::{Database, database, servers};
 #[derive(Debug)]
 pub struct Permits {
     db: Db,
-    _database: Database,
+    database: Database,
+    tenant: TenantId,
 }
 
 impl Permits {
@@ -28,15 +29,19 @@ impl Permits {
             password_file: Some(servers.role_password_file.clone()),
             ..DatabaseConfig::default()
         };
-        Self { db: Db::connect(&config).await.unwrap(), _database: database }
+        Self { db: Db::connect(&config).await.unwrap(), database, tenant: TenantId::new() }
     }
 
-    /// Reserves one attempt on an account that has its budget left.
-    pub async fn permit(&self, provider: ProviderKind, directory: &str, account: &Account) -> AttemptPermit {
-        let tenant = TenantId::new();
+    /// Asks for one attempt on an account: a permit and what settles it, or the limiter's answer.
+    pub async fn ask(
+        &self,
+        provider: ProviderKind,
+        directory: &str,
+        account: &Account,
+    ) -> Result<(AttemptPermit, Ticket), Answer> {
         let key = account_key(provider, directory, &account.object_id);
         let intent = Event::new(
-            Some(tenant),
+            Some(self.tenant),
             "attempt.intended",
             Actor::Service("credential-validator"),
             audit::Outcome::Intent,
@@ -55,8 +60,34 @@ impl Permits {
             owner: OwnerSeen { sign_in_at: None, password_changed_at: None, locked: false },
             intent: &intent,
         };
-        let mut reservation = Reservation::begin(&self.db, tenant).await.unwrap();
-        reservation.ask(&ask).await.unwrap();
-        reservation.commit().await.unwrap().expect("a permit").0
+        let mut reservation = Reservation::begin(&self.db, self.tenant).await.unwrap();
+        let answer = reservation.ask(&ask).await.unwrap();
+        reservation.commit().await.unwrap().ok_or(answer)
+    }
+
+    /// Reserves one attempt on an account that has its budget left.
+    pub async fn permit(&self, provider: ProviderKind, directory: &str, account: &Account) -> AttemptPermit {
+        self.ask(provider, directory, account).await.expect("a permit").0
+    }
+
+    /// Stores how an attempt ended.
+    pub async fn settle(&self, ticket: &Ticket, attempted: &Attempted) {
+        let mut tx = self.db.tenant(self.tenant).await.unwrap();
+        let ended = Ended {
+            answered: attempted.status.is_some(),
+            result: attempted.verdict.name(),
+            code: attempted.code.as_deref(),
+            locked: attempted.signal == Signal::Locked,
+        };
+        assert!(limiter::settle(&mut tx, ticket, &ended).await.unwrap());
+        tx.commit().await.unwrap();
+    }
+
+    /// Permits given out so far.
+    pub async fn used(&self) -> usize {
+        let mut db = sqlx::ConnectOptions::connect(&self.database.superuser().await).await.unwrap();
+        let used: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM budget.attempt").fetch_one(&mut db).await.unwrap();
+        usize::try_from(used).unwrap()
     }
 }

@@ -12,6 +12,7 @@ mod api_lists;
 mod api_stage;
 mod audit;
 mod commands;
+mod conformance;
 mod database;
 mod entra;
 mod feeds;

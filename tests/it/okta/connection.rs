@@ -7,7 +7,7 @@ use serde_json::json;
 use shared::provider::okta::{Okta, keys};
 use shared::provider::{Capability, Listing, Missing, Provider, ProviderError};
 
-use super::{ORG, Stage, adapter, people};
+use super::{Stage, adapter, people};
 
 fn wanted() -> BTreeSet<Capability> {
     [Capability::Read, Capability::Validate, Capability::RevokeSessions, Capability::DisableAccount].into()
@@ -21,19 +21,6 @@ async fn missing(okta: &Okta) -> Vec<(Capability, Option<Missing>)> {
 
 fn reasons(found: &[(Capability, Option<Missing>)]) -> Vec<&'static str> {
     found.iter().map(|(_, missing)| missing.as_ref().map_or("", |m| m.reason)).collect()
-}
-
-#[tokio::test]
-async fn a_well_set_up_app_passes_every_test_and_names_its_org() {
-    let stage = Stage::people(json!({})).await;
-    let report = stage.okta.test(&wanted()).await;
-    assert!(report.capabilities.iter().all(|c| c.result.is_ok()), "{report:?}");
-    assert_eq!(report.directory_id.as_deref(), Some(ORG));
-    assert_eq!(stage.okta.directory_id().await.unwrap(), ORG);
-    // It changed nothing, and the sign-in probe meant nobody.
-    assert!(stage.idp.changes().is_empty());
-    let probes = stage.idp.submissions();
-    assert!(probes.len() == 1 && probes.iter().all(|probe| probe.account.is_none()));
 }
 
 #[tokio::test]

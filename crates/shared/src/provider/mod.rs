@@ -268,7 +268,8 @@ pub enum Acted {
         request_id: Option<String>,
     },
     /// The provider refused it for good: named reason (`admin_target`, `ad_mastered`, `wrong_state`,
-    /// `licence_missing`, `permission_missing`, `account_gone`) and a sentence.
+    /// `licence_missing`, `permission_missing`, `account_gone`, `not_offered` by this provider, `not_undoable`) and a
+    /// sentence.
     Refused {
         /// Stable reason.
         reason: &'static str,

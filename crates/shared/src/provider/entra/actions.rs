@@ -32,7 +32,7 @@ impl Entra {
         let answer = match action {
             Action::RevokeSessions => {
                 return Ok(Acted::Refused {
-                    reason: "wrong_state",
+                    reason: "not_undoable",
                     message: "Revoked sessions cannot be given back; their owner signs in again.".into(),
                     request_id: None,
                 });

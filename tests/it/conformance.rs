@@ -1,0 +1,512 @@
+//! What every provider adapter must do, said once and run against each: through the traits only, against the
+//! simulator, with real names, real TLS and real permits. What only one provider has is tested in its own module.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use e2e::{Idp, Permits};
+use idp_simulator::model::Directory;
+use serde_json::{Value, json};
+use shared::id::ProviderKind;
+use shared::integration::{EntraCloud, EntraConnection, OktaConnection};
+use shared::limiter::{Answer, Denial};
+use shared::provider::{
+    Account, AccountState, Acted, Action, Attempted, Capability, Listing, Next, Provider, ProviderError,
+    Signal,
+    entra::Entra,
+    http::Egress,
+    okta::{Okta, keys},
+};
+use shared::secret::SecretBytes;
+use shared::verdict::{Reason, Verdict};
+
+const RIGHT: &str = "right horse battery";
+/// Accounts `p0` to `p9`: an attempt each, so that spacing is no matter.
+const PLAIN: usize = 10;
+
+/// One function for each sentence, one test for each sentence and provider.
+macro_rules! conformance {
+    ($($sentence:ident),* $(,)?) => {
+        mod entra_id { $(#[tokio::test] async fn $sentence() { super::$sentence(&super::ENTRA_ID).await })* }
+        mod okta { $(#[tokio::test] async fn $sentence() { super::$sentence(&super::OKTA).await })* }
+    };
+}
+
+conformance!(
+    the_connection_test_reports_every_capability_and_harms_nobody,
+    a_capability_that_is_not_granted_is_named_and_the_others_pass,
+    a_full_listing_shows_every_account_once_in_pages_of_bounded_size,
+    changes_begin_where_the_full_listing_ended,
+    spoilt_listings_are_errors_of_their_kind_and_no_redirect_is_followed,
+    each_password_gets_the_verdict_its_answer_proves,
+    a_locked_account_is_never_called_wrong_and_never_tried_again,
+    spoilt_answers_to_a_password_cost_one_submission_and_prove_nothing,
+    a_throttled_password_is_deferred_and_nothing_more_is_spent,
+    an_answer_that_does_not_come_in_time_is_unknown_and_counted,
+    a_sign_in_host_that_cannot_be_reached_costs_no_submission,
+    each_action_takes_effect_shows_and_may_be_repeated,
+    an_account_that_is_gone_is_refused_with_that_reason,
+);
+
+/// What a provider is called, and where the sentences may rightly differ: with the reason, as data.
+struct Subject {
+    kind: ProviderKind,
+    domain: &'static str,
+    directory_id: &'static str,
+    /// Most accounts of one page: Graph's and Okta's own caps.
+    page: usize,
+    listing: &'static str,
+    password: &'static str,
+    /// Where a redirect of a password would be answered.
+    sign_in_url: &'static str,
+    /// Where a redirect of a listing would be answered.
+    listing_url: &'static str,
+    nobody: &'static str,
+    /// How a disabled account is spelled in the simulator.
+    disabled: &'static str,
+    /// Entra says that an account is disabled; Okta answers a suspended one as it answers a wrong password.
+    disabled_verdict: Verdict,
+    /// How this provider hints at a delay of so many seconds.
+    hint: fn(u64) -> Value,
+    /// Entra documents 5xx as codes to wait for; of Okta's nothing is known.
+    outage: Reason,
+    /// Entra tells since when sessions are valid; Okta does not.
+    tells_sessions: bool,
+}
+
+const ENTRA_ID: Subject = Subject {
+    kind: ProviderKind::EntraId,
+    domain: "contoso.example",
+    directory_id: "8d7b1c52-6c39-4f5e-9d35-0c2c0f6b9a11",
+    page: 999,
+    listing: "graph.users.list",
+    password: "entra.password",
+    sign_in_url: "https://login.microsoftonline.com/8d7b1c52-6c39-4f5e-9d35-0c2c0f6b9a11/oauth2/v2.0/token",
+    listing_url: "https://graph.microsoft.com/v1.0/users",
+    nobody: "00000000-0000-4000-8000-000000000000",
+    disabled: "disabled",
+    disabled_verdict: Verdict::NotTestable(Reason::AccountDisabled),
+    hint: |seconds| json!({ "seconds": seconds }),
+    outage: Reason::Unavailable,
+    tells_sessions: true,
+};
+
+const OKTA: Subject = Subject {
+    kind: ProviderKind::Okta,
+    domain: "acme.example",
+    directory_id: "00oacme0000000000001",
+    page: 200,
+    listing: "okta.users.list",
+    password: "okta.password",
+    sign_in_url: "https://acme.okta.com/api/v1/authn",
+    listing_url: "https://acme.okta.com/api/v1/users?limit=200",
+    nobody: "00unobody00000000000",
+    disabled: "suspended",
+    disabled_verdict: Verdict::Inconclusive(Reason::AccountState),
+    hint: |seconds| json!({ "rate_limit_reset": seconds }),
+    outage: Reason::Unknown,
+    tells_sessions: false,
+};
+
+/// A directory, an adapter for it, and the simulator both live on.
+struct Stage {
+    of: &'static Subject,
+    idp: Idp,
+    provider: Box<dyn Provider>,
+    directory: Arc<Directory>,
+}
+
+impl Stage {
+    async fn with(of: &'static Subject, accounts: Value, granted: Granted) -> Self {
+        let idp = Idp::start().await;
+        let (mut spec, provider) = match of.kind {
+            ProviderKind::EntraId => entra(idp.egress(), of, granted),
+            ProviderKind::Okta => okta(idp.egress(), of, granted),
+        };
+        idp_simulator::model::merge(&mut spec, &accounts);
+        let directory = idp.directory(spec);
+        Self { of, idp, provider, directory }
+    }
+
+    async fn people(of: &'static Subject) -> Self {
+        Self::with(of, json!({ "accounts": people(of) }), Granted::All).await
+    }
+
+    fn id(&self, name: &str) -> String {
+        self.directory.accounts.by_login(&format!("{name}@{}", self.of.domain)).unwrap().id
+    }
+
+    fn patch(&self, name: &str, patch: &Value) {
+        let now = self.idp.simulator.world.now();
+        self.directory.accounts.patch(&self.id(name), patch, now).unwrap().unwrap();
+    }
+
+    async fn account(&self, name: &str) -> Account {
+        self.provider.account(&self.id(name)).await.unwrap().unwrap()
+    }
+
+    /// Submits once, with the account as read before, and settles the attempt.
+    async fn verify(&self, permits: &Permits, before: &Account, password: &str) -> Attempted {
+        let verifier = self.provider.verifier().unwrap();
+        let connection = verifier.connect().await.unwrap();
+        let (permit, ticket) = permits.ask(self.of.kind, self.of.directory_id, before).await.unwrap();
+        let secret = SecretBytes::new(password.into());
+        let attempted = verifier.verify(permit, connection, before, &secret).await;
+        permits.settle(&ticket, &attempted).await;
+        // INVARIANT: whatever the answer, the judge saw as many submissions as there were permits.
+        assert_eq!(self.idp.submissions().len(), permits.used().await);
+        attempted
+    }
+
+    fn fault(&self, operation: &str, effect: &Value) {
+        self.idp.fault(json!({"operation": operation, "effect": effect}));
+    }
+
+    fn actions(&self) -> impl Iterator<Item = Action> {
+        let offered = self.provider.capabilities();
+        Action::ALL.into_iter().filter(|action| offered.contains(&action.capability()))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Granted {
+    All,
+    ReadingOnly,
+}
+
+fn people(of: &Subject) -> Value {
+    let login = |name: &str| format!("{name}@{}", of.domain);
+    let mut people = vec![
+        json!({"login": login("mfa"), "password": RIGHT, "second_factor": "required"}),
+        json!({"login": login("old"), "password": RIGHT, "password_expired": true}),
+        json!({"login": login("off"), "password": RIGHT, "status": of.disabled}),
+    ];
+    people.extend((0..PLAIN).map(|n| json!({"login": login(&format!("p{n}")), "password": RIGHT})));
+    Value::from(people)
+}
+
+fn entra(egress: Egress, of: &Subject, granted: Granted) -> (Value, Box<dyn Provider>) {
+    const APP: &str = "11111111-2222-4333-8444-555555555555";
+    const CHECKER: &str = "22222222-3333-4444-8555-666666666666";
+    const SECRET: &str = "Zx8Q~secret+value/with=signs";
+    let permissions: &[&str] = match granted {
+        Granted::ReadingOnly => &["User.Read.All"],
+        Granted::All => &[
+            "User.Read.All",
+            "User.RevokeSessions.All",
+            "User.EnableDisableAccount.All",
+            "IdentityRiskyUser.ReadWrite.All",
+            "IdentityRiskyUser.Read.All",
+            "AuditLog.Read.All",
+            "Directory.Read.All",
+        ],
+    };
+    let tenant = json!({
+        "tenant_id": of.directory_id,
+        "domains": [{"name": of.domain}],
+        "apps": [
+            {"client_id": APP, "secrets": [{"value": SECRET}], "permissions": permissions},
+            {"client_id": CHECKER, "public": true},
+        ],
+        "licences": ["P2"],
+        "risk_throttling": false,
+    });
+    let connection = EntraConnection {
+        cloud: EntraCloud::Global,
+        tenant: of.directory_id.into(),
+        client_id: APP.into(),
+        ropc_client_id: Some(CHECKER.into()),
+    };
+    let adapter = Entra::new(egress, connection, SecretBytes::new(SECRET.into()));
+    (json!({"name": "Contoso", "provider": {"entra_id": tenant}}), Box::new(adapter))
+}
+
+fn okta(egress: Egress, of: &Subject, granted: Granted) -> (Value, Box<dyn Provider>) {
+    const CLIENT: &str = "0oaparapet0000000001";
+    let scopes: &[&str] = match granted {
+        Granted::ReadingOnly => &["okta.users.read"],
+        Granted::All => &["okta.users.read", "okta.users.manage", "okta.policies.read", "okta.roles.read"],
+    };
+    let key = keys::generate().unwrap();
+    let org = json!({
+        "org_id": of.directory_id,
+        "subdomain": "acme",
+        "mail_domain": of.domain,
+        "apps": [{"client_id": CLIENT, "scopes": scopes, "roles": ["SUPER_ADMIN"],
+                  "jwks": keys::jwks(std::slice::from_ref(&key.public))}],
+    });
+    let connection = OktaConnection { host: "acme.okta.com".into(), client_id: CLIENT.into() };
+    let adapter = Okta::new(&connection, &key.kid, &key.pkcs8, egress).unwrap();
+    (json!({"name": "Acme", "provider": {"okta": org}}), Box::new(adapter))
+}
+
+// --- connection test ------------------------------------------------------------------------------------------------
+
+async fn the_connection_test_reports_every_capability_and_harms_nobody(of: &'static Subject) {
+    let stage = Stage::people(of).await;
+    let report = stage.provider.test(&Capability::ALL.into()).await;
+    let tested: BTreeSet<_> = report.capabilities.iter().map(|test| test.capability).collect();
+    assert_eq!(tested, Capability::ALL.into());
+    for test in &report.capabilities {
+        let offered = stage.provider.capabilities().contains(&test.capability);
+        match &test.result {
+            Ok(()) => assert!(offered, "{test:?}"),
+            Err(missing) => assert!(!offered && missing.reason == "not_offered", "{test:?}"),
+        }
+    }
+    assert_eq!(report.directory_id.as_deref(), Some(of.directory_id));
+    assert_eq!(stage.provider.directory_id().await.unwrap(), of.directory_id);
+    assert!(stage.idp.changes().is_empty());
+    let probes = stage.idp.submissions();
+    assert!(probes.iter().all(|probe| probe.account.is_none()), "somebody's name was used: {probes:?}");
+}
+
+async fn a_capability_that_is_not_granted_is_named_and_the_others_pass(of: &'static Subject) {
+    let stage = Stage::with(of, json!({ "accounts": people(of) }), Granted::ReadingOnly).await;
+    let wanted = stage.provider.capabilities().iter().copied().collect();
+    for test in stage.provider.test(&wanted).await.capabilities {
+        match test.capability {
+            Capability::Read | Capability::Validate => assert!(test.result.is_ok(), "{test:?}"),
+            _ => {
+                let missing = test.result.unwrap_err();
+                assert!(missing.not_granted && !missing.message.is_empty(), "{missing:?}");
+            }
+        }
+    }
+    for action in stage.actions() {
+        let acted = stage.provider.act(action, &stage.id("p0")).await.unwrap();
+        assert!(matches!(acted, Acted::Refused { reason: "permission_missing", .. }), "{acted:?}");
+    }
+    assert!(stage.idp.changes().is_empty());
+}
+
+// --- reading --------------------------------------------------------------------------------------------------------
+
+async fn a_full_listing_shows_every_account_once_in_pages_of_bounded_size(of: &'static Subject) {
+    let accounts = of.page + 101;
+    let generated = json!({"generated": {"seed": 7, "count": accounts}});
+    let stage = Stage::with(of, generated, Granted::All).await;
+    let (mut seen, mut total, mut pages, mut at) = (HashSet::new(), 0, 0, None);
+    loop {
+        let page = stage.provider.accounts(Listing::Full, at.as_ref()).await.unwrap();
+        assert!(page.accounts.len() <= of.page, "a page of {}", page.accounts.len());
+        total += page.accounts.len();
+        seen.extend(page.accounts.into_iter().map(|account| account.object_id));
+        pages += 1;
+        match page.next {
+            Next::Page(cursor) => at = Some(cursor),
+            Next::End(_) => break,
+        }
+    }
+    assert_eq!((total, seen.len()), (accounts, accounts));
+    assert!(pages > 1);
+}
+
+async fn changes_begin_where_the_full_listing_ended(of: &'static Subject) {
+    // Generated accounts are old: what changed within Okta's overlap would be listed again.
+    let generated = json!({"generated": {"seed": 7, "count": 20}});
+    let stage = Stage::with(of, generated, Granted::All).await;
+    let first = stage.provider.accounts(Listing::Full, None).await.unwrap();
+    let mut next = first.next;
+    while let Next::Page(cursor) = next {
+        next = stage.provider.accounts(Listing::Full, Some(&cursor)).await.unwrap().next;
+    }
+    let Next::End(Some(cursor)) = next else { panic!("both providers list changes") };
+    let changed = &first.accounts[3].object_id;
+    let now = stage.idp.simulator.world.now();
+    stage.directory.accounts.patch(changed, &json!({"display_name": "Changed"}), now).unwrap().unwrap();
+    let changes = stage.provider.accounts(Listing::Changes, Some(&cursor)).await.unwrap();
+    let seen: Vec<_> = changes.accounts.iter().map(|a| (&a.object_id, a.display_name.as_str())).collect();
+    assert_eq!(seen, [(changed, "Changed")]);
+}
+
+async fn spoilt_listings_are_errors_of_their_kind_and_no_redirect_is_followed(of: &'static Subject) {
+    type Expected = fn(&ProviderError) -> bool;
+    let stage = Stage::people(of).await;
+    // What an adapter reads about the directory first is not this sentence's matter.
+    stage.provider.accounts(Listing::Full, None).await.unwrap();
+    let cases: [(Value, Expected); 8] = [
+        (json!({"status": {"status": 503}}), |e| matches!(e, ProviderError::Unavailable { status: 503 })),
+        (json!("html"), |e| matches!(e, ProviderError::Protocol(_))),
+        (json!("wrong_json"), |e| matches!(e, ProviderError::Protocol(_))),
+        (json!("reset"), |e| matches!(e, ProviderError::Lost(_))),
+        (json!({"redirect": {"location": of.listing_url}}), |e| matches!(e, ProviderError::Protocol(_))),
+        (json!({"oversized": {"bytes": 20_000_000}}), |e| matches!(e, ProviderError::Protocol(_))),
+        (
+            json!({"throttle": {"hint": (of.hint)(17)}}),
+            |e| matches!(e, ProviderError::Throttled { retry_after: Some(wait) } if (16..=19).contains(&wait.as_secs())),
+        ),
+        (json!({"throttle": {}}), |e| matches!(e, ProviderError::Throttled { .. })),
+    ];
+    for (effect, expected) in cases {
+        stage.fault(of.listing, &effect);
+        let error = stage.provider.accounts(Listing::Full, None).await.unwrap_err();
+        assert!(expected(&error), "{effect}: {error:?}");
+        assert!(stage.idp.simulator.world.faults.unfired().is_empty(), "{effect}");
+    }
+    assert_eq!(stage.provider.account(of.nobody).await.unwrap(), None);
+}
+
+// --- password check -------------------------------------------------------------------------------------------------
+
+async fn each_password_gets_the_verdict_its_answer_proves(of: &'static Subject) {
+    let (stage, permits) = (Stage::people(of).await, Permits::start().await);
+    for (name, password, verdict) in [
+        ("p0", RIGHT, Verdict::Valid),
+        ("p1", "wrong horse battery", Verdict::Invalid),
+        ("p2", "Right horse battery", Verdict::Invalid),
+        ("mfa", RIGHT, Verdict::ValidSecondFactor),
+        ("old", RIGHT, Verdict::ValidExpired),
+        ("off", RIGHT, of.disabled_verdict),
+    ] {
+        let before = stage.account(name).await;
+        let attempted = stage.verify(&permits, &before, password).await;
+        assert_eq!((attempted.verdict, attempted.signal), (verdict, Signal::None), "{name} {password}");
+        assert!(attempted.status.is_some(), "{name}");
+    }
+    assert_eq!(permits.used().await, 6);
+}
+
+async fn a_locked_account_is_never_called_wrong_and_never_tried_again(of: &'static Subject) {
+    let (stage, permits) = (Stage::people(of).await, Permits::start().await);
+    for (name, password) in [("p0", RIGHT), ("p1", "wrong horse battery")] {
+        let before = stage.account(name).await;
+        // The owner locks it between our reading and our attempt.
+        let until = stage.idp.simulator.world.now() + time::Duration::hours(1);
+        let until = until.format(&time::format_description::well_known::Rfc3339).unwrap();
+        stage.patch(
+            name,
+            &json!({"lock": {"failures": 10, "failures_owner": 10, "locked": true, "until": until}}),
+        );
+        let attempted = stage.verify(&permits, &before, password).await;
+        let seen = (attempted.verdict, attempted.signal);
+        assert_eq!(seen, (Verdict::Inconclusive(Reason::LockedOrBlocked), Signal::Locked), "{password}");
+        let again = permits.ask(of.kind, of.directory_id, &before).await.unwrap_err();
+        assert!(matches!(again, Answer::Denied { reason: Denial::Cooling, .. }), "{again:?}");
+    }
+    assert_eq!(stage.idp.submissions().len(), 2);
+}
+
+async fn spoilt_answers_to_a_password_cost_one_submission_and_prove_nothing(of: &'static Subject) {
+    let (stage, permits) = (Stage::people(of).await, Permits::start().await);
+    for (n, (effect, reason)) in [
+        (json!("reset"), Reason::Unknown),
+        (json!({"status": {"status": 503}}), of.outage),
+        (json!("wrong_json"), Reason::UnreadableAnswer),
+        (json!("html"), Reason::UnreadableAnswer),
+        (json!({"oversized": {"bytes": 1_000_000}}), Reason::UnreadableAnswer),
+        (json!({"redirect": {"location": of.sign_in_url}}), Reason::UnreadableAnswer),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let before = stage.account(&format!("p{n}")).await;
+        stage.fault(of.password, &effect);
+        let attempted = stage.verify(&permits, &before, RIGHT).await;
+        assert_eq!(attempted.verdict.reason(), Some(reason), "{effect}: {attempted:?}");
+        assert!(matches!(attempted.verdict, Verdict::Inconclusive(_) | Verdict::Deferred(..)), "{effect}");
+        assert!(stage.idp.simulator.world.faults.unfired().is_empty(), "{effect}");
+    }
+}
+
+async fn a_throttled_password_is_deferred_and_nothing_more_is_spent(of: &'static Subject) {
+    let (stage, permits) = (Stage::people(of).await, Permits::start().await);
+    for (name, hint) in [("p0", Some(20)), ("p1", None)] {
+        let before = stage.account(name).await;
+        stage.fault(of.password, &json!({"throttle": {"hint": hint.map(of.hint)}}));
+        let attempted = stage.verify(&permits, &before, RIGHT).await;
+        assert!(matches!(attempted.verdict, Verdict::Deferred(_, Reason::Throttled)), "{attempted:?}");
+        let Signal::Throttled(wait) = attempted.signal else { panic!("{attempted:?}") };
+        match hint {
+            Some(seconds) => assert!((seconds - 1..=seconds + 2).contains(&wait.as_secs()), "{wait:?}"),
+            None => assert!(wait.as_secs() >= 1, "{wait:?}"),
+        }
+    }
+    assert_eq!(stage.idp.submissions().len(), 2);
+}
+
+async fn an_answer_that_does_not_come_in_time_is_unknown_and_counted(of: &'static Subject) {
+    let (stage, permits) = (Stage::people(of).await, Permits::start().await);
+    let before = stage.account("p0").await;
+    stage.fault(of.password, &json!({"delay": {"ms": 120_000}}));
+    let attempted = stage.verify(&permits, &before, RIGHT).await;
+    assert_eq!(attempted.verdict, Verdict::Inconclusive(Reason::Unknown));
+    assert_eq!(attempted.status, None);
+    assert_eq!((stage.idp.submissions().len(), permits.used().await), (1, 1));
+}
+
+async fn a_sign_in_host_that_cannot_be_reached_costs_no_submission(of: &'static Subject) {
+    let stage = Stage::people(of).await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (mut nobody_listens, mut stranger) = (stage.idp.egress_config(), stage.idp.egress_config());
+    nobody_listens.resolve.iter_mut().for_each(|fixed| fixed.address = closed);
+    stranger.extra_ca = None;
+    for config in [nobody_listens, stranger] {
+        let egress = Egress::new(&config).unwrap();
+        let (_, elsewhere) = match of.kind {
+            ProviderKind::EntraId => entra(egress, of, Granted::All),
+            ProviderKind::Okta => okta(egress, of, Granted::All),
+        };
+        let refused = elsewhere.verifier().unwrap().connect().await;
+        assert!(matches!(refused, Err(ProviderError::NotSent(_))), "{refused:?}");
+    }
+    assert!(stage.idp.submissions().is_empty());
+}
+
+// --- containment ----------------------------------------------------------------------------------------------------
+
+async fn each_action_takes_effect_shows_and_may_be_repeated(of: &'static Subject) {
+    let stage = Stage::people(of).await;
+    stage.patch("p0", &json!({"sessions_valid_from": "2026-01-01T00:00:00Z"}));
+    let id = stage.id("p0");
+    let seen = async |action| stage.provider.containment(&id, action).await.unwrap().unwrap();
+    for action in stage.actions() {
+        let before = seen(action).await;
+        for _ in 0..2 {
+            let acted = stage.provider.act(action, &id).await.unwrap();
+            assert!(matches!(acted, Acted::Done { request_id: Some(_) }), "{action:?}: {acted:?}");
+            let after = seen(action).await;
+            match action {
+                Action::RevokeSessions if of.tells_sessions => {
+                    assert!(after.sessions_valid_from > before.sessions_valid_from, "{after:?}");
+                }
+                Action::RevokeSessions => assert_eq!(after.sessions_valid_from, None),
+                Action::DisableAccount => assert_eq!(after.state, AccountState::Disabled),
+                Action::MarkCompromised => assert_eq!(after.compromised, Some(true)),
+            }
+        }
+        let changes = stage.idp.changes();
+        assert!(changes.iter().all(|change| change.account == id), "{changes:?}");
+        for _ in 0..2 {
+            let undone = stage.provider.undo(action, &id).await.unwrap();
+            match action {
+                Action::RevokeSessions => {
+                    assert!(matches!(undone, Acted::Refused { reason: "not_undoable", .. }), "{undone:?}");
+                }
+                Action::DisableAccount | Action::MarkCompromised => {
+                    assert!(matches!(undone, Acted::Done { .. }), "{action:?}: {undone:?}");
+                    assert_eq!(seen(action).await, before);
+                }
+            }
+        }
+    }
+    for action in Action::ALL.into_iter().filter(|action| !stage.actions().any(|offered| offered == *action))
+    {
+        for acted in [stage.provider.act(action, &id).await, stage.provider.undo(action, &id).await] {
+            assert!(matches!(acted, Ok(Acted::Refused { reason: "not_offered", .. })), "{acted:?}");
+        }
+    }
+    assert!(stage.idp.submissions().is_empty());
+}
+
+async fn an_account_that_is_gone_is_refused_with_that_reason(of: &'static Subject) {
+    let stage = Stage::people(of).await;
+    for action in stage.actions() {
+        assert_eq!(stage.provider.containment(of.nobody, action).await.unwrap(), None);
+    }
+    for action in [Action::RevokeSessions, Action::DisableAccount] {
+        let acted = stage.provider.act(action, of.nobody).await.unwrap();
+        assert!(matches!(acted, Acted::Refused { reason: "account_gone", .. }), "{action:?}: {acted:?}");
+    }
+    assert!(stage.idp.changes().is_empty());
+}
