@@ -1,5 +1,7 @@
 //! The public API against real servers: who may call, what commits, what is remembered, what stays apart.
 
+use e2e::until;
+use prost::Message as _;
 use prost_reflect::{DescriptorPool, Value};
 use shared::{
     id::{IntegrationId, TenantId},
@@ -7,6 +9,7 @@ use shared::{
     sealing::Opener,
     wire::{
         self,
+        events::SyncRequested,
         v1::{
             self, exposure_service_client::ExposureServiceClient,
             integration_service_client::IntegrationServiceClient,
@@ -227,6 +230,17 @@ async fn changing_credentials_undoes_the_test_and_a_stale_etag_changes_nothing()
         .await
         .unwrap();
     assert_eq!(stage.bus.count("SELECT count(*) FROM api.integration_secrets").await, 0);
+    // The worker is told, and finds nothing to sync: it destroys what it holds for the integration.
+    let (_connection, channel) = stage.bus.channel().await;
+    until("the sync worker is told", || async {
+        let no_ack = lapin::options::BasicGetOptions { no_ack: true };
+        let message = channel.basic_get("sync.requested".into(), no_ack).await.unwrap();
+        message.is_some_and(|m| {
+            let told = SyncRequested::decode(m.delivery.data.as_slice()).unwrap();
+            told.integration_id == made.id && told.work_id.is_empty() && !told.run_id.is_empty()
+        })
+    })
+    .await;
     stage.stop().await;
 }
 

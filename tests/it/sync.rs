@@ -4,8 +4,9 @@ use e2e::until;
 use serde_json::json;
 use shared::{
     id::{SyncRunId, TenantId},
-    wire::internal::TestConnectionRequest,
+    wire::internal::{EnsureClientKeyRequest, TestConnectionRequest},
 };
+use sqlx::Connection as _;
 
 use crate::sync_stage::{ORG, Stage, generated};
 
@@ -225,4 +226,77 @@ async fn only_the_api_may_have_a_connection_tested() {
     let walls = TestConnectionRequest { tenant_id: TenantId::new().to_string(), ..request() };
     let refused = stage.client("integration-api").await.test_connection(walls).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::NotFound);
+}
+
+// --- deletion -------------------------------------------------------------------------------------------------------
+
+/// What integration-api does when an integration is deleted.
+async fn delete(stage: &Stage) {
+    stage.bus.execute("DELETE FROM api.integrations").await;
+    stage.request(SyncRunId::new(), false, 2).await;
+}
+
+const KEYS: &str =
+    "SELECT (SELECT count(*) FROM sync.client_keys) + (SELECT count(*) FROM sync.public_client_keys)";
+
+#[tokio::test]
+async fn a_deleted_integration_leaves_no_key_no_account_and_no_identifier_that_matches() {
+    let stage = Stage::new(generated(700), CAP).await;
+    stage.sync(true).await;
+    assert_eq!(stage.bus.count(KEYS).await, 2);
+    delete(&stage).await;
+    stage.bus.until_count(KEYS, 0).await;
+    stage.bus.until_count("SELECT count(*) FROM sync.accounts WHERE removed_at IS NULL", 0).await;
+    stage.bus.until_count("SELECT count(*) FROM sync.inbox WHERE status <> 'done'", 0).await;
+    for left in [
+        "SELECT count(*) FROM sync.identifiers",
+        "SELECT count(*) FROM sync.identifier_lookup",
+        "SELECT identifiers FROM sync.usage",
+        "SELECT count(*) FROM sync.identities WHERE removed_at IS NULL",
+        "SELECT count(*) FROM sync.directories",
+        "SELECT count(*) FROM sync.directory_policies",
+        "SELECT count(*) FROM sync.work",
+        "SELECT count(*) FROM sync.runs WHERE state = 'running'",
+    ] {
+        assert_eq!(stage.bus.count(left).await, 0, "{left}");
+    }
+    let jwks: Option<serde_json::Value> = sqlx::query_scalar("SELECT sync.public_jwks($1)")
+        .bind(stage.integration)
+        .fetch_one(&mut stage.bus.superuser().await)
+        .await
+        .unwrap();
+    assert_eq!(jwks, None);
+}
+
+#[tokio::test]
+async fn a_key_that_is_asked_for_while_the_integration_is_deleted_is_not_made() {
+    let stage = Stage::new(generated(1), CAP).await;
+    stage.bus.execute("DELETE FROM sync.client_keys; DELETE FROM sync.public_client_keys").await;
+    // The maker waits for this lock before it looks whether the integration is there.
+    let mut deleting = stage.bus.superuser().await;
+    let mut lock = deleting.begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('client key ' || $1::text, 0))")
+        .bind(stage.integration)
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let mut client = stage.client("integration-api").await;
+    let request = EnsureClientKeyRequest {
+        tenant_id: stage.tenant.to_string(),
+        integration_id: stage.integration.to_string(),
+    };
+    let asked = tokio::spawn(async move { client.ensure_client_key(request).await });
+    stage
+        .bus
+        .until_count(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            1,
+        )
+        .await;
+    delete(&stage).await;
+    lock.commit().await.unwrap();
+    assert_eq!(asked.await.unwrap().unwrap_err().code(), tonic::Code::NotFound);
+    stage.bus.until_count("SELECT count(*) FROM sync.inbox WHERE status <> 'done'", 0).await;
+    assert_eq!(stage.bus.count(KEYS).await, 0);
 }

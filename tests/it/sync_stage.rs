@@ -78,9 +78,9 @@ impl Stage {
         let mut stage =
             Self { bus, idp, directory, tenant, integration, db, files, port: free_port(), worker: None };
         stage.start();
+        stage.add_integration().await;
         let jwks = stage.ensure_client_key().await;
         stage.directory = stage.idp.directory(org(&accounts, &jwks));
-        stage.add_integration().await;
         stage
     }
 

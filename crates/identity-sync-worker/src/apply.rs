@@ -16,7 +16,8 @@ use shared::{
 use crate::{
     NAME,
     page::{self, Changes, Write, identifiers},
-    store_accounts::{self as store, Held, NewIdentifier, Place},
+    store_accounts::{self as store, Place},
+    store_identities::{self as identities, Held, NewIdentifier},
     store_runs::Counts,
 };
 
@@ -80,7 +81,7 @@ pub(crate) async fn page(
     store::insert(tx, scope.place(), &changes.created).await?;
     store::update(tx, scope.place(), &changes.changed).await?;
     store::mark_gone(tx, tenant, &changes.gone).await?;
-    store::follow_identities(tx, tenant, &changes.changed).await?;
+    identities::follow_identities(tx, tenant, &changes.changed).await?;
     let names = rename(tx, scope, &changes, scope.package.identifier_cap - used).await?;
     accounts_changed(tx, scope, &changes.material).await?;
     let counts = Counts {
@@ -111,7 +112,7 @@ pub(crate) async fn page(
 async fn assign_identities(tx: &mut Tx, scope: &Scope<'_>, changes: &mut Changes) -> Result<i64, StoreError> {
     let lacking = || changes.created.iter().chain(&changes.changed).filter(|w| w.identity.is_none());
     let keys: Vec<&str> = lacking().map(|w| w.login_key.as_str()).filter(|k| !k.is_empty()).collect();
-    let mut by_login = store::identities_by_login(tx, scope.integration.tenant, &keys).await?;
+    let mut by_login = identities::identities_by_login(tx, scope.integration.tenant, &keys).await?;
     let mut new = Vec::new();
     for write in changes.created.iter_mut().chain(&mut changes.changed).filter(|w| w.identity.is_none()) {
         let shared = by_login.get(&write.login_key).copied().filter(|_| !write.login_key.is_empty());
@@ -123,7 +124,7 @@ async fn assign_identities(tx: &mut Tx, scope: &Scope<'_>, changes: &mut Changes
         });
         write.identity = Some(identity);
     }
-    store::insert_identities(tx, scope.integration.tenant, &new).await?;
+    identities::insert_identities(tx, scope.integration.tenant, &new).await?;
     Ok(count(new.len()))
 }
 
@@ -142,7 +143,7 @@ async fn rename(tx: &mut Tx, scope: &Scope<'_>, changes: &Changes, free: i64) ->
         changes.changed.iter().map(|w| w.id).filter(|id| renamed.contains(id)).collect();
     let mut held: HashMap<AccountId, HashMap<String, Held>> = HashMap::new();
     if !known.is_empty() {
-        for name in store::held(tx, tenant, &known).await? {
+        for name in identities::held(tx, tenant, &known).await? {
             held.entry(name.account).or_default().insert(name.value.clone(), name);
         }
     }
@@ -160,12 +161,12 @@ async fn rename(tx: &mut Tx, scope: &Scope<'_>, changes: &Changes, free: i64) ->
         held.insert(*id, before);
     }
     let gone: Vec<Held> = held.into_values().flat_map(HashMap::into_values).collect();
-    let (freed, unskipped) = store::delete_held(tx, tenant, &gone).await?;
+    let (freed, unskipped) = identities::delete_held(tx, tenant, &gone).await?;
     wanted.sort_by_key(|name| name.kind);
     let room = usize::try_from((free + freed).max(0)).unwrap_or(usize::MAX).min(wanted.len());
     let beyond = wanted.split_off(room);
-    let made = store::insert_identifiers(tx, tenant, &wanted).await?;
-    store::insert_skipped(tx, tenant, scope.integration.id, &beyond).await?;
+    let made = identities::insert_identifiers(tx, tenant, &wanted).await?;
+    identities::insert_skipped(tx, tenant, scope.integration.id, &beyond).await?;
     identifiers_changed(tx, scope, &made).await?;
     let cap_reached = !beyond.is_empty();
     if cap_reached && !scope.cap_reported {
@@ -186,8 +187,8 @@ pub(crate) async fn make_skipped(tx: &mut Tx, scope: &Scope<'_>, limit: i64) -> 
     if free <= 0 {
         return Ok(Counts::default());
     }
-    let waiting = store::take_skipped(tx, tenant, scope.integration.id, free.min(limit)).await?;
-    let made = store::insert_identifiers(tx, tenant, &waiting).await?;
+    let waiting = identities::take_skipped(tx, tenant, scope.integration.id, free.min(limit)).await?;
+    let made = identities::insert_identifiers(tx, tenant, &waiting).await?;
     identifiers_changed(tx, scope, &made).await?;
     let made = count(made.len());
     Ok(Counts { identifiers: made, skipped: -made, ..Counts::default() })

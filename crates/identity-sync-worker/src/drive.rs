@@ -30,7 +30,7 @@ use crate::{
     absence::Limits,
     apply::{self, Scope},
     request::{Request, WORK, started},
-    store_accounts,
+    store_accounts, store_directories as directories, store_identities,
     store_runs::{self as store, Counts, End, Phase, Run},
 };
 
@@ -189,7 +189,7 @@ impl Sync {
             tx.commit().await?;
             return Ok(Opened::Nothing);
         };
-        let directory = store::lock_directory(&mut tx, tenant, id, integration.provider).await?;
+        let directory = directories::lock_directory(&mut tx, tenant, id, integration.provider).await?;
         if store::running(&mut tx, tenant, id).await?.is_none() {
             let now = tx.clock().await?;
             let changes = directory.next_changes_at <= now;
@@ -277,15 +277,15 @@ impl Sync {
             }
         };
         let mut tx = self.db.tenant(tenant).await?;
-        store::lock_directory(&mut tx, tenant, integration, job.integration.provider).await?;
+        directories::lock_directory(&mut tx, tenant, integration, job.integration.provider).await?;
         if !store::lock(&mut tx, tenant, &run).await? {
             tx.rollback().await?;
             return Ok(Step::Overtaken);
         }
-        let skipped = store_accounts::count_skipped(&mut tx, tenant, integration).await?;
+        let skipped = store_identities::count_skipped(&mut tx, tenant, integration).await?;
         store::prepared(&mut tx, tenant, integration, run.id, &directory, skipped).await?;
         if let Some(threshold) = policy {
-            store::save_policy(&mut tx, tenant, integration, &directory, threshold).await?;
+            directories::save_policy(&mut tx, tenant, integration, &directory, threshold).await?;
         }
         store::advance(&mut tx, tenant, &run, Counts::default(), Phase::Preparing, None, false).await?;
         tx.commit().await?;
@@ -330,8 +330,8 @@ impl Sync {
         let failing = job.failing.load(Ordering::Relaxed);
         if failing {
             let before =
-                store::lock_directory(&mut tx, tenant, integration, job.integration.provider).await?;
-            store::recovered(&mut tx, tenant, integration).await?;
+                directories::lock_directory(&mut tx, tenant, integration, job.integration.provider).await?;
+            directories::recovered(&mut tx, tenant, integration).await?;
             if before.lost_reason.is_some() {
                 self.observe(&mut tx, &job.integration, Some(directory), Ok(()), None).await?;
             }
@@ -370,7 +370,8 @@ impl Sync {
             tx.rollback().await?;
             return Ok(Outcome::Done);
         }
-        let directory = store::lock_directory(&mut tx, tenant, integration.id, integration.provider).await?;
+        let directory =
+            directories::lock_directory(&mut tx, tenant, integration.id, integration.provider).await?;
         let now = tx.clock().await?;
         let (until, reason) = match (store::running(&mut tx, tenant, integration.id).await?, wait) {
             (Some(_), Some(wait)) => (now + wait, "the directory cannot be read now"),

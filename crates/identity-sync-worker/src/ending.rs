@@ -19,7 +19,9 @@ use crate::{
     drive::{Job, Step, Sync},
     schedule,
     store_accounts::{self, Absent},
-    store_runs::{self as store, Counts, Directory, End, Next, Phase, Run},
+    store_directories::{self as directories, Directory, Next},
+    store_identities,
+    store_runs::{self as store, Counts, End, Phase, Run},
 };
 
 /// Reading counts as lost when it has failed for so long.
@@ -35,7 +37,8 @@ impl Sync {
         let name = job.directory.as_deref().unwrap_or_default();
         let scope = job.scope(run, name);
         let mut tx = self.db.tenant(tenant).await?;
-        let directory = store::lock_directory(&mut tx, tenant, integration.id, integration.provider).await?;
+        let directory =
+            directories::lock_directory(&mut tx, tenant, integration.id, integration.provider).await?;
         if !store::lock(&mut tx, tenant, run).await? {
             tx.rollback().await?;
             return Ok(Step::Overtaken);
@@ -51,7 +54,7 @@ impl Sync {
                     "{gone} of {known} accounts were not found, more than is believed without a person; their removal is held"
                 );
                 store::end(&mut tx, tenant, run.id, End::Held, &message).await?;
-                store::succeeded(&mut tx, tenant, integration.id, run, next).await?;
+                directories::succeeded(&mut tx, tenant, integration.id, run, next).await?;
                 let event = scope.event("sync.held", Outcome::Refused, message.as_str());
                 audit::record(&mut tx, &event.detail("accounts_known", known).detail("accounts_gone", gone))
                     .await?;
@@ -60,7 +63,7 @@ impl Sync {
             }
             None => {
                 store::end(&mut tx, tenant, run.id, End::Finished, "").await?;
-                store::succeeded(&mut tx, tenant, integration.id, run, next).await?;
+                directories::succeeded(&mut tx, tenant, integration.id, run, next).await?;
                 let event = scope.event("sync.finished", Outcome::Success, "the accounts are up to date");
                 let event = event.detail("accounts_seen", run.seen).detail("full", run.full);
                 audit::record(&mut tx, &event).await?;
@@ -84,19 +87,19 @@ impl Sync {
         let held = brake(absent, run.seen, self.limits);
         if let Some(reason) = held {
             let gone = absent.newly + absent.confirmed;
-            store::hold(tx, tenant, integration, run.id, reason, absent.known, gone).await?;
+            directories::hold(tx, tenant, integration, run.id, reason, absent.known, gone).await?;
             return Ok((held, Some(absent)));
         }
-        store::supersede_plan(tx, tenant, integration).await?;
+        directories::supersede_plan(tx, tenant, integration).await?;
         if absent.newly + absent.confirmed == 0 {
             return Ok((None, Some(absent)));
         }
         let (missing, removed) = store_accounts::apply_absence(tx, tenant, integration, run.id).await?;
         apply::accounts_changed(tx, scope, &missing).await?;
         if !removed.is_empty() {
-            let names = store_accounts::held(tx, tenant, &removed).await?;
-            let (identifiers, _) = store_accounts::delete_held(tx, tenant, &names).await?;
-            let identities = store_accounts::end_identities(tx, tenant, &removed).await?;
+            let names = store_identities::held(tx, tenant, &removed).await?;
+            let (identifiers, _) = store_identities::delete_held(tx, tenant, &names).await?;
+            let identities = store_identities::end_identities(tx, tenant, &removed).await?;
             apply::accounts_changed(tx, scope, &removed).await?;
             let event = scope
                 .event(
@@ -140,9 +143,9 @@ impl Sync {
             "the directory answered with no accounts at all; check that the application may still read them";
         let now = tx.clock().await?;
         store::end(tx, tenant, scope.run, End::Failed, message).await?;
-        store::lost(tx, tenant, integration.id, "directory_empty", message).await?;
+        directories::lost(tx, tenant, integration.id, "directory_empty", message).await?;
         let again = now + self.every;
-        store::schedule(tx, tenant, integration.id, Next { changes: again, full: again }).await?;
+        directories::schedule(tx, tenant, integration.id, Next { changes: again, full: again }).await?;
         audit::record(tx, &scope.event("sync.failed", Outcome::Failure, message)).await?;
         let ended = events::SyncEnded {
             run_id: scope.run.to_string(),
@@ -162,7 +165,8 @@ impl Sync {
     ) -> Result<Option<Duration>, StoreError> {
         let tenant = integration.tenant;
         let mut tx = self.db.tenant(tenant).await?;
-        let directory = store::lock_directory(&mut tx, tenant, integration.id, integration.provider).await?;
+        let directory =
+            directories::lock_directory(&mut tx, tenant, integration.id, integration.provider).await?;
         if !store::lock(&mut tx, tenant, run).await? {
             tx.rollback().await?;
             return Ok(None);
@@ -175,13 +179,13 @@ impl Sync {
                 None
             }
             Retry::After(wait) => {
-                store::failed_once(&mut tx, tenant, integration.id).await?;
+                directories::failed_once(&mut tx, tenant, integration.id).await?;
                 store::explain(&mut tx, tenant, run.id, &error.to_string()).await?;
                 let now = tx.clock().await?;
                 let long = directory.failing_since.is_some_and(|since| now - since >= LOST_AFTER);
                 if long && directory.lost_reason.is_none() {
                     let lost = ("unreachable", error.to_string());
-                    store::lost(&mut tx, tenant, integration.id, lost.0, &lost.1).await?;
+                    directories::lost(&mut tx, tenant, integration.id, lost.0, &lost.1).await?;
                     let id = directory.id.as_deref();
                     self.observe(&mut tx, integration, id, Err((lost.0, &lost.1)), None).await?;
                 }
@@ -212,10 +216,10 @@ impl Sync {
         };
         let again = tx.clock().await? + self.every;
         store::end(tx, tenant, run.id, End::Failed, &message).await?;
-        store::failed_once(tx, tenant, integration.id).await?;
-        store::lost(tx, tenant, integration.id, reason, &message).await?;
+        directories::failed_once(tx, tenant, integration.id).await?;
+        directories::lost(tx, tenant, integration.id, reason, &message).await?;
         let full = if run.full { again } else { directory.next_full_at };
-        store::schedule(tx, tenant, integration.id, Next { changes: again, full }).await?;
+        directories::schedule(tx, tenant, integration.id, Next { changes: again, full }).await?;
         let event = audit::Event::new(
             Some(tenant),
             "sync.failed",

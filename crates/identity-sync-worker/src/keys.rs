@@ -6,6 +6,7 @@ use shared::{
     audit::{self, Actor, Event, Outcome},
     db::{Db, StoreError},
     id::{IntegrationId, TenantId},
+    integration_store,
     provider::{directory::Directories, okta},
     sealing::{Owner, SealError, column},
 };
@@ -28,6 +29,8 @@ pub(crate) enum KeyError {
     Store(#[from] StoreError),
     #[error("the key could not be generated")]
     Generate,
+    #[error("there is no such integration")]
+    Gone,
 }
 
 /// Makes missing sealing key pairs until asked to stop.
@@ -92,6 +95,11 @@ pub(crate) async fn ensure_client_key(
         Owner { tenant: Some(tenant), table: column::CLIENT_KEY, row: integration.uuid(), version: FIRST };
     let sealed = sealer.seal(&owner, key.pkcs8.expose())?;
     let mut tx = db.tenant(tenant).await?;
+    // INVARIANT: under this lock an integration that is there cannot lose its keys before this one is stored.
+    store::lock_client_keys(&mut tx, integration).await?;
+    if integration_store::integration(&mut tx, integration).await?.is_none() {
+        return Err(KeyError::Gone);
+    }
     match store::insert_client_key(&mut tx, tenant, integration, FIRST, &key, &sealed).await {
         Ok(()) => {
             let message = "the integration's client key was made";

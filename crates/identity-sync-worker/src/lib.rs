@@ -9,12 +9,15 @@ mod absence;
 mod apply;
 mod drive;
 mod ending;
+mod forget;
 mod keys;
 mod page;
 mod request;
 mod rpc;
 mod schedule;
 mod store_accounts;
+mod store_directories;
+mod store_identities;
 mod store_keys;
 mod store_runs;
 

@@ -12,7 +12,7 @@ use shared::{
     work::{self, NewWork, WorkRow},
 };
 
-use crate::{NAME, drive::Sync, store_runs as store};
+use crate::{NAME, drive::Sync, store_directories as directories, store_runs as store};
 
 /// Kind of the one work row each integration has.
 pub(crate) const WORK: &str = "sync";
@@ -79,15 +79,15 @@ impl Sync {
         cause: CauseId,
     ) -> Result<Outcome, HandlerError> {
         let mut tx = self.db.tenant(tenant).await?;
+        let Some(integration) = integration_store::integration(&mut tx, id).await? else {
+            tx.rollback().await?;
+            return self.forget(delivery, tenant, id, cause).await;
+        };
         if !delivery.done(&mut tx).await? {
             tx.rollback().await?;
             return Ok(Outcome::Done);
         }
-        if let Some(integration) = integration_store::integration(&mut tx, id).await? {
-            register(&mut tx, &integration, run, full, cause).await?;
-        } else {
-            tracing::info!(tenant = %tenant, integration = %id, "sync of an integration that is gone");
-        }
+        register(&mut tx, &integration, run, full, cause).await?;
         tx.commit().await?;
         Ok(Outcome::Done)
     }
@@ -101,7 +101,7 @@ async fn register(
     cause: CauseId,
 ) -> Result<(), StoreError> {
     let (tenant, id) = (integration.tenant, integration.id);
-    let directory = store::lock_directory(tx, tenant, id, integration.provider).await?;
+    let directory = directories::lock_directory(tx, tenant, id, integration.provider).await?;
     if store::exists(tx, tenant, run).await? {
         return Ok(());
     }

@@ -74,6 +74,7 @@ impl DirectoryService for Rpc {
         match keys::ensure_client_key(&self.db, &self.directories, tenant, id).await {
             Ok(jwks) => Ok(Response::new(EnsureClientKeyResponse { jwks_json: jwks.to_string() })),
             Err(KeyError::NotPrepared) => Err(Status::unavailable("keys are being prepared; try again")),
+            Err(KeyError::Gone) => Err(Status::not_found("no such integration")),
             Err(KeyError::Store(error)) => Err(error.into()),
             Err(error) => {
                 tracing::error!(%tenant, integration = %id, %error, "client key not made");

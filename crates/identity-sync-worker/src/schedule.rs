@@ -5,7 +5,7 @@ use std::time::Duration;
 use shared::id::IntegrationId;
 use time::{OffsetDateTime, Time};
 
-use crate::store_runs::Next;
+use crate::store_directories::Next;
 
 /// Full runs start within so many seconds after midnight UTC, each integration at its own time.
 const NIGHT: u32 = 6 * 3600;

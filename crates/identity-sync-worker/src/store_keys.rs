@@ -109,3 +109,32 @@ pub(crate) async fn insert_client_key(
         .await?;
     Ok(())
 }
+
+/// Lets one transaction at a time make or destroy an integration's client keys: a key made while the integration is
+/// being deleted would otherwise stay for ever.
+pub(crate) async fn lock_client_keys(tx: &mut Tx, integration: IntegrationId) -> Result<(), StoreError> {
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('client key ' || $1::text, 0))")
+        .bind(integration)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Destroys the client keys of an integration, both halves; returns what they were called.
+pub(crate) async fn destroy_client_keys(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+) -> Result<Vec<String>, StoreError> {
+    sqlx::query("DELETE FROM public_client_keys WHERE integration_id = $1")
+        .bind(integration)
+        .execute(&mut **tx)
+        .await?;
+    Ok(sqlx::query_scalar(
+        "DELETE FROM client_keys WHERE tenant_id = $1 AND integration_id = $2 RETURNING kid",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .fetch_all(&mut **tx)
+    .await?)
+}

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     convert, id,
-    integration_events::{health_in, request_sync, status_changed, tested_event},
+    integration_events::{health_in, let_go, request_sync, status_changed, tested_event},
     integration_view, optional_id, watch,
 };
 use crate::{
@@ -237,7 +237,8 @@ impl Integrations {
         .detail("name", &gone.name)
         .detail("provider", gone.provider)
         .detail("directory_id", gone.directory_id.unwrap_or_default());
-        audit::record(&mut tx, &event).await?;
+        let cause = CauseId(audit::record(&mut tx, &event).await?.uuid());
+        let_go(&mut tx, tenant, integration, cause).await?;
         Ok(tx.commit().await?)
     }
 

@@ -25,6 +25,35 @@ pub(super) async fn request_sync(
     full: bool,
     cause: CauseId,
 ) -> Result<SyncRunId, ApiError> {
+    let run = ask_worker(tx, tenant, integration, full, cause).await?;
+    let event =
+        Event::new(Some(tenant), "sync.requested", caller.actor(), Outcome::Success, "sync run queued")
+            .cause(cause)
+            .integration(integration)
+            .object("sync_run", run)
+            .detail("full", full);
+    audit::record(tx, &event).await?;
+    Ok(run)
+}
+
+/// Lets the sync worker let go of an integration that this transaction deletes: asked to sync what is gone, it destroys
+/// the client keys it made and removes the accounts.
+pub(super) async fn let_go(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    cause: CauseId,
+) -> Result<(), ApiError> {
+    ask_worker(tx, tenant, integration, false, cause).await.map(drop)
+}
+
+async fn ask_worker(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    full: bool,
+    cause: CauseId,
+) -> Result<SyncRunId, ApiError> {
     let run = SyncRunId::new();
     let message = SyncRequested {
         tenant_id: tenant.to_string(),
@@ -35,13 +64,6 @@ pub(super) async fn request_sync(
         work_id: String::new(),
     };
     outbox::enqueue(tx, Topic::SyncRequested, Some(tenant), &message).await?;
-    let event =
-        Event::new(Some(tenant), "sync.requested", caller.actor(), Outcome::Success, "sync run queued")
-            .cause(cause)
-            .integration(integration)
-            .object("sync_run", run)
-            .detail("full", full);
-    audit::record(tx, &event).await?;
     Ok(run)
 }
 

@@ -1,0 +1,264 @@
+//! The SQL of directories: how reading each goes, what it says about locks, which removals are held. Every transaction
+//! here is a tenant's.
+
+use shared::{
+    db::{StoreError, Tx},
+    id::{IntegrationId, ProviderKind, SyncRunId, TenantId},
+    provider::Cursor,
+};
+use sqlx::Row;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{absence::HoldReason, store_runs::Run};
+
+/// The state of an integration's directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Directory {
+    pub id: Option<String>,
+    pub changes_cursor: Option<Cursor>,
+    pub next_changes_at: OffsetDateTime,
+    pub next_full_at: OffsetDateTime,
+    pub failing_since: Option<OffsetDateTime>,
+    pub failures: i32,
+    pub lost_reason: Option<String>,
+}
+
+/// Locks an integration's directory row, making it at first sight: two workers never decide about its runs at once.
+pub(crate) async fn lock_directory(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    provider: ProviderKind,
+) -> Result<Directory, StoreError> {
+    sqlx::query(
+        "INSERT INTO directories (tenant_id, integration_id, provider) VALUES ($1, $2, $3)
+         ON CONFLICT (tenant_id, integration_id) DO NOTHING",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .bind(provider.as_str())
+    .execute(&mut **tx)
+    .await?;
+    let row =
+        sqlx::query("SELECT * FROM directories WHERE tenant_id = $1 AND integration_id = $2 FOR UPDATE")
+            .bind(tenant)
+            .bind(integration)
+            .fetch_one(&mut **tx)
+            .await?;
+    Ok(Directory {
+        id: row.try_get("directory_id")?,
+        changes_cursor: row.try_get::<Option<String>, _>("changes_cursor")?.map(Cursor),
+        next_changes_at: row.try_get("next_changes_at")?,
+        next_full_at: row.try_get("next_full_at")?,
+        failing_since: row.try_get("failing_since")?,
+        failures: row.try_get("failures")?,
+        lost_reason: row.try_get("lost_reason")?,
+    })
+}
+
+/// Stores what the directory says about locking accounts.
+pub(crate) async fn save_policy(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    directory: &str,
+    threshold: Option<u32>,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO directory_policies (tenant_id, integration_id, directory_id, lockout_threshold, read_at)
+         VALUES ($1, $2, $3, $4, clock_timestamp())
+         ON CONFLICT (tenant_id, integration_id) DO UPDATE SET directory_id = excluded.directory_id,
+             lockout_threshold = excluded.lockout_threshold, read_at = excluded.read_at",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .bind(directory)
+    .bind(threshold.map(|t| i32::try_from(t).unwrap_or(i32::MAX)))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// When an integration is due again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Next {
+    pub changes: OffsetDateTime,
+    pub full: OffsetDateTime,
+}
+
+/// A run read everything: remembers from where changes are read next, and when.
+pub(crate) async fn succeeded(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    run: &Run,
+    next: Next,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE directories SET changes_cursor = CASE WHEN $3 THEN $4 ELSE coalesce($4, changes_cursor) END,
+             last_full_at = CASE WHEN $3 THEN $5 ELSE last_full_at END, last_success_at = clock_timestamp(),
+             next_changes_at = $6, next_full_at = $7,
+             failing_since = NULL, failures = 0, lost_reason = NULL, lost_message = NULL
+         WHERE tenant_id = $1 AND integration_id = $2",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .bind(run.full)
+    .bind(run.cursor.as_ref().map(|c| c.0.as_str()))
+    .bind(run.started_at)
+    .bind(next.changes)
+    .bind(next.full)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Reading works again.
+pub(crate) async fn recovered(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE directories SET failing_since = NULL, failures = 0, lost_reason = NULL, lost_message = NULL
+         WHERE tenant_id = $1 AND integration_id = $2",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Reading failed; counts it, and remembers since when.
+pub(crate) async fn failed_once(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE directories SET failures = failures + 1, failing_since = coalesce(failing_since, clock_timestamp())
+         WHERE tenant_id = $1 AND integration_id = $2",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Reading counts as lost.
+pub(crate) async fn lost(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    reason: &str,
+    message: &str,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE directories SET lost_reason = $3, lost_message = $4, failing_since = coalesce(failing_since, clock_timestamp())
+         WHERE tenant_id = $1 AND integration_id = $2",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .bind(reason)
+    .bind(message)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Sets when an integration is due again.
+pub(crate) async fn schedule(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    next: Next,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE directories SET next_changes_at = $3, next_full_at = $4 WHERE tenant_id = $1 AND integration_id = $2",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .bind(next.changes)
+    .bind(next.full)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Forgets the directory of a deleted integration: where reading goes on, what it said about locks, what is held.
+pub(crate) async fn forget_directory(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+) -> Result<(), StoreError> {
+    supersede_plan(tx, tenant, integration).await?;
+    for statement in [
+        "DELETE FROM directory_policies WHERE tenant_id = $1 AND integration_id = $2",
+        "DELETE FROM directories WHERE tenant_id = $1 AND integration_id = $2",
+    ] {
+        sqlx::query(statement).bind(tenant).bind(integration).execute(&mut **tx).await?;
+    }
+    Ok(())
+}
+
+/// Holds the removals of a run as a plan, in place of an older one.
+pub(crate) async fn hold(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    run: SyncRunId,
+    reason: HoldReason,
+    known: i64,
+    gone: i64,
+) -> Result<(), StoreError> {
+    supersede_plan(tx, tenant, integration).await?;
+    let plan = Uuid::now_v7();
+    sqlx::query(
+        "INSERT INTO removal_plans (tenant_id, plan_id, integration_id, run_id, reason, accounts_known, accounts_gone)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(tenant)
+    .bind(plan)
+    .bind(integration)
+    .bind(run)
+    .bind(reason.as_str())
+    .bind(known)
+    .bind(gone)
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query(
+        "WITH seen AS (SELECT unnest(accounts) AS account_id FROM run_pages WHERE tenant_id = $1 AND run_id = $4)
+         INSERT INTO removal_plan_accounts (tenant_id, plan_id, account_id)
+         SELECT $1, $2, a.account_id FROM accounts a
+         WHERE a.tenant_id = $1 AND a.integration_id = $3 AND a.removed_at IS NULL
+           AND NOT EXISTS (SELECT FROM seen s WHERE s.account_id = a.account_id)",
+    )
+    .bind(tenant)
+    .bind(plan)
+    .bind(integration)
+    .bind(run)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// A newer run has the last word about what is absent.
+pub(crate) async fn supersede_plan(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "WITH old AS (UPDATE removal_plans SET state = 'superseded'
+                      WHERE tenant_id = $1 AND integration_id = $2 AND state = 'held' RETURNING plan_id)
+         DELETE FROM removal_plan_accounts WHERE tenant_id = $1 AND plan_id IN (SELECT plan_id FROM old)",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
