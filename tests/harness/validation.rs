@@ -1,20 +1,29 @@
 //! A tenant with a simulated Entra ID directory and leaked credentials for it: the world of validator tests.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
 
-use idp_simulator::log::Submission;
-use parapet::servers::{Permissions, write_private};
+use identity_sync_worker::{Config as SyncWorker, KeyConfig, SyncConfig};
+use idp_simulator::{log::Submission, model::Directory};
+use parapet::{
+    certs::Certificates,
+    servers::{Permissions, write_private},
+};
 use prost::Message;
 use serde_json::json;
 use shared::{
-    id::{BatchId, ExposureId, FeedRecordId, IntegrationId, TenantId},
+    db::DatabaseConfig,
+    id::{BatchId, ExposureId, FeedRecordId, IntegrationId, SyncRunId, TenantId, ValidationId},
     outbox::Topic,
     queue::{BrokerConfig, declare_topology},
     sealing::{DataKey, Owner, Purpose, Sealer, TopKey, column},
-    wire::events::FeedBatchReceived,
+    service::{Common, ListenConfig, TlsFiles},
+    wire::events::{FeedBatchReceived, SyncRequested, ValidationRequested},
 };
 use sqlx::PgConnection;
-use tokio::process::{Child, Command};
+use tokio::{
+    process::{Child, Command},
+    sync::oneshot,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -49,6 +58,8 @@ pub struct World {
     pub integration: IntegrationId,
     /// The directory's id.
     pub directory: String,
+    /// The directory as it really is.
+    pub people: Arc<Directory>,
     /// The simulator: directory and judge.
     pub idp: Idp,
     /// The database.
@@ -63,6 +74,11 @@ pub struct World {
 impl World {
     /// A tenant that validates automatically, with this many active accounts.
     pub async fn new(accounts: usize) -> Self {
+        Self::with_unsynced(accounts, 0).await
+    }
+
+    /// The same, with further accounts in the directory that no sync has seen yet.
+    pub async fn with_unsynced(accounts: usize, unsynced: usize) -> Self {
         let (database, vhost) = (database().await, vhost().await);
         let servers = servers().await;
         // One for each test: the broker refuses to create the same user twice at the same moment.
@@ -83,7 +99,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let idp = Idp::start().await;
         let directory = Uuid::new_v4().to_string();
-        idp.directory(specification(&directory, accounts));
+        let people = idp.directory(specification(&directory, accounts + unsynced));
 
         let (tenant, integration) = (TenantId::new(), IntegrationId::new());
         let (leak, sealed_with) =
@@ -98,6 +114,7 @@ impl World {
             tenant,
             integration,
             directory,
+            people,
             idp,
             database,
             _vhost: vhost,
@@ -141,10 +158,15 @@ impl World {
         .bind(self.tenant)
         .bind(self.integration)
         .bind(json!({"cloud": "global", "tenant": self.directory, "client_id": GRAPH_APP, "ropc_client_id": ROPC_APP}))
-        .bind(json!({"identity_creation": true, "validation": {"automated": true},
+        .bind(json!({"identity_creation": true, "validation": {"automated": true, "manual": true},
                      "mitigation": {"disable_account": {"automated": true, "manual": true}}}))
         .bind(&self.directory)
         .execute(&mut *db).await.unwrap();
+        sqlx::query("INSERT INTO sync.sealing_key_tenants VALUES ($1)")
+            .bind(self.tenant)
+            .execute(&mut *db)
+            .await
+            .unwrap();
         let pair = top.new_key_pair(Some(self.tenant), 1).unwrap();
         sqlx::query("INSERT INTO sync.sealing_keys (tenant_id, version, public_key, signature, wrapped_private) VALUES ($1, 1, $2, $3, $4)")
             .bind(self.tenant).bind(&pair.public).bind(&pair.signature).bind(&pair.wrapped_private)
@@ -225,6 +247,84 @@ impl World {
         .execute(&mut self.superuser().await)
         .await
         .unwrap();
+    }
+
+    /// A person asks for an exposure to be validated; the request is delivered this many times.
+    pub async fn ask(&self, exposure: ExposureId, force: bool, times: usize) {
+        let (request, mut db) = (ValidationId::new(), self.superuser().await);
+        sqlx::query(
+            "INSERT INTO api.validation_requests (tenant_id, validation_id, kind, requested_by, requester_name, force, items)
+             VALUES ($1, $2, 'single', 'ann', 'Ann', $3, 1)",
+        )
+        .bind(self.tenant).bind(request).bind(force).execute(&mut db).await.unwrap();
+        sqlx::query(
+            "INSERT INTO api.validation_items (tenant_id, validation_id, exposure_id) VALUES ($1, $2, $3)",
+        )
+        .bind(self.tenant)
+        .bind(request)
+        .bind(exposure)
+        .execute(&mut db)
+        .await
+        .unwrap();
+        let message = ValidationRequested {
+            tenant_id: self.tenant.to_string(),
+            validation_id: request.to_string(),
+            cause_id: request.to_string(),
+        };
+        self.send(Topic::ValidationRequested, &message, times).await;
+    }
+
+    /// Changes an account at the directory.
+    pub fn patch(&self, account: usize, patch: &serde_json::Value) {
+        let now = self.idp.simulator.world.now();
+        self.people.accounts.patch(&object(account), patch, now).unwrap().unwrap();
+    }
+
+    /// Syncs the directory in full, with the real worker, and waits for the end of its run.
+    pub async fn synced(&self) {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let worker = tokio::spawn(identity_sync_worker::run(self.sync_worker(), async move {
+            stopped.await.ok();
+        }));
+        let run = SyncRunId::new();
+        let message = SyncRequested {
+            tenant_id: self.tenant.to_string(),
+            integration_id: self.integration.to_string(),
+            run_id: run.to_string(),
+            full: true,
+            ..SyncRequested::default()
+        };
+        self.send(Topic::SyncRequested, &message, 1).await;
+        self.until("SELECT count(*) FROM sync.runs WHERE state = 'running' OR state = 'finished'", 1).await;
+        self.until("SELECT count(*) FROM sync.runs WHERE state <> 'finished'", 0).await;
+        self.until("SELECT count(*) FROM sync.outbox", 0).await;
+        self.execute("DELETE FROM sync.runs").await;
+        stop.send(()).unwrap();
+        worker.await.unwrap().unwrap();
+    }
+
+    fn sync_worker(&self) -> SyncWorker {
+        let certificates = Certificates::prepare(self.dir.path(), &["identity-sync-worker"]).unwrap();
+        let own = certificates.of("identity-sync-worker");
+        SyncWorker {
+            common: Common {
+                database: DatabaseConfig {
+                    host: "127.0.0.1".into(),
+                    port: self.port,
+                    database: self.database.name.clone(),
+                    user: "parapet_sync".into(),
+                    password_file: Some(self.broker.password_file.clone()),
+                    ..DatabaseConfig::default()
+                },
+                broker: self.broker.clone(),
+                tls: Some(TlsFiles { cert_file: own.cert, key_file: own.key, ca_file: certificates.ca() }),
+                grpc: ListenConfig { listen: ([127, 0, 0, 1], 0).into(), ..ListenConfig::default() },
+                ..Common::default()
+            },
+            idp: self.idp.egress_config(),
+            keys: KeyConfig { integration: self.dir.path().join("integration.key") },
+            sync: SyncConfig::default(),
+        }
     }
 
     /// A connection as superuser.

@@ -23,6 +23,7 @@ mod messaging;
 mod mitigation;
 mod okta;
 mod outage;
+mod reopened;
 mod servers;
 mod service;
 mod stack;

@@ -111,6 +111,10 @@ async fn an_answer_that_never_comes_leaves_the_attempt_spent_and_unknown() {
     assert_eq!(world.submissions().len(), 1, "nothing is sent a second time");
     assert_eq!(world.count("SELECT count(*) FROM budget.attempt WHERE state = 'unknown'").await, 1);
     assert_eq!(world.count("SELECT since_success::bigint FROM budget.account").await, 1);
+    let kept =
+        "SELECT count(*) FROM validator.exposures e JOIN api.feed_records r USING (tenant_id, record_id)
+                WHERE e.secret_sealed IS NOT NULL AND r.secret_sealed IS NOT NULL";
+    assert_eq!(world.count(kept).await, 1, "what is not proven stays sealed until its retention ends");
 }
 
 #[tokio::test(flavor = "multi_thread")]
