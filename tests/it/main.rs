@@ -21,6 +21,9 @@ mod kills;
 mod limiter;
 mod messaging;
 mod mitigation;
+#[cfg(feature = "fail-points")]
+mod mitigation_kills;
+mod mitigation_stage;
 mod okta;
 mod outage;
 mod reopened;

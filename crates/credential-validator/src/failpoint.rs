@@ -1,5 +1,4 @@
-//! Places where a test lets the process die: only with the feature `fail-points`, and never in a release build, whatever
-//! its features (design §5).
+//! The stages of an exposure's turn at which a test lets the process die.
 
 /// A stage of an exposure's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,17 +45,7 @@ impl Stage {
     }
 }
 
-/// Dies here, as by `kill -9`, if a test asked for it.
-#[cfg(all(feature = "fail-points", debug_assertions))]
+/// Dies here if a test asked for it.
 pub fn reach(stage: Stage) {
-    if std::env::var("PARAPET_FAIL_POINT").is_ok_and(|wanted| wanted == stage.as_str())
-        && let Err(error) =
-            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
-    {
-        tracing::error!(%error, "could not die");
-    }
+    shared::failpoint::reach(stage.as_str());
 }
-
-/// Nothing: the build has no fail points.
-#[cfg(not(all(feature = "fail-points", debug_assertions)))]
-pub const fn reach(_stage: Stage) {}

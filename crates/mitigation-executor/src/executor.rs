@@ -6,39 +6,36 @@
 //! next delivery reads: an intent without outcome becomes `unknown`, visibly, and the account is read again, which
 //! decides; repeating these actions is harmless.
 
-use std::{sync::Arc, time::Duration};
+mod check;
+mod ending;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use shared::{
     audit::{self, Outcome as Audited},
-    db::{Db, StoreError, Tx},
+    db::{Db, StoreError},
+    failpoint::reach,
     id::{MitigationId, TenantId, WorkId},
     integration_store::{self, Status},
-    provider::{
-        Acted, Action, Capability, Containment, Missing, Provider, ProviderError, Retry,
-        directory::Directories,
-    },
+    provider::{Acted, Action, Containment, Missing, Provider, ProviderError, directory::Directories},
     queue::{Delivery, Handler, HandlerError, Outcome},
     wire::events::MitigationDue,
     work,
 };
-use time::OffsetDateTime;
 
 use crate::{
     events, intake,
-    plan::{self, Admission, Evidence, Facts, Hold, Refusal, Step},
+    plan::{self, Admission, Facts, Hold, Refusal, Step},
     state::{InvalidTransition, State},
     store::{self, Mitigation},
+    store_brake,
 };
 
 /// Longer than any provider call: after that a call counts as unknown.
 const CALL: time::Duration = time::Duration::minutes(2);
-/// Between tries at a directory that does not answer.
-const OUTAGE: Duration = Duration::from_secs(5);
 /// Between tries without the permission.
 const PERMISSION: time::Duration = time::Duration::minutes(15);
-/// How long a directory may take to show what it confirmed.
-const SETTLES: time::Duration = time::Duration::minutes(1);
 
 /// Carries out mitigations.
 pub struct Executor {
@@ -167,7 +164,7 @@ impl Executor {
                 Admission::Refuse(reason) => return self.refuse(delivery, tx, m, work, reason).await,
             }
         }
-        if let Some((reason, until)) = store::pause(&mut tx, m.integration).await? {
+        if let Some((reason, until)) = store_brake::pause(&mut tx, m.integration).await? {
             let until = until.unwrap_or(now + time::Duration::seconds(30));
             return self.wait(delivery, tx, m, work, until, &format!("paused_{reason}")).await;
         }
@@ -228,8 +225,10 @@ impl Executor {
                 .detail("attempt", m.attempt);
         audit::record(&mut tx, &intent).await?;
         tx.commit().await?;
+        reach("intended");
 
         let acted = provider.act(m.action, &m.object_id).await;
+        reach("answered");
         self.settle(delivery, m, work, acted).await
     }
 
@@ -295,241 +294,6 @@ impl Executor {
                 self.wait(delivery, tx, m, work, until, reason).await
             }
         }
-    }
-
-    /// Looks whether an action took effect, and later whether it stuck.
-    async fn check(&self, delivery: &Delivery, open: Open) -> Result<(), Stop> {
-        let Open { mut m, work, provider } = open;
-        let now = match provider.containment(&m.object_id, m.action).await {
-            Ok(now) => now,
-            Err(error) => return self.unreadable(delivery, m, work, &error).await,
-        };
-        let mut tx = self.db.tenant(m.tenant).await?;
-        let clock = tx.clock().await?;
-        let before = store::before(&mut tx, m.id).await?;
-        let evidence = match plan::evidence(m.action, before, now.as_ref()) {
-            // Okta does not show when sessions were revoked: its answer to the call is all there is.
-            Evidence::Silent if m.action == Action::RevokeSessions => {
-                m.details.insert(
-                    "evidence".to_owned(),
-                    "the provider's answer; it does not show sessions".to_owned(),
-                );
-                Evidence::Shown
-            }
-            evidence => evidence,
-        };
-        match (evidence, m.state.clone()) {
-            (Evidence::Shown, State::Done) => {
-                m.state = m.state.see()?;
-                m.verified_at = Some(clock);
-                let message = "the directory shows the action's effect";
-                audit::record(&mut tx, &events::about(&m, "mitigation.verified", Audited::Success, message))
-                    .await?;
-                self.next_check(delivery, tx, m, work).await
-            }
-            (Evidence::Shown | Evidence::Silent, State::Verified) => {
-                self.next_check(delivery, tx, m, work).await
-            }
-            (Evidence::Absent, State::Verified) => {
-                m.state = m.state.revert()?;
-                m.reverted_at = Some(clock);
-                store::save(&mut tx, &mut m).await?;
-                let message = "the directory does not show the action's effect any more; somebody or a directory sync took it back";
-                let told = [
-                    events::about(&m, "mitigation.reverted", Audited::Info, message),
-                    events::alert(&m, "alert.mitigation_reverted", message),
-                ];
-                audit::record_many(&mut tx, &told).await?;
-                metrics::counter!("parapet_mitigations_reverted_total", "action" => m.action.as_str())
-                    .increment(1);
-                work::finish(&mut tx, work).await?;
-                self.finished(delivery, tx).await
-            }
-            _ if m.finished_at.is_some_and(|at| clock - at < SETTLES) => {
-                work::postpone(&mut tx, work, clock + time::Duration::seconds(3), "not shown yet").await?;
-                self.finished(delivery, tx).await
-            }
-            _ => {
-                if m.details
-                    .insert("unverified".to_owned(), "the directory does not show it".to_owned())
-                    .is_none()
-                {
-                    let message = "the provider confirmed the action, but the directory does not show it";
-                    let told = [
-                        events::about(&m, "mitigation.verified", Audited::Failure, message),
-                        events::alert(&m, "alert.mitigation_unverified", message),
-                    ];
-                    audit::record_many(&mut tx, &told).await?;
-                }
-                self.next_check(delivery, tx, m, work).await
-            }
-        }
-    }
-
-    /// Ends a check: the next one, or no more.
-    async fn next_check(
-        &self,
-        delivery: &Delivery,
-        mut tx: Tx,
-        mut m: Mitigation,
-        work: WorkId,
-    ) -> Result<(), Stop> {
-        m.checks += 1;
-        store::save(&mut tx, &mut m).await?;
-        // Sessions that were revoked stay revoked.
-        let next = if m.action == Action::RevokeSessions { None } else { usize::try_from(m.checks).ok() };
-        match (next.and_then(|n| self.checks.get(n)), m.finished_at) {
-            (Some(after), Some(finished)) => {
-                work::postpone(&mut tx, work, finished + *after, "waits for its check").await?;
-            }
-            _ => work::finish(&mut tx, work).await?,
-        }
-        self.finished(delivery, tx).await
-    }
-
-    async fn unreadable(
-        &self,
-        delivery: &Delivery,
-        m: Mitigation,
-        work: WorkId,
-        error: &ProviderError,
-    ) -> Result<(), Stop> {
-        let mut tx = self.db.tenant(m.tenant).await?;
-        let now = tx.clock().await?;
-        let (until, reason) = self.put_off(&mut tx, &m, error, Capability::Read, now).await?;
-        self.wait(delivery, tx, m, work, until, reason).await
-    }
-
-    /// How long an error makes us wait, and what it is called. Outages and throttles spend no tries.
-    async fn put_off(
-        &self,
-        tx: &mut Tx,
-        m: &Mitigation,
-        error: &ProviderError,
-        capability: Capability,
-        now: OffsetDateTime,
-    ) -> Result<(OffsetDateTime, &'static str), StoreError> {
-        let after = match error.retry(OUTAGE) {
-            Retry::After(after) => time::Duration::try_from(after).unwrap_or(PERMISSION),
-            Retry::Restart => time::Duration::seconds(5),
-            Retry::Never => PERMISSION,
-        };
-        let until = now + after;
-        let reason = match error {
-            ProviderError::Throttled { .. } => {
-                store::throttled(tx, m.tenant, m.integration, until).await?;
-                "throttled"
-            }
-            ProviderError::Refused(missing) => {
-                events::observed(tx, m, capability, Some(missing)).await?;
-                "permission_missing"
-            }
-            ProviderError::NotSent(_)
-            | ProviderError::Lost(_)
-            | ProviderError::Unavailable { .. }
-            | ProviderError::CursorExpired
-            | ProviderError::Protocol(_) => "provider_unavailable",
-        };
-        Ok((until, reason))
-    }
-
-    async fn wait<T>(
-        &self,
-        delivery: &Delivery,
-        mut tx: Tx,
-        mut m: Mitigation,
-        work: WorkId,
-        until: OffsetDateTime,
-        reason: &str,
-    ) -> Result<T, Stop> {
-        if matches!(m.state, State::Planned { .. } | State::Acting { .. } | State::Unknown) {
-            m.state = m.state.wait(reason)?;
-            store::save(&mut tx, &mut m).await?;
-        }
-        work::postpone(&mut tx, work, until, reason).await?;
-        self.over(delivery, tx).await
-    }
-
-    async fn hold<T>(
-        &self,
-        delivery: &Delivery,
-        mut tx: Tx,
-        mut m: Mitigation,
-        work: WorkId,
-        by: Hold,
-    ) -> Result<T, Stop> {
-        // The account was read and does not show the action: nothing has happened.
-        if m.state == State::Unknown {
-            m.state = State::Planned { waits: None };
-        }
-        m.state = m.state.hold(by)?;
-        m.details.insert("held".to_owned(), by.sentence().to_owned());
-        store::save(&mut tx, &mut m).await?;
-        let told = [
-            events::about(&m, "mitigation.held", Audited::Info, by.sentence()).detail("held_by", by.as_str()),
-            events::alert(&m, "alert.mitigation_held", by.sentence()),
-        ];
-        audit::record_many(&mut tx, &told).await?;
-        work::finish(&mut tx, work).await?;
-        self.over(delivery, tx).await
-    }
-
-    async fn refuse<T>(
-        &self,
-        delivery: &Delivery,
-        mut tx: Tx,
-        mut m: Mitigation,
-        work: WorkId,
-        reason: Refusal,
-    ) -> Result<T, Stop> {
-        m.state = m.state.refuse(reason)?;
-        m.finished_at = Some(tx.clock().await?);
-        m.details.insert("refused".to_owned(), reason.sentence().to_owned());
-        store::save(&mut tx, &mut m).await?;
-        let event = events::about(&m, "mitigation.refused", Audited::Refused, reason.sentence())
-            .detail("reason", reason.as_str());
-        audit::record(&mut tx, &event).await?;
-        metrics::counter!("parapet_mitigations_refused_total", "reason" => reason.as_str()).increment(1);
-        work::finish(&mut tx, work).await?;
-        self.over(delivery, tx).await
-    }
-
-    /// Without the integration nothing is begun; what may have happened waits to be looked at, checks end.
-    async fn without_integration<T>(
-        &self,
-        delivery: &Delivery,
-        mut tx: Tx,
-        m: Mitigation,
-        work: WorkId,
-        now: OffsetDateTime,
-    ) -> Result<T, Stop> {
-        match m.state {
-            State::Planned { .. } => self.refuse(delivery, tx, m, work, Refusal::IntegrationDisabled).await,
-            State::Unknown => {
-                let until = now + time::Duration::minutes(5);
-                self.wait(delivery, tx, m, work, until, "integration_disabled").await
-            }
-            _ => {
-                work::finish(&mut tx, work).await?;
-                self.over(delivery, tx).await
-            }
-        }
-    }
-
-    /// Commits with the delivery marked done.
-    async fn finished(&self, delivery: &Delivery, mut tx: Tx) -> Result<(), Stop> {
-        if delivery.done(&mut tx).await? {
-            tx.commit().await?;
-        } else {
-            tx.rollback().await?;
-        }
-        Ok(())
-    }
-
-    /// The same, when nothing else is to follow.
-    async fn over<T>(&self, delivery: &Delivery, tx: Tx) -> Result<T, Stop> {
-        self.finished(delivery, tx).await?;
-        Err(Stop::Over)
     }
 }
 

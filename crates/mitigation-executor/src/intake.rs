@@ -24,6 +24,7 @@ use crate::{
     plan::{self, Admission, Facts, Hold},
     state::State,
     store::{self, Mitigation, Request, Target},
+    store_brake,
 };
 
 /// The kind of the one row of work that every mitigation has until nothing is left to do or to check.
@@ -112,7 +113,7 @@ impl Intake {
             return Ok(());
         }
         let targets = store::targets(tx, &[], &[exposure.uuid()]).await?;
-        store::lock_brake(tx, tenant).await?;
+        store_brake::lock_brake(tx, tenant).await?;
         let origin = Origin { tenant, request: None, exposure: Some(exposure), cause };
         self.plan(tx, &origin, &targets, |i| i.settings.mitigation.automated().collect()).await
     }
@@ -151,7 +152,7 @@ impl Intake {
                 let admission = plan::admit(action, &facts, brake);
                 let mitigation = mitigation(origin, target, action, admission);
                 if let State::Held { by } = mitigation.state
-                    && !store::holds(tx, by).await?
+                    && !store_brake::holds(tx, by).await?
                 {
                     events.push(events::alert(&mitigation, "alert.mitigation_held", by.sentence()));
                 }
@@ -178,7 +179,7 @@ impl Intake {
         target: &Target,
         integration: &Integration,
     ) -> Result<Option<Hold>, StoreError> {
-        let activity = store::activity(tx, target.account, integration.id, integration.version).await?;
+        let activity = store_brake::activity(tx, target.account, integration.id, integration.version).await?;
         Ok(plan::brake(&self.limits, &activity))
     }
 }
@@ -296,7 +297,7 @@ async fn release(
     }
     for integration in arming {
         if let Some(read) = integration_store::integration(tx, integration).await? {
-            store::arm(tx, tenant, integration, read.version, &request.requested_by).await?;
+            store_brake::arm(tx, tenant, integration, read.version, &request.requested_by).await?;
         }
     }
     work::schedule_many(tx, &work).await?;

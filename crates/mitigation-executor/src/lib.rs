@@ -10,6 +10,7 @@ pub mod intake;
 pub mod plan;
 pub mod state;
 pub mod store;
+pub mod store_brake;
 
 use std::{future::Future, process::ExitCode, sync::Arc};
 

@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod db;
+pub mod failpoint;
 pub mod grpc;
 pub mod id;
 pub mod identifier;

@@ -1,0 +1,113 @@
+//! Whether an action took effect, and later whether it stuck.
+
+use shared::{
+    audit::{self, Outcome as Audited},
+    db::Tx,
+    id::WorkId,
+    provider::Action,
+    queue::Delivery,
+    work,
+};
+
+use super::{Executor, Open, Stop};
+use crate::{
+    events,
+    plan::{self, Evidence},
+    state::State,
+    store::{self, Mitigation},
+};
+
+/// How long a directory may take to show what it confirmed.
+const SETTLES: time::Duration = time::Duration::minutes(1);
+
+impl Executor {
+    /// Looks whether an action took effect, and later whether it stuck.
+    pub(super) async fn check(&self, delivery: &Delivery, open: Open) -> Result<(), Stop> {
+        let Open { mut m, work, provider } = open;
+        let now = match provider.containment(&m.object_id, m.action).await {
+            Ok(now) => now,
+            Err(error) => return self.unreadable(delivery, m, work, &error).await,
+        };
+        let mut tx = self.db.tenant(m.tenant).await?;
+        let clock = tx.clock().await?;
+        let before = store::before(&mut tx, m.id).await?;
+        let evidence = match plan::evidence(m.action, before, now.as_ref()) {
+            // Okta does not show when sessions were revoked: its answer to the call is all there is.
+            Evidence::Silent if m.action == Action::RevokeSessions => {
+                m.details.insert(
+                    "evidence".to_owned(),
+                    "the provider's answer; it does not show sessions".to_owned(),
+                );
+                Evidence::Shown
+            }
+            evidence => evidence,
+        };
+        match (evidence, m.state.clone()) {
+            (Evidence::Shown, State::Done) => {
+                m.state = m.state.see()?;
+                m.verified_at = Some(clock);
+                let message = "the directory shows the action's effect";
+                audit::record(&mut tx, &events::about(&m, "mitigation.verified", Audited::Success, message))
+                    .await?;
+                self.next_check(delivery, tx, m, work).await
+            }
+            (Evidence::Shown | Evidence::Silent, State::Verified) => {
+                self.next_check(delivery, tx, m, work).await
+            }
+            (Evidence::Absent, State::Verified) => {
+                m.state = m.state.revert()?;
+                m.reverted_at = Some(clock);
+                store::save(&mut tx, &mut m).await?;
+                let message = "the directory does not show the action's effect any more; somebody or a directory sync took it back";
+                let told = [
+                    events::about(&m, "mitigation.reverted", Audited::Info, message),
+                    events::alert(&m, "alert.mitigation_reverted", message),
+                ];
+                audit::record_many(&mut tx, &told).await?;
+                metrics::counter!("parapet_mitigations_reverted_total", "action" => m.action.as_str())
+                    .increment(1);
+                work::finish(&mut tx, work).await?;
+                self.finished(delivery, tx).await
+            }
+            _ if m.finished_at.is_some_and(|at| clock - at < SETTLES) => {
+                work::postpone(&mut tx, work, clock + time::Duration::seconds(3), "not shown yet").await?;
+                self.finished(delivery, tx).await
+            }
+            _ => {
+                if m.details
+                    .insert("unverified".to_owned(), "the directory does not show it".to_owned())
+                    .is_none()
+                {
+                    let message = "the provider confirmed the action, but the directory does not show it";
+                    let told = [
+                        events::about(&m, "mitigation.verified", Audited::Failure, message),
+                        events::alert(&m, "alert.mitigation_unverified", message),
+                    ];
+                    audit::record_many(&mut tx, &told).await?;
+                }
+                self.next_check(delivery, tx, m, work).await
+            }
+        }
+    }
+
+    /// Ends a check: the next one, or no more.
+    pub(super) async fn next_check(
+        &self,
+        delivery: &Delivery,
+        mut tx: Tx,
+        mut m: Mitigation,
+        work: WorkId,
+    ) -> Result<(), Stop> {
+        m.checks += 1;
+        store::save(&mut tx, &mut m).await?;
+        // Sessions that were revoked stay revoked.
+        let next = if m.action == Action::RevokeSessions { None } else { usize::try_from(m.checks).ok() };
+        match (next.and_then(|n| self.checks.get(n)), m.finished_at) {
+            (Some(after), Some(finished)) => {
+                work::postpone(&mut tx, work, finished + *after, "waits for its check").await?;
+            }
+            _ => work::finish(&mut tx, work).await?,
+        }
+        self.finished(delivery, tx).await
+    }
+}

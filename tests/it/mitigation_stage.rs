@@ -1,0 +1,360 @@
+//! A tenant with a directory of either kind, its accounts synced, and an executor: the world of mitigation tests.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use e2e::{Bus, Idp};
+use idp_simulator::model::Directory;
+use mitigation_executor::config::{Brake, Config, Keys, Tuning};
+use serde_json::{Value, json};
+use shared::{
+    db::Db,
+    id::{AccountId, ExposureId, IntegrationId, MitigationRequestId, ProviderKind, TenantId},
+    outbox::{self, Topic},
+    provider::{Action, okta::keys},
+    sealing::{Owner, Purpose, TopKey, column},
+    wire::events::MitigationRequested,
+};
+use sqlx::Row as _;
+use tokio::{sync::oneshot, task::JoinHandle};
+
+const ORG: &str = "00oacme0000000000001";
+const ENTRA: &str = "7c2f1f6e-1111-4222-8333-444455556666";
+const CLIENT: &str = "0oaparapet0000000001";
+const ENTRA_CLIENT: &str = "11112222-3333-4444-8555-666677778888";
+
+/// The world.
+pub struct Stage {
+    pub bus: Bus,
+    pub idp: Idp,
+    pub directory: Arc<Directory>,
+    directory_id: &'static str,
+    provider: ProviderKind,
+    tenant: TenantId,
+    integration: IntegrationId,
+    /// As the executor's own role, to hand it requests as its neighbours do.
+    db: Db,
+    files: tempfile::TempDir,
+    config: Config,
+    running: Option<(oneshot::Sender<()>, JoinHandle<anyhow::Result<ExitCode>>)>,
+}
+
+/// Settings with these actions switched on.
+pub fn switched(actions: &[Action], automated: bool, manual: bool) -> Value {
+    let mut switches = serde_json::Map::new();
+    for action in actions {
+        switches.insert(action.as_str().to_owned(), json!({ "automated": automated, "manual": manual }));
+    }
+    json!({ "identity_creation": true, "mitigation": switches })
+}
+
+/// No brake: each test puts on the one it is about.
+pub fn free() -> Brake {
+    Brake {
+        accounts_per_hour: 1000,
+        percent_of_accounts: 100,
+        share_from_accounts: 1000,
+        hold_first_run: false,
+    }
+}
+
+/// Accounts without any role.
+pub fn people(count: usize) -> Vec<Value> {
+    (0..count)
+        .map(|n| json!({ "login": format!("u{n:03}@acme.example"), "password": "right horse battery" }))
+        .collect()
+}
+
+impl Stage {
+    pub async fn new(provider: ProviderKind, accounts: Vec<Value>, settings: Value, brake: Brake) -> Self {
+        let mut stage = Self::prepare(provider, accounts, settings, brake).await;
+        stage.start();
+        stage
+    }
+
+    /// The same before any executor was started.
+    pub async fn prepare(
+        provider: ProviderKind,
+        accounts: Vec<Value>,
+        settings: Value,
+        brake: Brake,
+    ) -> Self {
+        let (bus, idp) = (Bus::new().await, Idp::start().await);
+        let files = tempfile::tempdir().unwrap();
+        let top = TopKey::generate(Purpose::Integration).unwrap();
+        let key_file: PathBuf = files.path().join("integration.key");
+        std::fs::write(&key_file, top.to_file().unwrap().as_bytes()).unwrap();
+        let (tenant, integration) = (TenantId::new(), IntegrationId::new());
+        let pair = top.new_key_pair(Some(tenant), 1).unwrap();
+        let sealer = top.verifier().sealer(Some(tenant), 1, &pair.public, &pair.signature).unwrap();
+        let mut root = bus.superuser().await;
+        sqlx::query(
+            "WITH o AS (INSERT INTO api.organizations (organization_id, name) VALUES ($1, $1::text) RETURNING organization_id)
+             INSERT INTO api.tenants (tenant_id, organization_id, name, entitled_providers, identity_creation, validation,
+                                      mitigation, identifier_cap, integration_cap, contact)
+             SELECT $1, organization_id, 'main', '{okta,entra_id}', true, true, true, 1000, 1, 'sales' FROM o",
+        )
+        .bind(tenant)
+        .execute(&mut root)
+        .await
+        .unwrap();
+        sqlx::query("INSERT INTO sync.sealing_keys (tenant_id, version, public_key, signature, wrapped_private) VALUES ($1, 1, $2, $3, $4)")
+            .bind(tenant)
+            .bind(&pair.public)
+            .bind(&pair.signature)
+            .bind(&pair.wrapped_private)
+            .execute(&mut root)
+            .await
+            .unwrap();
+        let owner = |table| Owner { tenant: Some(tenant), table, row: integration.uuid(), version: 1 };
+        let (spec, connection, directory_id) = match provider {
+            ProviderKind::Okta => {
+                let key = tokio::task::spawn_blocking(keys::generate).await.unwrap().unwrap();
+                let app = json!({ "client_id": CLIENT, "roles": ["SUPER_ADMIN"], "jwks": keys::jwks(std::slice::from_ref(&key.public)),
+                    "scopes": ["okta.users.read", "okta.users.manage", "okta.policies.read", "okta.roles.read"] });
+                let okta = json!({ "org_id": ORG, "subdomain": "acme", "mail_domain": "acme.example", "buckets": null, "apps": [app] });
+                let sealed = sealer.seal(&owner(column::CLIENT_KEY), key.pkcs8.expose()).unwrap();
+                sqlx::query("INSERT INTO sync.client_keys (tenant_id, integration_id, version, kid, sealed_private) VALUES ($1, $2, 1, $3, $4)")
+                    .bind(tenant)
+                    .bind(integration)
+                    .bind(&key.kid)
+                    .bind(sealed)
+                    .execute(&mut root)
+                    .await
+                    .unwrap();
+                (json!({ "okta": okta }), json!({ "host": "acme.okta.com", "client_id": CLIENT }), ORG)
+            }
+            ProviderKind::EntraId => {
+                let app = json!({ "client_id": ENTRA_CLIENT, "secrets": [{ "value": "only-for-tests" }],
+                    "permissions": ["User.Read.All", "User.RevokeSessions.All", "User.EnableDisableAccount.All",
+                        "IdentityRiskyUser.ReadWrite.All", "IdentityRiskyUser.Read.All", "RoleManagement.Read.Directory",
+                        "Directory.Read.All", "AuditLog.Read.All"],
+                    "roles": ["Privileged Authentication Administrator"] });
+                let entra = json!({ "tenant_id": ENTRA, "domains": [{ "name": "acme.example" }], "apps": [app],
+                    "licences": ["P1", "P2"], "risk_throttling": false });
+                (
+                    json!({ "entra_id": entra }),
+                    json!({ "cloud": "global", "tenant": ENTRA, "client_id": ENTRA_CLIENT }),
+                    ENTRA,
+                )
+            }
+        };
+        let directory = idp.directory(json!({ "name": "Acme", "provider": spec, "accounts": accounts }));
+        sqlx::query(
+            "INSERT INTO api.integrations (tenant_id, integration_id, name, provider, config, settings, status, status_reason,
+                                           status_message, directory_id, created_by, updated_by)
+             VALUES ($1, $2, 'Acme', $3, $4, $5, 'active', '', '', $6, 'test', 'test')",
+        )
+        .bind(tenant)
+        .bind(integration)
+        .bind(provider.as_str())
+        .bind(connection)
+        .bind(settings)
+        .bind(directory_id)
+        .execute(&mut root)
+        .await
+        .unwrap();
+        if provider == ProviderKind::EntraId {
+            let sealed = sealer.seal(&owner(column::INTEGRATION_SECRET), b"only-for-tests").unwrap();
+            sqlx::query("INSERT INTO api.integration_secrets (tenant_id, integration_id, version, sealed) VALUES ($1, $2, 1, $3)")
+                .bind(tenant)
+                .bind(integration)
+                .bind(sealed)
+                .execute(&mut root)
+                .await
+                .unwrap();
+        }
+        let config = Config {
+            common: bus.common_as("parapet_mitigation"),
+            idp: idp.egress_config(),
+            keys: Keys { integration: key_file },
+            executor: Tuning { check_after_seconds: vec![0, 2], ..Tuning::default() },
+            brake,
+        };
+        let db = Db::connect(&config.common.database).await.unwrap();
+        let stage = Self {
+            bus,
+            idp,
+            directory,
+            directory_id,
+            provider,
+            tenant,
+            integration,
+            db,
+            files,
+            config,
+            running: None,
+        };
+        stage.sync().await;
+        stage
+    }
+
+    /// Copies the directory's accounts to where identity-sync-worker would.
+    async fn sync(&self) {
+        let (accounts, _) = self.directory.accounts.page(0, usize::MAX, |_| true);
+        for account in accounts {
+            sqlx::query(
+                "INSERT INTO sync.accounts (tenant_id, account_id, integration_id, provider, directory_id, object_id, login,
+                     login_key, display_name, addresses, state, kind, authority, is_admin, hybrid)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $7, '', '{}', 'active', 'member', 'cloud', $8, $9)",
+            )
+            .bind(self.tenant)
+            .bind(AccountId::new())
+            .bind(self.integration)
+            .bind(self.provider.as_str())
+            .bind(self.directory_id)
+            .bind(&account.id)
+            .bind(&account.login)
+            .bind(!account.roles.is_empty())
+            .bind(account.hybrid)
+            .execute(&mut self.bus.superuser().await)
+            .await
+            .unwrap();
+        }
+    }
+
+    pub fn start(&mut self) {
+        assert!(self.files.path().exists());
+        let (stop, asked) = oneshot::channel::<()>();
+        let run = mitigation_executor::run(self.config.clone(), async move {
+            if asked.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        });
+        self.running = Some((stop, tokio::spawn(run)));
+    }
+
+    /// Starts an executor as a process of its own, which takes one action at a time; `fail_point`: where it is to die.
+    #[cfg(feature = "fail-points")]
+    pub fn process(&self, program: &std::path::Path, fail_point: Option<&str>) -> tokio::process::Child {
+        let Config { common, idp, keys, executor, brake } = &self.config;
+        let (database, broker) = (&common.database, &common.broker);
+        let resolve =
+            idp.resolve.iter().map(|fixed| json!({"suffix": fixed.suffix, "address": fixed.address}));
+        let options = json!({
+            "common": {
+                "database": {
+                    "host": database.host, "port": database.port, "database": database.database,
+                    "user": database.user, "password_file": database.password_file,
+                },
+                "broker": {
+                    "host": broker.host, "port": broker.port, "vhost": broker.vhost, "user": broker.user,
+                    "password_file": broker.password_file,
+                },
+                "telemetry": { "log": "warn" },
+            },
+            "idp": { "extra_ca": idp.extra_ca, "resolve": resolve.collect::<Vec<_>>() },
+            "keys": { "integration": keys.integration },
+            "executor": { "concurrency": 1, "check_after_seconds": executor.check_after_seconds },
+            "brake": {
+                "accounts_per_hour": brake.accounts_per_hour, "percent_of_accounts": brake.percent_of_accounts,
+                "share_from_accounts": brake.share_from_accounts, "hold_first_run": brake.hold_first_run,
+            },
+        });
+        let file = self.files.path().join("executor.json");
+        std::fs::write(&file, options.to_string()).unwrap();
+        let mut command = tokio::process::Command::new(program);
+        command.arg("--config").arg(file).stdin(std::process::Stdio::null()).kill_on_drop(true);
+        if let Some(place) = fail_point {
+            command.env("PARAPET_FAIL_POINT", place);
+        }
+        command.spawn().unwrap()
+    }
+
+    pub async fn stop(&mut self) {
+        let (stop, ended) = self.running.take().unwrap();
+        stop.send(()).unwrap();
+        assert_eq!(format!("{:?}", ended.await.unwrap().unwrap()), format!("{:?}", ExitCode::SUCCESS));
+    }
+
+    async fn account(&self, login: &str) -> uuid::Uuid {
+        sqlx::query_scalar("SELECT account_id FROM sync.accounts WHERE login = $1")
+            .bind(login)
+            .fetch_one(&mut self.bus.superuser().await)
+            .await
+            .unwrap()
+    }
+
+    /// A person asks, as integration-api stores it; the message is sent as often as said.
+    pub async fn ask(&self, who: &str, logins: &[&str], actions: &[Action], release: bool, times: usize) {
+        let request = MitigationRequestId::new();
+        let mut accounts = Vec::new();
+        for login in logins {
+            accounts.push(self.account(login).await);
+        }
+        sqlx::query(
+            "INSERT INTO api.mitigation_requests (tenant_id, request_id, requested_by, requester_name, actions, account_ids,
+                 exposure_ids, release, reason)
+             VALUES ($1, $2, $3, $3, $4, $5, '{}', $6, 'because')",
+        )
+        .bind(self.tenant)
+        .bind(request)
+        .bind(who)
+        .bind(actions.iter().map(|a| a.as_str()).collect::<Vec<_>>())
+        .bind(accounts)
+        .bind(release)
+        .execute(&mut self.bus.superuser().await)
+        .await
+        .unwrap();
+        let message = MitigationRequested {
+            tenant_id: self.tenant.to_string(),
+            request_id: request.to_string(),
+            ..MitigationRequested::default()
+        };
+        self.send(message, times).await;
+    }
+
+    async fn send(&self, message: MitigationRequested, times: usize) {
+        let mut tx = self.db.system().await.unwrap();
+        outbox::enqueue_many(&mut tx, Topic::MitigationRequested, Some(self.tenant), &vec![message; times])
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    /// The validator proves a leaked password of this account.
+    pub async fn prove(&self, login: &str, verdict: &str, times: usize) {
+        let exposure = ExposureId::new();
+        sqlx::query(
+            "INSERT INTO validator.exposures (tenant_id, exposure_id, record_id, batch_id, feed, account_id, identifier_id,
+                 integration_id, provider, directory_id, object_id, login_at_match, source, secret_form, received_at,
+                 history, wanted, verdict, verdict_at, state)
+             SELECT tenant_id, $1, $1, $1, 'test', account_id, $1, integration_id, provider, directory_id, object_id, login,
+                 '{}', 'plaintext', clock_timestamp(), false, true, $3, clock_timestamp(), 'decided'
+             FROM sync.accounts WHERE login = $2",
+        )
+        .bind(exposure)
+        .bind(login)
+        .bind(verdict)
+        .execute(&mut self.bus.superuser().await)
+        .await
+        .unwrap();
+        let message = MitigationRequested {
+            tenant_id: self.tenant.to_string(),
+            exposure_id: exposure.to_string(),
+            ..MitigationRequested::default()
+        };
+        self.send(message, times).await;
+    }
+
+    /// Waits until this query over mitigations counts so many.
+    pub async fn until(&self, query: &'static str, expected: i64) {
+        self.bus.until_count(query, expected).await;
+    }
+
+    /// State and reason of every mitigation, by sign-in name and action.
+    pub async fn told(&self) -> Vec<(String, String, String, Option<String>)> {
+        sqlx::query("SELECT login, action, state, coalesce(held_by, reason) AS why FROM mitigation.mitigations ORDER BY login, action")
+            .fetch_all(&mut self.bus.superuser().await)
+            .await
+            .unwrap()
+            .iter()
+            .map(|row| (row.get("login"), row.get("action"), row.get("state"), row.get("why")))
+            .collect()
+    }
+
+    /// What our application changed at the directory, in order.
+    pub fn done(&self) -> Vec<String> {
+        let ours = |actor: &str| actor == CLIENT || actor == ENTRA_CLIENT;
+        self.idp.changes().into_iter().filter(|c| ours(&c.actor)).map(|c| c.action).collect()
+    }
+}
