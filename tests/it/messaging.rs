@@ -171,18 +171,19 @@ async fn a_thousand_duplicate_deliveries_have_one_effect() {
     assert_eq!(bus.count("SELECT count(*) FROM validator.inbox WHERE status = 'done'").await, 102);
 }
 
-/// Negative control: an inbox that forgets that a message is done.
+/// Takes a protection out: an inbox that forgets that a message is done.
+pub const FORGETFUL_INBOX: &str = "
+    CREATE FUNCTION validator.forget() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN NEW.status := 'working'; NEW.tries := 1; RETURN NEW; END $$;
+    GRANT EXECUTE ON FUNCTION validator.forget() TO parapet_validator;
+    CREATE TRIGGER forget BEFORE UPDATE ON validator.inbox FOR EACH ROW EXECUTE FUNCTION validator.forget()";
+
+/// Negative control.
 #[tokio::test]
 async fn without_the_inbox_duplicates_have_many_effects() {
     let bus = Bus::new().await;
     bus.execute(EFFECTS).await;
-    bus.execute(
-        "CREATE FUNCTION validator.forget() RETURNS trigger LANGUAGE plpgsql AS
-             $$ BEGIN NEW.status := 'working'; NEW.tries := 1; RETURN NEW; END $$;
-         GRANT EXECUTE ON FUNCTION validator.forget() TO parapet_validator;
-         CREATE TRIGGER forget BEFORE UPDATE ON validator.inbox FOR EACH ROW EXECUTE FUNCTION validator.forget()",
-    )
-    .await;
+    bus.execute(FORGETFUL_INBOX).await;
     assert!(
         duplicates(&bus).await > 1000,
         "the inbox was taken out and nothing went wrong: the test proves nothing"

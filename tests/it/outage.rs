@@ -6,7 +6,7 @@ use e2e::{Bus, Proxy};
 use parapet::servers::{Postgres, PostgresSettings, RabbitMq};
 use shared::queue::{self, Handler, Topic};
 
-use crate::messaging::{EFFECTS, Effect, enqueue};
+use crate::messaging::{EFFECTS, Effect, FORGETFUL_INBOX, enqueue};
 
 const TOPIC: Topic = Topic::ValidationRequested;
 const MESSAGES: i64 = 1500;
@@ -84,28 +84,65 @@ async fn a_database_killed_under_load_loses_nothing_and_repeats_nothing() {
 
 #[tokio::test]
 async fn cut_connections_under_load_lose_nothing() {
-    let bus = Bus::new().await;
-    bus.execute(EFFECTS).await;
-    let database = Proxy::to(bus.common.database.port).await;
-    let broker = Proxy::to(bus.common.broker.port).await;
-    let mut common = bus.common_as("parapet_validator");
-    common.database.port = database.port();
-    common.broker.port = broker.port();
-    let running = e2e::bus::start("validator", common).await;
-    let handler = Effect::new(running.service.db(), Duration::from_millis(2));
-    queue::spawn_consumer(&running.service, TOPIC, PREFETCH, Arc::clone(&handler) as Arc<dyn Handler>);
-    running.service.spawn_relay(&["outbox"]);
-    enqueue(running.service.db(), (0..MESSAGES).map(|n| format!("{n}"))).await;
+    let cut = Cut::new().await;
     for round in 1..=8 {
-        until_at_least(&bus, round * MESSAGES / 12).await;
-        if round % 2 == 0 { database.cut() } else { broker.cut() }
+        until_at_least(&cut.bus, round * MESSAGES / 12).await;
+        if round % 2 == 0 { cut.database.cut() } else { cut.broker.cut() }
     }
-    everything_once(&bus).await;
+    everything_once(&cut.bus).await;
     assert!(
-        handler.most_at_work.load(Ordering::SeqCst) <= usize::from(PREFETCH),
+        cut.handler.most_at_work.load(Ordering::SeqCst) <= usize::from(PREFETCH),
         "more at work than the prefetch allows"
     );
-    assert_eq!(running.stop().await, ExitCode::SUCCESS);
+    assert_eq!(cut.running.stop().await, ExitCode::SUCCESS);
+}
+
+/// Negative control: what is delivered again after a cut has its effect again.
+#[tokio::test]
+async fn without_the_inbox_cut_connections_repeat_effects() {
+    let cut = Cut::new().await;
+    cut.bus.execute(FORGETFUL_INBOX).await;
+    let repeated = "SELECT count(*) - count(DISTINCT subject) FROM validator.effects";
+    for round in 1..=40 {
+        until_at_least(&cut.bus, round * MESSAGES / 50).await;
+        cut.broker.cut();
+        if cut.bus.count(repeated).await > 0 {
+            break;
+        }
+    }
+    assert!(
+        cut.bus.count(repeated).await > 0,
+        "the inbox was taken out and nothing went wrong: the test proves nothing"
+    );
+    cut.running.stop().await;
+}
+
+/// A consumer under load whose connections can be cut.
+struct Cut {
+    bus: Bus,
+    database: Proxy,
+    broker: Proxy,
+    running: e2e::bus::Running,
+    handler: Arc<Effect>,
+}
+
+impl Cut {
+    async fn new() -> Self {
+        let bus = Bus::new().await;
+        bus.execute(EFFECTS).await;
+        let database = Proxy::to(bus.common.database.port).await;
+        let broker = Proxy::to(bus.common.broker.port).await;
+        let mut common = bus.common_as("parapet_validator");
+        common.database.port = database.port();
+        common.broker.port = broker.port();
+        let running = e2e::bus::start("validator", common).await;
+        let handler = Effect::new(running.service.db(), Duration::from_millis(2));
+        let consumer = Arc::clone(&handler) as Arc<dyn Handler>;
+        queue::spawn_consumer(&running.service, TOPIC, PREFETCH, consumer);
+        running.service.spawn_relay(&["outbox"]);
+        enqueue(running.service.db(), (0..MESSAGES).map(|n| format!("{n}"))).await;
+        Self { bus, database, broker, running, handler }
+    }
 }
 
 async fn until_at_least(bus: &Bus, effects: i64) {
