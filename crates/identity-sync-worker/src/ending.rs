@@ -83,6 +83,7 @@ impl Sync {
     ) -> Result<(Option<HoldReason>, Option<Absent>), StoreError> {
         let (tenant, integration) = (scope.integration.tenant, scope.integration.id);
         store_accounts::lock_usage(tx, tenant).await?;
+        store_accounts::expect_many(tx).await?;
         let absent = store_accounts::count_absent(tx, tenant, integration, run.id).await?;
         let held = brake(absent, run.seen, self.limits);
         if let Some(reason) = held {
