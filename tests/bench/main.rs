@@ -42,7 +42,10 @@ struct Bench {
 async fn main() -> anyhow::Result<()> {
     let bench = Bench::parse();
     let stage = Stage::start(bench.rounds).await?;
-    let outcome = bench.measure(&stage).await;
+    let outcome = tokio::select! {
+        outcome = bench.measure(&stage) => outcome,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
     stage.stop().await?;
     let report = outcome?;
     report.save(&bench.report)?;
