@@ -29,7 +29,7 @@ const ORGANIZATION: &str = "bench";
 /// Who administers, feeds and validates in every round.
 pub const CALLER: &str = "bench";
 /// What one step may take at the most.
-pub const PATIENCE: Duration = Duration::from_mins(5);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// A running stack.
 #[derive(Debug)]

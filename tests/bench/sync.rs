@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use parapet::{
     client,
     demo::directory::{Account, rfc3339},
@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     report::Report,
-    stage::{PATIENCE, Stage, rate, tenant as tenant_of, until},
+    stage::{Stage, rate, tenant as tenant_of, until},
 };
 
 const CLIENT: &str = "b7d5c9f4-2a61-4b0e-8f7c-93c1a4a7d512";
@@ -142,17 +142,7 @@ async fn create(
         }),
         idempotency_key: format!("bench-{tenant}"),
     };
-    // Right after the tenant its sealing keys may still be in the making.
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match integrations.create_integration(request.clone()).await {
-            Ok(created) => return created.into_inner().integration.context("no integration in the answer"),
-            Err(status) if status.code() == tonic::Code::Unavailable && Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(300)).await;
-            }
-            Err(status) => return Err(status.into()),
-        }
-    }
+    client::create_integration(integrations, request).await
 }
 
 /// The least that reads every account: token, first page, next links.

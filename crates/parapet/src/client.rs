@@ -3,15 +3,18 @@
 mod failure;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
+use shared::wire::v1::{
+    CreateIntegrationRequest, Integration, integration_service_client::IntegrationServiceClient,
+};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 use uuid::Uuid;
 
 pub use failure::Failure;
@@ -89,6 +92,27 @@ pub async fn connect(global: &Global) -> anyhow::Result<Api> {
         None => None,
     };
     Ok(InterceptedService::new(channel, Credentials::new(&token, tenant)?))
+}
+
+/// How long a new tenant's sealing keys may be in the making.
+const KEYS_WITHIN: Duration = Duration::from_secs(30);
+
+/// Creates an integration; right after its tenant the keys that seal its secret may still be in the making. The
+/// idempotency key makes the repetition harmless.
+pub async fn create_integration(
+    integrations: &mut IntegrationServiceClient<Api>,
+    request: CreateIntegrationRequest,
+) -> anyhow::Result<Integration> {
+    let deadline = Instant::now() + KEYS_WITHIN;
+    loop {
+        match integrations.create_integration(request.clone()).await {
+            Ok(created) => return created.into_inner().integration.context("no integration in the answer"),
+            Err(status) if status.code() == Code::Unavailable && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+            Err(status) => return Err(status.into()),
+        }
+    }
 }
 
 /// Connects to the public API without saying who calls.

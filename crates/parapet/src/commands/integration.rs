@@ -211,8 +211,7 @@ impl Integration {
         let mut client = IntegrationServiceClient::new(api.clone());
         match self {
             Self::Add(add) => {
-                let created = client.create_integration(add.provider.request()?).await?.into_inner();
-                let integration = created.integration.unwrap_or_default();
+                let integration = client::create_integration(&mut client, add.provider.request()?).await?;
                 let incomplete = matches!(
                     &integration.config,
                     Some(api::integration::Config::Okta(okta)) if okta.client_id.is_empty()

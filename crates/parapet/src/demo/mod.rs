@@ -80,7 +80,7 @@ impl Demo {
         let synced = run.connect_and_sync().await?;
         let feeds = run.make_feeds(&synced)?;
         let imported = run.import(&feeds).await?;
-        run.wait_for_verdicts(&feeds).await?;
+        run.wait_for_verdicts().await?;
         run.wait_for_containment().await?;
         run.release_what_is_held().await?;
         stage.say("collecting what Parapet says and what the directories say");

@@ -147,7 +147,7 @@ impl Run {
         for side in &self.sides {
             self.stage.say(format_args!("{}: creating and testing the integration", side.name));
             let mut integrations = IntegrationServiceClient::new(self.api("admin", side).await?);
-            let created = create(&mut integrations, self.integration(side)).await?;
+            let created = client::create_integration(&mut integrations, self.integration(side)).await?;
             if !created.jwks_url.is_empty() {
                 self.register_okta_application(side, &created.jwks_url).await?;
             }
@@ -295,7 +295,7 @@ impl Run {
     }
 
     /// Waits until every exposure is decided, or waits for a slot of its account's budget that is far away.
-    pub async fn wait_for_verdicts(&self, _feeds: &Feeds) -> anyhow::Result<()> {
+    pub async fn wait_for_verdicts(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + Duration::from_mins(6);
         let (mut quiet, mut before, mut said) = (0, 0, Instant::now());
         while quiet < 3 {
@@ -419,23 +419,6 @@ impl Run {
                 return Ok(all);
             }
             page_token = page.next_page_token;
-        }
-    }
-}
-
-/// Creates the integration; right after the tenant its sealing keys may still be in the making.
-async fn create(
-    integrations: &mut IntegrationServiceClient<client::Api>,
-    request: api::CreateIntegrationRequest,
-) -> anyhow::Result<api::Integration> {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
-        match integrations.create_integration(request.clone()).await {
-            Ok(created) => return created.into_inner().integration.context("no integration in the answer"),
-            Err(status) if status.code() == tonic::Code::Unavailable && Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(300)).await;
-            }
-            Err(status) => return Err(status.into()),
         }
     }
 }
