@@ -30,26 +30,29 @@ Exit codes:
   6  refused: the request does not fit the present state or the rules
   7  a limit, quota or brake stands in the way";
 
+/// Where help lists what every command understands.
+const HEADING: &str = "Options of every command";
+
 /// What every command understands.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
     /// Print JSON for programs instead of tables for people
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = HEADING)]
     pub json: bool,
     /// The tenant to act in: its name or id; needed when the caller has several
-    #[arg(long, global = true, env = "PARAPET_TENANT", value_name = "NAME|ID")]
+    #[arg(long, global = true, help_heading = HEADING, env = "PARAPET_TENANT", value_name = "NAME|ID")]
     pub tenant: Option<String>,
     /// Where the local stack keeps everything [default: .parapet, here or in a parent directory]
-    #[arg(long, global = true, env = "PARAPET_DATA_DIR", value_name = "DIR")]
+    #[arg(long, global = true, help_heading = HEADING, env = "PARAPET_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// The integration-api to talk to [default: the local stack's]
-    #[arg(long, global = true, env = "PARAPET_API", value_name = "URL")]
+    #[arg(long, global = true, help_heading = HEADING, env = "PARAPET_API", value_name = "URL")]
     pub api: Option<String>,
     /// A PEM file with the authorities that may vouch for the integration-api
-    #[arg(long, global = true, env = "PARAPET_API_CA", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = HEADING, env = "PARAPET_API_CA", value_name = "FILE")]
     pub api_ca: Option<PathBuf>,
     /// The caller of the local stack to act as, for this command only
-    #[arg(long = "as", global = true, env = "PARAPET_AS", value_name = "CALLER")]
+    #[arg(long = "as", global = true, help_heading = HEADING, env = "PARAPET_AS", value_name = "CALLER")]
     pub caller: Option<String>,
 }
 
