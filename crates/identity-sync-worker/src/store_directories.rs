@@ -120,15 +120,10 @@ pub(crate) async fn recovered(
     tenant: TenantId,
     integration: IntegrationId,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    let statement =
         "UPDATE directories SET failing_since = NULL, failures = 0, lost_reason = NULL, lost_message = NULL
-         WHERE tenant_id = $1 AND integration_id = $2",
-    )
-    .bind(tenant)
-    .bind(integration)
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
+         WHERE tenant_id = $1 AND integration_id = $2";
+    change(tx, statement, tenant, integration).await
 }
 
 /// Reading failed; counts it, and remembers since when.
@@ -137,15 +132,10 @@ pub(crate) async fn failed_once(
     tenant: TenantId,
     integration: IntegrationId,
 ) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE directories SET failures = failures + 1, failing_since = coalesce(failing_since, clock_timestamp())
-         WHERE tenant_id = $1 AND integration_id = $2",
-    )
-    .bind(tenant)
-    .bind(integration)
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
+    let statement = "UPDATE directories SET failures = failures + 1,
+             failing_since = coalesce(failing_since, clock_timestamp())
+         WHERE tenant_id = $1 AND integration_id = $2";
+    change(tx, statement, tenant, integration).await
 }
 
 /// Reading counts as lost.
@@ -199,8 +189,19 @@ pub(crate) async fn forget_directory(
         "DELETE FROM directory_policies WHERE tenant_id = $1 AND integration_id = $2",
         "DELETE FROM directories WHERE tenant_id = $1 AND integration_id = $2",
     ] {
-        sqlx::query(statement).bind(tenant).bind(integration).execute(&mut **tx).await?;
+        change(tx, statement, tenant, integration).await?;
     }
+    Ok(())
+}
+
+/// A statement that needs to know the integration and nothing else.
+async fn change(
+    tx: &mut Tx,
+    statement: &'static str,
+    tenant: TenantId,
+    integration: IntegrationId,
+) -> Result<(), StoreError> {
+    sqlx::query(statement).bind(tenant).bind(integration).execute(&mut **tx).await?;
     Ok(())
 }
 
