@@ -9,6 +9,7 @@ use idp_simulator::model::Directory;
 use parapet::certs::Certificates;
 use serde_json::Value;
 use shared::provider::http::{Egress, EgressConfig, FixedAddress};
+use shared::provider::{Account, Cursor, Listing, Next, Provider, ProviderError};
 
 /// A running simulator and the way to it.
 #[derive(Debug)]
@@ -76,5 +77,22 @@ impl Idp {
         let entries = self.simulator.world.log.after(0, usize::MAX, |_| true);
         let change = |event| if let Event::Change(c) = event { Some(c) } else { None };
         entries.into_iter().filter_map(|entry| change(entry.event)).collect()
+    }
+}
+
+/// Walks a listing to its end; returns the accounts in order and where changes begin.
+pub async fn walk(
+    provider: &dyn Provider,
+    listing: Listing,
+    from: Option<Cursor>,
+) -> Result<(Vec<Account>, Cursor), ProviderError> {
+    let (mut all, mut at) = (Vec::new(), from);
+    loop {
+        let page = provider.accounts(listing, at.as_ref()).await?;
+        all.extend(page.accounts);
+        match page.next {
+            Next::Page(cursor) => at = Some(cursor),
+            Next::End(cursor) => return Ok((all, cursor.unwrap())),
+        }
     }
 }

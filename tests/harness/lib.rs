@@ -14,7 +14,7 @@ pub mod servers;
 pub mod validation;
 
 pub use bus::{Bus, until};
-pub use idp::Idp;
+pub use idp::{Idp, walk};
 pub use permits::Permits;
 pub use proxy::Proxy;
 pub use servers::{

@@ -172,10 +172,7 @@ async fn a_created_integration_is_sealed_audited_and_created_once_however_often_
 async fn changing_credentials_undoes_the_test_and_a_stale_etag_changes_nothing() {
     let stage = Stage::new().await;
     let made = created(&stage).await;
-    stage
-        .bus
-        .execute("UPDATE api.integrations SET proven_at = now(), test_passed = true, status = 'active', status_reason = ''")
-        .await;
+    stage.activate_all().await;
     let mut admin = IntegrationServiceClient::new(stage.by("tom", &["tenant_admin"]));
     let update = |paths: &[&str], etag: &str, change: v1::Integration, secret: Option<&str>| {
         v1::UpdateIntegrationRequest {
@@ -361,10 +358,7 @@ async fn a_tenant_sees_and_changes_nothing_of_another() {
 async fn a_worker_that_loses_reading_makes_an_error_that_recovers() {
     let stage = Stage::new().await;
     let made = created(&stage).await;
-    stage
-        .bus
-        .execute("UPDATE api.integrations SET proven_at = now(), test_passed = true, status = 'active', status_reason = ''")
-        .await;
+    stage.activate_all().await;
     for (working, expected) in [(false, "error"), (true, "active")] {
         let now = time::OffsetDateTime::now_utc();
         let message = wire::events::IntegrationObserved {

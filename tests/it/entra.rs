@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use e2e::{Idp, Permits};
+use e2e::{Idp, Permits, walk};
 use idp_simulator::model::{Directory, Settings};
 use serde_json::{Value, json};
 use shared::id::ProviderKind;
@@ -102,15 +102,7 @@ impl Stage {
         listing: Listing,
         from: Option<Cursor>,
     ) -> Result<(Vec<Account>, Cursor), ProviderError> {
-        let (mut all, mut at) = (Vec::new(), from);
-        loop {
-            let page = self.entra.accounts(listing, at.as_ref()).await?;
-            all.extend(page.accounts);
-            match page.next {
-                Next::Page(cursor) => at = Some(cursor),
-                Next::End(cursor) => return Ok((all, cursor.unwrap())),
-            }
-        }
+        walk(&self.entra, listing, from).await
     }
 
     /// Submits once, with the account as it was read before.

@@ -7,12 +7,12 @@ mod sign_in;
 
 use std::sync::Arc;
 
-use e2e::Idp;
+use e2e::{Idp, walk};
 use idp_simulator::model::{Directory, Settings};
 use serde_json::{Value, json};
 use shared::integration::OktaConnection;
 use shared::provider::okta::{Okta, keys};
-use shared::provider::{Account, Cursor, Listing, Next, Provider, ProviderError};
+use shared::provider::{Account, Cursor, Listing, Provider, ProviderError};
 
 const CLIENT: &str = "0oaparapet0000000001";
 const ORG: &str = "00oacme0000000000001";
@@ -80,15 +80,7 @@ impl Stage {
         listing: Listing,
         from: Option<Cursor>,
     ) -> Result<(Vec<Account>, Cursor), ProviderError> {
-        let (mut all, mut at) = (Vec::new(), from);
-        loop {
-            let page = self.okta.accounts(listing, at.as_ref()).await?;
-            all.extend(page.accounts);
-            match page.next {
-                Next::Page(cursor) => at = Some(cursor),
-                Next::End(cursor) => return Ok((all, cursor.unwrap())),
-            }
-        }
+        walk(&self.okta, listing, from).await
     }
 }
 

@@ -1,28 +1,20 @@
 //! What every provider adapter must do, said once and run against each: through the traits only, against the
 //! simulator, with real names, real TLS and real permits. What only one provider has is tested in its own module.
 
-use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
+mod subject;
 
-use e2e::{Idp, Permits};
-use idp_simulator::model::Directory;
+use std::collections::{BTreeSet, HashSet};
+
+use e2e::{Permits, walk};
 use serde_json::{Value, json};
 use shared::id::ProviderKind;
-use shared::integration::{EntraCloud, EntraConnection, OktaConnection};
 use shared::limiter::{Answer, Denial};
 use shared::provider::{
-    Account, AccountState, Acted, Action, Attempted, Capability, Listing, Next, Provider, ProviderError,
-    Signal,
-    entra::Entra,
-    http::Egress,
-    okta::{Okta, keys},
+    AccountState, Acted, Action, Capability, Listing, Next, ProviderError, Signal, http::Egress,
 };
-use shared::secret::SecretBytes;
 use shared::verdict::{Reason, Verdict};
 
-const RIGHT: &str = "right horse battery";
-/// Accounts `p0` to `p9`: an attempt each, so that spacing is no matter.
-const PLAIN: usize = 10;
+use subject::{ENTRA_ID, Granted, OKTA, RIGHT, Stage, Subject, entra, okta, people};
 
 /// One function for each sentence, one test for each sentence and provider.
 macro_rules! conformance {
@@ -47,198 +39,6 @@ conformance!(
     each_action_takes_effect_shows_and_may_be_repeated,
     an_account_that_is_gone_is_refused_with_that_reason,
 );
-
-/// What a provider is called, and where the sentences may rightly differ: with the reason, as data.
-struct Subject {
-    kind: ProviderKind,
-    domain: &'static str,
-    directory_id: &'static str,
-    /// Most accounts of one page: Graph's and Okta's own caps.
-    page: usize,
-    listing: &'static str,
-    password: &'static str,
-    /// Where a redirect of a password would be answered.
-    sign_in_url: &'static str,
-    /// Where a redirect of a listing would be answered.
-    listing_url: &'static str,
-    nobody: &'static str,
-    /// How a disabled account is spelled in the simulator.
-    disabled: &'static str,
-    /// Entra says that an account is disabled; Okta answers a suspended one as it answers a wrong password.
-    disabled_verdict: Verdict,
-    /// How this provider hints at a delay of so many seconds.
-    hint: fn(u64) -> Value,
-    /// Entra documents 5xx as codes to wait for; of Okta's nothing is known.
-    outage: Reason,
-    /// Entra tells since when sessions are valid; Okta does not.
-    tells_sessions: bool,
-}
-
-const ENTRA_ID: Subject = Subject {
-    kind: ProviderKind::EntraId,
-    domain: "contoso.example",
-    directory_id: "8d7b1c52-6c39-4f5e-9d35-0c2c0f6b9a11",
-    page: 999,
-    listing: "graph.users.list",
-    password: "entra.password",
-    sign_in_url: "https://login.microsoftonline.com/8d7b1c52-6c39-4f5e-9d35-0c2c0f6b9a11/oauth2/v2.0/token",
-    listing_url: "https://graph.microsoft.com/v1.0/users",
-    nobody: "00000000-0000-4000-8000-000000000000",
-    disabled: "disabled",
-    disabled_verdict: Verdict::NotTestable(Reason::AccountDisabled),
-    hint: |seconds| json!({ "seconds": seconds }),
-    outage: Reason::Unavailable,
-    tells_sessions: true,
-};
-
-const OKTA: Subject = Subject {
-    kind: ProviderKind::Okta,
-    domain: "acme.example",
-    directory_id: "00oacme0000000000001",
-    page: 200,
-    listing: "okta.users.list",
-    password: "okta.password",
-    sign_in_url: "https://acme.okta.com/api/v1/authn",
-    listing_url: "https://acme.okta.com/api/v1/users?limit=200",
-    nobody: "00unobody00000000000",
-    disabled: "suspended",
-    disabled_verdict: Verdict::Inconclusive(Reason::AccountState),
-    hint: |seconds| json!({ "rate_limit_reset": seconds }),
-    outage: Reason::Unknown,
-    tells_sessions: false,
-};
-
-/// A directory, an adapter for it, and the simulator both live on.
-struct Stage {
-    of: &'static Subject,
-    idp: Idp,
-    provider: Box<dyn Provider>,
-    directory: Arc<Directory>,
-}
-
-impl Stage {
-    async fn with(of: &'static Subject, accounts: Value, granted: Granted) -> Self {
-        let idp = Idp::start().await;
-        let (mut spec, provider) = match of.kind {
-            ProviderKind::EntraId => entra(idp.egress(), of, granted),
-            ProviderKind::Okta => okta(idp.egress(), of, granted),
-        };
-        idp_simulator::model::merge(&mut spec, &accounts);
-        let directory = idp.directory(spec);
-        Self { of, idp, provider, directory }
-    }
-
-    async fn people(of: &'static Subject) -> Self {
-        Self::with(of, json!({ "accounts": people(of) }), Granted::All).await
-    }
-
-    fn id(&self, name: &str) -> String {
-        self.directory.accounts.by_login(&format!("{name}@{}", self.of.domain)).unwrap().id
-    }
-
-    fn patch(&self, name: &str, patch: &Value) {
-        let now = self.idp.simulator.world.now();
-        self.directory.accounts.patch(&self.id(name), patch, now).unwrap().unwrap();
-    }
-
-    async fn account(&self, name: &str) -> Account {
-        self.provider.account(&self.id(name)).await.unwrap().unwrap()
-    }
-
-    /// Submits once, with the account as read before, and settles the attempt.
-    async fn verify(&self, permits: &Permits, before: &Account, password: &str) -> Attempted {
-        let verifier = self.provider.verifier().unwrap();
-        let connection = verifier.connect().await.unwrap();
-        let (permit, ticket) = permits.ask(self.of.kind, self.of.directory_id, before).await.unwrap();
-        let secret = SecretBytes::new(password.into());
-        let attempted = verifier.verify(permit, connection, before, &secret).await;
-        permits.settle(&ticket, &attempted).await;
-        // INVARIANT: whatever the answer, the judge saw as many submissions as there were permits.
-        assert_eq!(self.idp.submissions().len(), permits.used().await);
-        attempted
-    }
-
-    fn fault(&self, operation: &str, effect: &Value) {
-        self.idp.fault(json!({"operation": operation, "effect": effect}));
-    }
-
-    fn actions(&self) -> impl Iterator<Item = Action> {
-        let offered = self.provider.capabilities();
-        Action::ALL.into_iter().filter(|action| offered.contains(&action.capability()))
-    }
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Granted {
-    All,
-    ReadingOnly,
-}
-
-fn people(of: &Subject) -> Value {
-    let login = |name: &str| format!("{name}@{}", of.domain);
-    let mut people = vec![
-        json!({"login": login("mfa"), "password": RIGHT, "second_factor": "required"}),
-        json!({"login": login("old"), "password": RIGHT, "password_expired": true}),
-        json!({"login": login("off"), "password": RIGHT, "status": of.disabled}),
-    ];
-    people.extend((0..PLAIN).map(|n| json!({"login": login(&format!("p{n}")), "password": RIGHT})));
-    Value::from(people)
-}
-
-fn entra(egress: Egress, of: &Subject, granted: Granted) -> (Value, Box<dyn Provider>) {
-    const APP: &str = "11111111-2222-4333-8444-555555555555";
-    const CHECKER: &str = "22222222-3333-4444-8555-666666666666";
-    const SECRET: &str = "Zx8Q~secret+value/with=signs";
-    let permissions: &[&str] = match granted {
-        Granted::ReadingOnly => &["User.Read.All"],
-        Granted::All => &[
-            "User.Read.All",
-            "User.RevokeSessions.All",
-            "User.EnableDisableAccount.All",
-            "IdentityRiskyUser.ReadWrite.All",
-            "IdentityRiskyUser.Read.All",
-            "AuditLog.Read.All",
-            "Directory.Read.All",
-        ],
-    };
-    let tenant = json!({
-        "tenant_id": of.directory_id,
-        "domains": [{"name": of.domain}],
-        "apps": [
-            {"client_id": APP, "secrets": [{"value": SECRET}], "permissions": permissions},
-            {"client_id": CHECKER, "public": true},
-        ],
-        "licences": ["P2"],
-        "risk_throttling": false,
-    });
-    let connection = EntraConnection {
-        cloud: EntraCloud::Global,
-        tenant: of.directory_id.into(),
-        client_id: APP.into(),
-        ropc_client_id: Some(CHECKER.into()),
-    };
-    let adapter = Entra::new(egress, connection, SecretBytes::new(SECRET.into()));
-    (json!({"name": "Contoso", "provider": {"entra_id": tenant}}), Box::new(adapter))
-}
-
-fn okta(egress: Egress, of: &Subject, granted: Granted) -> (Value, Box<dyn Provider>) {
-    const CLIENT: &str = "0oaparapet0000000001";
-    let scopes: &[&str] = match granted {
-        Granted::ReadingOnly => &["okta.users.read"],
-        Granted::All => &["okta.users.read", "okta.users.manage", "okta.policies.read", "okta.roles.read"],
-    };
-    let key = keys::generate().unwrap();
-    let org = json!({
-        "org_id": of.directory_id,
-        "subdomain": "acme",
-        "mail_domain": of.domain,
-        "apps": [{"client_id": CLIENT, "scopes": scopes, "roles": ["SUPER_ADMIN"],
-                  "jwks": keys::jwks(std::slice::from_ref(&key.public))}],
-    });
-    let connection = OktaConnection { host: "acme.okta.com".into(), client_id: CLIENT.into() };
-    let adapter = Okta::new(&connection, &key.kid, &key.pkcs8, egress).unwrap();
-    (json!({"name": "Acme", "provider": {"okta": org}}), Box::new(adapter))
-}
 
 // --- connection test ------------------------------------------------------------------------------------------------
 
@@ -306,13 +106,8 @@ async fn changes_begin_where_the_full_listing_ended(of: &'static Subject) {
     // Generated accounts are old: what changed within Okta's overlap would be listed again.
     let generated = json!({"generated": {"seed": 7, "count": 20}});
     let stage = Stage::with(of, generated, Granted::All).await;
-    let first = stage.provider.accounts(Listing::Full, None).await.unwrap();
-    let mut next = first.next;
-    while let Next::Page(cursor) = next {
-        next = stage.provider.accounts(Listing::Full, Some(&cursor)).await.unwrap().next;
-    }
-    let Next::End(Some(cursor)) = next else { panic!("both providers list changes") };
-    let changed = &first.accounts[3].object_id;
+    let (all, cursor) = walk(&*stage.provider, Listing::Full, None).await.unwrap();
+    let changed = &all[3].object_id;
     let now = stage.idp.simulator.world.now();
     stage.directory.accounts.patch(changed, &json!({"display_name": "Changed"}), now).unwrap().unwrap();
     let changes = stage.provider.accounts(Listing::Changes, Some(&cursor)).await.unwrap();
