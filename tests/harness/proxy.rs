@@ -28,6 +28,7 @@ pub struct Proxy {
 struct Switches {
     delay_ms: AtomicU64,
     closed: AtomicBool,
+    refused: tokio::sync::watch::Sender<u32>,
     cut: std::sync::Mutex<CancellationToken>,
 }
 
@@ -39,12 +40,14 @@ impl Proxy {
         let switches = Arc::new(Switches {
             delay_ms: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            refused: tokio::sync::watch::Sender::default(),
             cut: std::sync::Mutex::new(CancellationToken::new()),
         });
         let shared = Arc::clone(&switches);
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if shared.closed.load(Ordering::Relaxed) {
+                    shared.refused.send_modify(|refused| *refused += 1);
                     continue; // dropped: the client sees a reset
                 }
                 let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
@@ -68,6 +71,13 @@ impl Proxy {
     pub fn close(&self) {
         self.switches.closed.store(true, Ordering::Relaxed);
         self.cut();
+    }
+
+    /// Waits until so many connections were refused.
+    pub async fn until_refused(&self, times: u32) {
+        let mut refused = self.switches.refused.subscribe();
+        let enough = refused.wait_for(|refused| *refused >= times);
+        tokio::time::timeout(Duration::from_mins(1), enough).await.expect("somebody tries again").unwrap();
     }
 
     /// Takes connections again.

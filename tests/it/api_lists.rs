@@ -105,9 +105,19 @@ async fn every_list_answers_in_every_order_and_pages_do_not_skip_or_repeat() {
     let single = v1::ValidateRequest { exposure_id: one.clone(), force: true, idempotency_key: "v".into() };
     let single = validations.validate(single).await.unwrap().into_inner().validation.unwrap();
     assert_eq!((single.total, single.waiting), (1, 1));
+    // What was set aside before the request is still to be decided by it.
+    sqlx::query(
+        "UPDATE validator.exposures SET state = 'idle', verdict = 'not_testable', verdict_reason = 'switched_off'
+         WHERE exposure_id IN (SELECT exposure_id FROM validator.exposures WHERE verdict = 'stale' LIMIT 1)",
+    )
+    .execute(&mut stage.bus.superuser().await)
+    .await
+    .unwrap();
     let got = v1::GetValidationRequest { id: asked.id, page_size: 5, page_token: String::new() };
     let got = validations.get_validation(got).await.unwrap().into_inner();
     assert_eq!((got.results.len(), got.next_page_token.is_empty()), (5, false));
+    let counted = got.validation.unwrap();
+    assert_eq!((counted.total, counted.waiting, counted.decided), (17, 9, 8));
     let listed =
         validations.list_validations(v1::ListValidationsRequest::default()).await.unwrap().into_inner();
     assert_eq!(listed.validations.len(), 2);

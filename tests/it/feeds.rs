@@ -299,6 +299,45 @@ async fn a_connection_that_is_cut_in_the_middle_loses_nothing_and_the_import_goe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_import_waits_for_an_api_that_is_being_replaced() {
+    let stage = Stage::new().await;
+    let proxy = slow(&stage).await;
+    let mut import = Import::at(&stage);
+    import.desk.port = proxy.port();
+    let file = import.desk.file("export", spycloud(0..2000).join("\n"));
+    let replaced = async {
+        stage.bus.until_at_least(RECORDS, 500).await;
+        proxy.close();
+        proxy.until_refused(3).await;
+        proxy.open();
+    };
+    let ((said, _), ()) = tokio::join!(import.file(&file), replaced);
+    assert_eq!(said.counts(), (2000, 0, 0));
+    assert_eq!(stage.bus.count(RECORDS).await, 2000);
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_cannot_be_read_are_named_once_and_do_not_keep_the_others_out() {
+    let stage = Stage::new().await;
+    let import = Import::at(&stage);
+    let good = import.desk.file("good", spycloud(0..10).join("\n"));
+    let bad = import.desk.file("bad", "\u{0}\u{1}\u{2}".repeat(100));
+    let cut = import.desk.file("cut", "{\"a\":");
+    let line = format!("feed import missing.json {} {} {}", bad.display(), cut.display(), good.display());
+    let (code, said) = import.desk.fails(&line).await;
+    assert_eq!(code, 1);
+    for part in
+        ["missing.json: cannot open the file", "neither JSON nor text", "2 of 4 files did not come in"]
+    {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(said.matches(&bad.display().to_string()).count(), 1, "{said}");
+    assert_eq!(stage.bus.count(RECORDS).await, 10);
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_import_that_was_killed_in_the_middle_goes_on_where_it_was() {
     let stage = Stage::new().await;
     let proxy = slow(&stage).await;

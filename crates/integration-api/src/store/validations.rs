@@ -104,8 +104,8 @@ pub async fn list(
     .await?)
 }
 
-/// Exposures of a request by verdict and reason. With `force`, what was decided before the request still counts as
-/// pending.
+/// Exposures of a request by verdict and reason. What the request is to decide counts as pending until it has: with
+/// `force` everything decided before it, else what was set aside (`idle`, such as `switched_off`) before it.
 pub async fn counts(
     tx: &mut Tx,
     tenant: TenantId,
@@ -113,10 +113,12 @@ pub async fn counts(
 ) -> Result<Vec<(String, String, i64)>, StoreError> {
     Ok(sqlx::query_as(
         "SELECT v.verdict, v.reason, count(*) FROM (
-             SELECT CASE WHEN e.verdict IS NULL OR ($3 AND e.verdict_at < $4) THEN 'pending' ELSE e.verdict END AS verdict,
-                    CASE WHEN $3 AND e.verdict_at < $4 THEN '' ELSE coalesce(e.verdict_reason, '') END AS reason
+             SELECT CASE WHEN stands THEN e.verdict ELSE 'pending' END AS verdict,
+                    CASE WHEN stands THEN coalesce(e.verdict_reason, '') ELSE '' END AS reason
              FROM validation_items i
              JOIN validator.exposures_v e ON e.tenant_id = i.tenant_id AND e.exposure_id = i.exposure_id
+             CROSS JOIN LATERAL (
+                 SELECT e.verdict IS NOT NULL AND (e.verdict_at >= $4 OR NOT ($3 OR e.state = 'idle')) AS stands) s
              WHERE i.tenant_id = $1 AND i.validation_id = $2) v
          GROUP BY v.verdict, v.reason ORDER BY v.verdict, v.reason",
     )

@@ -74,6 +74,10 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "error: {}", self.error)?;
         for Detail { about, text } in &self.details {
+            // A single violation is the message itself.
+            if self.error == format!("{about}: {text}") {
+                continue;
+            }
             writeln!(f, "  {about}: {text}")?;
         }
         Ok(())

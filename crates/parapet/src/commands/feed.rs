@@ -93,9 +93,10 @@ impl Feed {
             None => None,
         };
         let mut summaries = Vec::new();
+        let mut failed = 0_usize;
         for file in &files {
-            let size =
-                std::fs::metadata(file).with_context(|| format!("cannot open {}", file.display()))?.len();
+            // A file that is not there is told by the import itself.
+            let size = std::fs::metadata(file).map_or(0, |meta| meta.len());
             let bar = if global.json { ProgressBar::hidden() } else { ProgressBar::new(size) };
             bar.set_style(ProgressStyle::with_template(
                 "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
@@ -115,7 +116,14 @@ impl Feed {
             if let Some(out) = &mut outcomes {
                 out.flush().context("cannot write the outcomes")?;
             }
-            summaries.push(imported.with_context(|| file.display().to_string())?);
+            match imported {
+                Ok(summary) => summaries.push(summary),
+                // The files before and after it are not lost by one that cannot be read.
+                Err(error) => {
+                    failed += 1;
+                    eprintln!("{}: {error:#}", file.display());
+                }
+            }
         }
         if global.json {
             let sum = |count: fn(&Summary) -> u64| summaries.iter().map(count).sum::<u64>();
@@ -127,9 +135,11 @@ impl Feed {
                 "files": summaries,
             });
             println!("{total}");
-            return Ok(());
+        } else if !summaries.is_empty() {
+            shown(global, &summaries)?;
         }
-        shown(global, &summaries)
+        anyhow::ensure!(failed == 0, "{failed} of {} files did not come in", files.len());
+        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@ use shared::wire::v1 as wire;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status};
+use tonic::{Code, Status, transport};
 use tonic_types::StatusExt as _;
 use wire::exposure_service_client::ExposureServiceClient;
 
@@ -52,13 +52,12 @@ where
     C: Fn() -> F + Send,
     F: Future<Output = anyhow::Result<Api>> + Send,
 {
-    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut file = File::open(path).context("cannot open the file")?;
     let modified =
         file.metadata()?.modified().map_or_else(|_| OffsetDateTime::now_utc(), OffsetDateTime::from);
-    let digest = key.file(&mut file).with_context(|| format!("cannot read {}", path.display()))?;
+    let digest = key.file(&mut file).context("cannot read the file")?;
     let content = File::open(path)?;
-    let records =
-        Records::open(content, options.domain.as_deref()).with_context(|| path.display().to_string())?;
+    let records = Records::open(content, options.domain.as_deref())?;
     let mut summary =
         Summary { file: path.to_owned(), format: Format::as_str(records.format()), ..Summary::default() };
 
@@ -100,9 +99,23 @@ impl Upload<'_> {
         F: Future<Output = anyhow::Result<Api>> + Send,
     {
         let mut failures = 0;
+        let mut reached = false;
         while !(self.ended && self.unanswered.is_empty()) {
             let settled = self.summary.records;
-            let Some(status) = self.stream(connect().await?).await? else { continue };
+            let status = match connect().await {
+                Ok(api) => {
+                    reached = true;
+                    let Some(status) = self.stream(api).await? else { continue };
+                    status
+                }
+                // An API that was there comes back: it is being replaced. One that never was is better told at once.
+                Err(error)
+                    if reached && error.chain().any(<dyn std::error::Error>::is::<transport::Error>) =>
+                {
+                    Status::unavailable(format!("{error:#}"))
+                }
+                Err(error) => return Err(error),
+            };
             failures = if self.summary.records > settled { 1 } else { failures + 1 };
             let worth_another = matches!(
                 status.code(),

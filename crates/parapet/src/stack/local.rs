@@ -22,6 +22,7 @@ use crate::servers::{
 };
 use crate::{issuer, keys, migrate};
 
+const SAMPLE_DIRECTORY: &str = include_str!("../../../../deploy/local/directory.json");
 const SIMULATOR: &str = "idp-simulator";
 const ISSUER: &str = "issuer";
 /// How long a service may drain; its own deadline is shorter.
@@ -241,11 +242,17 @@ fn simulator_unit(data: &DataDir, ports: &Ports, certificates: &Certificates) ->
 }
 
 /// Files with directories that the simulator shall have from its start on: it forgets what the control port made.
+/// Without any, the sample that README's first steps connect.
 fn directories(data: &DataDir) -> anyhow::Result<Vec<PathBuf>> {
     let dir = data.directories();
     let entries = std::fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
     let is_json = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_json).collect();
+    if files.is_empty() {
+        let sample = dir.join("contoso.json");
+        write_private(&sample, SAMPLE_DIRECTORY.as_bytes())?;
+        files.push(sample);
+    }
     files.sort();
     Ok(files)
 }
