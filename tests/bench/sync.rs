@@ -106,8 +106,10 @@ fn specification(directory: &str, round: u32, accounts: u32) -> anyhow::Result<s
 async fn connect(stage: &Stage, tenant: Uuid, directory: &str) -> anyhow::Result<String> {
     let mut integrations = IntegrationServiceClient::new(stage.api(tenant).await?);
     let created = create(&mut integrations, tenant, directory).await?;
-    let tested =
-        integrations.test_integration(api::TestIntegrationRequest { id: created.id }).await?.into_inner();
+    let tested = integrations
+        .test_integration(api::TestIntegrationRequest { id: created.id, ..Default::default() })
+        .await?
+        .into_inner();
     ensure!(tested.passed, "the connection test did not pass: {:?}", tested.results);
     Ok(tested.sync_run_id)
 }
@@ -127,6 +129,7 @@ async fn create(
         identity_creation: true,
         validation: Some(api::ValidationSettings { manual: true, daily_max: 2, ..Default::default() }),
         mitigation: None,
+        scope: None,
     };
     let secret = api::EntraCredentials { client_secret: SECRET.into() };
     let request = api::CreateIntegrationRequest {

@@ -206,7 +206,7 @@ async fn changing_credentials_undoes_the_test_and_a_stale_etag_changes_nothing()
         (v1::IntegrationStatus::Disabled, "untested")
     );
     assert_eq!(changed.connection(), v1::ConnectionResult::Untested);
-    let id = v1::TestIntegrationRequest { id: made.id.clone() };
+    let id = v1::TestIntegrationRequest { id: made.id.clone(), ..Default::default() };
     let away = admin.test_integration(id).await.unwrap_err();
     assert_eq!(away.code(), Code::Unavailable);
     assert!(away.get_error_details().retry_info().is_some());
@@ -334,7 +334,11 @@ async fn a_tenant_sees_and_changes_nothing_of_another() {
             .code(),
     );
     codes.push(
-        other.test_integration(v1::TestIntegrationRequest { id: id.clone() }).await.unwrap_err().code(),
+        other
+            .test_integration(v1::TestIntegrationRequest { id: id.clone(), ..Default::default() })
+            .await
+            .unwrap_err()
+            .code(),
     );
     codes.push(
         other

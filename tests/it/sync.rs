@@ -216,6 +216,7 @@ async fn only_the_api_may_have_a_connection_tested() {
     let request = || TestConnectionRequest {
         tenant_id: stage.tenant.to_string(),
         integration_id: stage.integration.to_string(),
+        draft: None,
     };
     let answer = stage.client("integration-api").await.test_connection(request()).await.unwrap().into_inner();
     assert_eq!(answer.directory_id, ORG);

@@ -34,6 +34,8 @@ pub(crate) struct Scope<'a> {
     pub cause: CauseId,
     /// The cap was reported in this run already.
     pub cap_reported: bool,
+    /// The run lists the changes of a whole directory of which the integration covers a part.
+    pub known_only: bool,
 }
 
 impl Scope<'_> {
@@ -70,12 +72,16 @@ pub(crate) struct Applied {
 pub(crate) async fn page(
     tx: &mut Tx,
     scope: &Scope<'_>,
-    accounts: Vec<Account>,
+    mut accounts: Vec<Account>,
 ) -> Result<Applied, StoreError> {
     let (tenant, creation) = (scope.integration.tenant, scope.creates_identities());
     let used = store::lock_usage(tx, tenant).await?;
     let objects: Vec<&str> = accounts.iter().map(|a| a.object_id.as_str()).collect();
     let known = store::known(tx, tenant, scope.integration.id, &objects).await?;
+    if scope.known_only {
+        // Who is in the groups is seen by full runs only: a change brings nobody in, and nobody back who has left.
+        accounts.retain(|a| known.get(&a.object_id).is_some_and(|k| !k.missing && !k.removed));
+    }
     let mut changes = page::compare(accounts, &known, creation);
     let identities = if creation { assign_identities(tx, scope, &mut changes).await? } else { 0 };
     store::insert(tx, scope.place(), &changes.created).await?;

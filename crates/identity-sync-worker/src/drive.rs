@@ -87,6 +87,7 @@ impl Job {
             run: run.id,
             cause: run.cause,
             cap_reported: run.cap_reported,
+            known_only: !run.full && !self.integration.settings.scope.is_whole(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use shared::{
     audit::{self, Outcome},
     db::{StoreError, Tx},
-    integration_store::Integration,
+    integration_store::{self, Integration},
     outbox::{self, Topic},
     provider::{Capability, ProviderError, Retry},
     wire::events,
@@ -42,6 +42,13 @@ impl Sync {
         if !store::lock(&mut tx, tenant, run).await? {
             tx.rollback().await?;
             return Ok(Step::Overtaken);
+        }
+        // The scope was changed under a run that lists the old one: whoever is new in it would be missed until the
+        // next full run, and nobody may count as absent by the old one.
+        let current = integration_store::integration(&mut tx, integration.id).await?;
+        if run.full && current.is_some_and(|c| c.settings.scope != integration.settings.scope) {
+            tx.rollback().await?;
+            return Ok(Step::Failed(run.clone(), ProviderError::CursorExpired));
         }
         let (held, absent) = if run.full { self.judge(&mut tx, &scope, run).await? } else { (None, None) };
         let next = self.next(&mut tx, integration, &directory, run).await?;
@@ -128,7 +135,9 @@ impl Sync {
     ) -> Result<Next, StoreError> {
         let now = tx.clock().await?;
         let lists_changes = run.cursor.is_some() || (!run.full && directory.changes_cursor.is_some());
-        Ok(schedule::after(now, integration.id, self.every, run.full, directory.next_full_at, lists_changes))
+        let next =
+            schedule::after(now, integration.id, self.every, run.full, directory.next_full_at, lists_changes);
+        Ok(if integration.settings.scope.is_whole() { next } else { schedule::scoped(now, next) })
     }
 
     // INVARIANT (I6): an empty answer after a non-empty one is an error. The next run is a full one again, so that

@@ -12,6 +12,7 @@ mod ending;
 mod forget;
 mod keys;
 mod page;
+mod preview;
 mod request;
 mod rpc;
 mod schedule;
@@ -19,6 +20,7 @@ mod store_accounts;
 mod store_directories;
 mod store_identities;
 mod store_keys;
+mod store_preview;
 mod store_runs;
 
 use std::{future::Future, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};

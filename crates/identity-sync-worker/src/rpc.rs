@@ -3,21 +3,28 @@
 use std::{sync::Arc, time::Duration};
 
 use shared::{
-    db::Db,
+    db::{Db, Tx},
     id::{IntegrationId, TenantId},
-    integration_store,
+    integration::{Connection, SyncScope},
+    integration_store::{self, Integration, Sealed},
     provider::{
         Capability, CapabilityTest, ProviderError, TestReport,
         directory::{ConnectError, Directories},
     },
     wire::internal::{
-        CapabilityResult, EnsureClientKeyRequest, EnsureClientKeyResponse, TestConnectionRequest,
-        TestConnectionResponse, directory_service_server::DirectoryService,
+        CapabilityResult, Draft, EnsureClientKeyRequest, EnsureClientKeyResponse, PreviewScopeRequest,
+        PreviewScopeResponse, TestConnectionRequest, TestConnectionResponse,
+        directory_service_server::DirectoryService,
     },
 };
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::keys::{self, KeyError};
+use crate::{
+    keys::{self, KeyError},
+    preview::Preview,
+};
 
 /// A test asks several things of the directory; it ends before the caller's deadline.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -34,12 +41,21 @@ impl DirectoryService for Rpc {
         &self,
         request: Request<TestConnectionRequest>,
     ) -> Result<Response<TestConnectionResponse>, Status> {
-        let TestConnectionRequest { tenant_id, integration_id } = request.into_inner();
+        let TestConnectionRequest { tenant_id, integration_id, draft } = request.into_inner();
         let (tenant, id) = ids(&tenant_id, &integration_id)?;
         let mut tx = self.db.tenant(tenant).await?;
-        let integration = integration_store::integration(&mut tx, id).await?;
-        let integration = integration.ok_or_else(|| Status::not_found("no such integration"))?;
-        let provider = self.directories.connect(&mut tx, &integration).await;
+        let (integration, provider) = match draft {
+            None => {
+                let integration = saved(&mut tx, id).await?;
+                let provider = self.directories.connect(&mut tx, &integration).await;
+                (integration, provider)
+            }
+            Some(draft) => {
+                let (draft, secret) = read_draft(tenant, id, draft)?;
+                let provider = self.directories.connect_draft(&mut tx, &draft, secret).await;
+                (draft, provider)
+            }
+        };
         tx.rollback().await?;
         let provider = match provider {
             Ok(provider) => provider,
@@ -65,6 +81,29 @@ impl DirectoryService for Rpc {
         Ok(Response::new(answer(report)))
     }
 
+    type PreviewScopeStream = ReceiverStream<Result<PreviewScopeResponse, Status>>;
+
+    async fn preview_scope(
+        &self,
+        request: Request<PreviewScopeRequest>,
+    ) -> Result<Response<Self::PreviewScopeStream>, Status> {
+        let PreviewScopeRequest { tenant_id, integration_id, group_ids } = request.into_inner();
+        let (tenant, id) = ids(&tenant_id, &integration_id)?;
+        let mut tx = self.db.tenant(tenant).await?;
+        let mut draft = saved(&mut tx, id).await?;
+        draft.settings.scope = SyncScope { group_ids };
+        let provider = self.directories.connect_draft(&mut tx, &draft, None).await;
+        tx.rollback().await?;
+        let provider = provider.map_err(|error| match error {
+            ConnectError::Store(error) => error.into(),
+            error => Status::failed_precondition(error.to_string()),
+        })?;
+        let preview = Preview::of(&self.db, &draft).await?;
+        let (sender, answers) = mpsc::channel(4);
+        tokio::spawn(preview.run(provider, sender));
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
     async fn ensure_client_key(
         &self,
         request: Request<EnsureClientKeyRequest>,
@@ -82,6 +121,35 @@ impl DirectoryService for Rpc {
             }
         }
     }
+}
+
+async fn saved(tx: &mut Tx, id: IntegrationId) -> Result<Integration, Status> {
+    let integration = integration_store::integration(tx, id).await?;
+    integration.ok_or_else(|| Status::not_found("no such integration"))
+}
+
+/// What a draft would be if it were saved, and its own secret. It is bound to version 0, which no saved secret has.
+fn read_draft(
+    tenant: TenantId,
+    id: IntegrationId,
+    draft: Draft,
+) -> Result<(Integration, Option<Sealed>), Status> {
+    let Draft { connection_json, settings_json, sealed_secret } = draft;
+    let unreadable = |_| Status::invalid_argument("the draft cannot be read");
+    let connection: Connection = serde_json::from_str(&connection_json).map_err(unreadable)?;
+    let integration = Integration {
+        tenant,
+        id,
+        name: String::new(),
+        provider: connection.provider(),
+        connection,
+        settings: serde_json::from_str(&settings_json).map_err(unreadable)?,
+        status: integration_store::Status::Disabled,
+        directory_id: None,
+        version: 0,
+    };
+    let secret = Sealed { version: 0, kid: String::new(), envelope: sealed_secret };
+    Ok((integration, Some(secret).filter(|secret| !secret.envelope.is_empty())))
 }
 
 fn ids(tenant: &str, integration: &str) -> Result<(TenantId, IntegrationId), Status> {

@@ -28,6 +28,14 @@ pub(crate) fn after(
     Next { changes, full }
 }
 
+/// Who is in a group shows in full runs only, and these are cheap for a group: they come every hour.
+const SCOPED_FULL: Duration = Duration::from_hours(1);
+
+/// The same for an integration that covers groups instead of its whole directory.
+pub(crate) fn scoped(now: OffsetDateTime, next: Next) -> Next {
+    Next { full: next.full.min(now + SCOPED_FULL), ..next }
+}
+
 /// The integration's next time of the night.
 fn nightly(now: OffsetDateTime, integration: IntegrationId) -> OffsetDateTime {
     // The last bytes of a UUIDv7 are random: integrations spread evenly over the night.
@@ -69,6 +77,15 @@ mod tests {
         let now = datetime!(2026-11-20 12:00:00 UTC);
         let night = datetime!(2026-11-21 02:00:00 UTC);
         assert_eq!(after(now, IntegrationId::new(), EVERY, false, night, true).full, night);
+    }
+
+    #[test]
+    fn groups_are_read_again_within_the_hour() {
+        let now = datetime!(2026-11-20 12:00:00 UTC);
+        let night = Next { changes: now + EVERY, full: datetime!(2026-11-21 02:00:00 UTC) };
+        assert_eq!(scoped(now, night).full, now + SCOPED_FULL);
+        let soon = Next { full: now + EVERY, ..night };
+        assert_eq!(scoped(now, soon).full, now + EVERY, "never later than it was due anyway");
     }
 
     #[test]

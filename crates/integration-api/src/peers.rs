@@ -8,12 +8,13 @@ use shared::{
     id::{IntegrationId, TenantId},
     service::Common,
     wire::internal::{
-        EnsureClientKeyRequest, SearchRequest, SearchResponse, TestConnectionRequest, TestConnectionResponse,
-        VerifyRequest, VerifyResponse, audit_query_service_client::AuditQueryServiceClient,
+        Draft, EnsureClientKeyRequest, PreviewScopeRequest, PreviewScopeResponse, SearchRequest,
+        SearchResponse, TestConnectionRequest, TestConnectionResponse, VerifyRequest, VerifyResponse,
+        audit_query_service_client::AuditQueryServiceClient,
         directory_service_client::DirectoryServiceClient,
     },
 };
-use tonic::{Code, Request, Status, transport::Channel};
+use tonic::{Code, Request, Status, Streaming, transport::Channel};
 
 use crate::{
     config::{AUDIT_WRITER, SYNC_WORKER},
@@ -21,6 +22,8 @@ use crate::{
 };
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(28);
+/// As long as reading the largest directory may take.
+const PREVIEW_TIMEOUT: Duration = Duration::from_hours(2);
 const KEY_TIMEOUT: Duration = Duration::from_secs(10);
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(20);
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(28);
@@ -47,20 +50,41 @@ impl Peers {
         })
     }
 
-    /// Tests an integration now.
+    /// Tests an integration now, or what it would be.
     pub async fn test(
         &self,
         tenant: TenantId,
         id: IntegrationId,
+        draft: Option<Draft>,
     ) -> Result<TestConnectionResponse, ApiError> {
         let mut request = Request::new(TestConnectionRequest {
             tenant_id: tenant.to_string(),
             integration_id: id.to_string(),
+            draft,
         });
         request.set_timeout(TEST_TIMEOUT);
         let answer = self.directory.clone().test_connection(request).await;
         Ok(answer
             .map_err(|status| away(&status, "the directory worker cannot test now; nothing changed"))?
+            .into_inner())
+    }
+
+    /// Previews another scope; the answers come as they are made.
+    pub async fn preview(
+        &self,
+        tenant: TenantId,
+        id: IntegrationId,
+        group_ids: Vec<String>,
+    ) -> Result<Streaming<PreviewScopeResponse>, ApiError> {
+        let mut request = Request::new(PreviewScopeRequest {
+            tenant_id: tenant.to_string(),
+            integration_id: id.to_string(),
+            group_ids,
+        });
+        request.set_timeout(PREVIEW_TIMEOUT);
+        let answer = self.directory.clone().preview_scope(request).await;
+        Ok(answer
+            .map_err(|status| away(&status, "the directory worker cannot preview a scope now"))?
             .into_inner())
     }
 
@@ -97,6 +121,9 @@ impl Peers {
 fn away(status: &Status, message: &'static str) -> ApiError {
     match status.code() {
         Code::InvalidArgument => ApiError::field("request", status.message().to_owned()),
+        Code::FailedPrecondition => {
+            ApiError::Precondition { reason: "DIRECTORY_REFUSES", message: status.message().to_owned() }
+        }
         Code::NotFound => ApiError::NotFound("integration"),
         code => {
             tracing::warn!(?code, error = status.message(), "a peer did not answer");

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::provider::{Action, Capability};
+use crate::{
+    id::ProviderKind,
+    provider::{Action, Capability},
+};
 
 /// How to reach a directory. No secret is part of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +17,16 @@ pub enum Connection {
     EntraId(EntraConnection),
     /// Okta.
     Okta(OktaConnection),
+}
+
+impl Connection {
+    /// The kind of provider it leads to.
+    pub const fn provider(&self) -> ProviderKind {
+        match self {
+            Self::EntraId(_) => ProviderKind::EntraId,
+            Self::Okta(_) => ProviderKind::Okta,
+        }
+    }
 }
 
 /// Where an Entra tenant lives and as which application we come.
@@ -65,6 +78,26 @@ pub struct Settings {
     pub validation: ValidationSettings,
     /// Containment.
     pub mitigation: MitigationSettings,
+    /// Which accounts are read.
+    pub scope: SyncScope,
+}
+
+/// Which accounts of its directory an integration covers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyncScope {
+    /// Object ids of the groups whose members are covered (at Entra ID nested ones too). Empty: the whole directory.
+    pub group_ids: Vec<String>,
+}
+
+impl SyncScope {
+    /// Most groups in a scope.
+    pub const MOST_GROUPS: usize = 20;
+
+    /// Whether every account of the directory is covered.
+    pub fn is_whole(&self) -> bool {
+        self.group_ids.is_empty()
+    }
 }
 
 /// Switches and limits of validation.

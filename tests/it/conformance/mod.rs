@@ -7,14 +7,14 @@ use std::collections::{BTreeSet, HashSet};
 
 use e2e::{Permits, walk};
 use serde_json::{Value, json};
-use shared::id::ProviderKind;
+use shared::integration::SyncScope;
 use shared::limiter::{Answer, Denial};
 use shared::provider::{
-    AccountState, Acted, Action, Capability, Listing, Next, ProviderError, Signal, http::Egress,
+    AccountState, Acted, Action, Capability, Listing, Next, Provider, ProviderError, Signal, http::Egress,
 };
 use shared::verdict::{Reason, Verdict};
 
-use subject::{ENTRA_ID, Granted, OKTA, RIGHT, Stage, Subject, entra, okta, people};
+use subject::{ENTRA_ID, Granted, OKTA, RIGHT, Stage, Subject, directory, people};
 
 /// One function for each sentence, one test for each sentence and provider.
 macro_rules! conformance {
@@ -29,6 +29,8 @@ conformance!(
     a_capability_that_is_not_granted_is_named_and_the_others_pass,
     a_full_listing_shows_every_account_once_in_pages_of_bounded_size,
     changes_begin_where_the_full_listing_ended,
+    a_scope_covers_the_members_of_its_groups_and_another_scope_starts_again,
+    a_scope_that_cannot_be_read_is_named_and_never_taken_for_an_empty_one,
     spoilt_listings_are_errors_of_their_kind_and_no_redirect_is_followed,
     each_password_gets_the_verdict_its_answer_proves,
     a_locked_account_is_never_called_wrong_and_never_tried_again,
@@ -113,6 +115,61 @@ async fn changes_begin_where_the_full_listing_ended(of: &'static Subject) {
     let changes = stage.provider.accounts(Listing::Changes, Some(&cursor)).await.unwrap();
     let seen: Vec<_> = changes.accounts.iter().map(|a| (&a.object_id, a.display_name.as_str())).collect();
     assert_eq!(seen, [(changed, "Changed")]);
+}
+
+async fn a_scope_covers_the_members_of_its_groups_and_another_scope_starts_again(of: &'static Subject) {
+    let [pilot, nested, everybody] = of.groups;
+    let accounts = 3 * of.page + 100;
+    let directory = json!({"generated": {"seed": 7, "count": accounts, "mix": {"inactive": 0}}, "groups": [
+        {"id": pilot, "name": "Pilot", "every": 3},
+        {"id": nested, "name": "Nested", "every": 5},
+        {"id": everybody, "name": "Everybody", "every": 1},
+    ]});
+    let stage = Stage::with(of, directory, Granted::All).await;
+    let scoped = stage.scoped(&[pilot, nested]);
+    let (all, cursor) = walk(&*scoped, Listing::Full, None).await.unwrap();
+    let every = |n: usize| accounts.div_ceil(n);
+    assert_eq!(all.len(), every(3) + every(5), "whoever is in both groups comes twice");
+    let seen: HashSet<_> = all.iter().map(|account| account.object_id.as_str()).collect();
+    assert_eq!(seen.len(), every(3) + every(5) - every(15));
+
+    // Changes begin where the listing began, whoever they are about.
+    let changed = &all[3].object_id;
+    let now = stage.idp.simulator.world.now();
+    stage.directory.accounts.patch(changed, &json!({"display_name": "Changed"}), now).unwrap().unwrap();
+    let (changes, _) = walk(&*scoped, Listing::Changes, Some(cursor)).await.unwrap();
+    assert!(changes.iter().any(|account| account.object_id == *changed && account.display_name == "Changed"));
+
+    // A place in one scope is no place in another.
+    let Next::Page(place) = scoped.accounts(Listing::Full, None).await.unwrap().next else { panic!() };
+    assert!(scoped.accounts(Listing::Full, Some(&place)).await.is_ok());
+    for other in [stage.scoped(&[everybody]), stage.scoped(&[])] {
+        let refused = other.accounts(Listing::Full, Some(&place)).await;
+        assert!(matches!(refused, Err(ProviderError::CursorExpired)), "{refused:?}");
+    }
+    let Next::Page(place) = stage.provider.accounts(Listing::Full, None).await.unwrap().next else {
+        panic!()
+    };
+    let refused = scoped.accounts(Listing::Full, Some(&place)).await;
+    assert!(matches!(refused, Err(ProviderError::CursorExpired)), "{refused:?}");
+}
+
+async fn a_scope_that_cannot_be_read_is_named_and_never_taken_for_an_empty_one(of: &'static Subject) {
+    let [pilot, missing, _] = of.groups;
+    let directory = json!({"accounts": people(of), "groups": [{"id": pilot, "name": "Pilot"}]});
+    let wanted = BTreeSet::from([Capability::Read]);
+    let stage = Stage::with(of, directory.clone(), Granted::All).await;
+    let reading = async |provider: &dyn Provider| provider.test(&wanted).await.capabilities.remove(0).result;
+    assert!(reading(&*stage.scoped(&[pilot])).await.is_ok(), "a group may be empty");
+    let gone = stage.scoped(&[pilot, missing]);
+    let told = reading(&*gone).await.unwrap_err();
+    assert!(told.reason == "group_missing" && told.message.contains(missing), "{told:?}");
+    let listed = walk(&*gone, Listing::Full, None).await;
+    assert!(matches!(&listed, Err(ProviderError::Refused(m)) if m.reason == "group_missing"), "{listed:?}");
+
+    let stage = Stage::with(of, directory, Granted::ReadingOnly).await;
+    let told = reading(&*stage.scoped(&[pilot])).await.unwrap_err();
+    assert!(told.not_granted && told.message.to_lowercase().contains("group"), "{told:?}");
 }
 
 async fn spoilt_listings_are_errors_of_their_kind_and_no_redirect_is_followed(of: &'static Subject) {
@@ -238,10 +295,7 @@ async fn a_sign_in_host_that_cannot_be_reached_costs_no_submission(of: &'static 
     stranger.extra_ca = None;
     for config in [nobody_listens, stranger] {
         let egress = Egress::new(&config).unwrap();
-        let (_, elsewhere) = match of.kind {
-            ProviderKind::EntraId => entra(egress, of, Granted::All),
-            ProviderKind::Okta => okta(egress, of, Granted::All),
-        };
+        let elsewhere = directory(of, Granted::All).1(egress, SyncScope::default());
         let refused = elsewhere.verifier().unwrap().connect().await;
         assert!(matches!(refused, Err(ProviderError::NotSent(_))), "{refused:?}");
     }

@@ -6,7 +6,7 @@ use e2e::{Idp, Permits};
 use idp_simulator::model::Directory;
 use serde_json::{Value, json};
 use shared::id::ProviderKind;
-use shared::integration::{EntraCloud, EntraConnection, OktaConnection};
+use shared::integration::{EntraCloud, EntraConnection, OktaConnection, SyncScope};
 use shared::provider::{
     Account, Action, Attempted, Provider,
     entra::Entra,
@@ -35,6 +35,8 @@ pub struct Subject {
     /// Where a redirect of a listing would be answered.
     pub listing_url: &'static str,
     pub nobody: &'static str,
+    /// Ids that groups of a directory can have.
+    pub groups: [&'static str; 3],
     /// How a disabled account is spelled in the simulator.
     pub disabled: &'static str,
     /// Entra says that an account is disabled; Okta answers a suspended one as it answers a wrong password.
@@ -57,6 +59,11 @@ pub const ENTRA_ID: Subject = Subject {
     sign_in_url: "https://login.microsoftonline.com/8d7b1c52-6c39-4f5e-9d35-0c2c0f6b9a11/oauth2/v2.0/token",
     listing_url: "https://graph.microsoft.com/v1.0/users",
     nobody: "00000000-0000-4000-8000-000000000000",
+    groups: [
+        "6d1f8f6e-1f0a-4a53-9d2e-000000000001",
+        "6d1f8f6e-1f0a-4a53-9d2e-000000000002",
+        "6d1f8f6e-1f0a-4a53-9d2e-000000000003",
+    ],
     disabled: "disabled",
     disabled_verdict: Verdict::NotTestable(Reason::AccountDisabled),
     hint: |seconds| json!({ "seconds": seconds }),
@@ -74,6 +81,7 @@ pub const OKTA: Subject = Subject {
     sign_in_url: "https://acme.okta.com/api/v1/authn",
     listing_url: "https://acme.okta.com/api/v1/users?limit=200",
     nobody: "00unobody00000000000",
+    groups: ["00gpilot000000000001", "00gpilot000000000002", "00gpilot000000000003"],
     disabled: "suspended",
     disabled_verdict: Verdict::Inconclusive(Reason::AccountState),
     hint: |seconds| json!({ "rate_limit_reset": seconds }),
@@ -87,18 +95,26 @@ pub struct Stage {
     pub idp: Idp,
     pub provider: Box<dyn Provider>,
     pub directory: Arc<Directory>,
+    make: Make,
 }
+
+/// Makes an adapter for a directory.
+pub type Make = Box<dyn Fn(Egress, SyncScope) -> Box<dyn Provider>>;
 
 impl Stage {
     pub async fn with(of: &'static Subject, accounts: Value, granted: Granted) -> Self {
         let idp = Idp::start().await;
-        let (mut spec, provider) = match of.kind {
-            ProviderKind::EntraId => entra(idp.egress(), of, granted),
-            ProviderKind::Okta => okta(idp.egress(), of, granted),
-        };
+        let (mut spec, make) = directory(of, granted);
         idp_simulator::model::merge(&mut spec, &accounts);
         let directory = idp.directory(spec);
-        Self { of, idp, provider, directory }
+        let provider = make(idp.egress(), SyncScope::default());
+        Self { of, idp, provider, directory, make }
+    }
+
+    /// An adapter that covers the members of these groups only.
+    pub fn scoped(&self, groups: &[&str]) -> Box<dyn Provider> {
+        let group_ids = groups.iter().map(|&group| group.to_owned()).collect();
+        (self.make)(self.idp.egress(), SyncScope { group_ids })
     }
 
     pub async fn people(of: &'static Subject) -> Self {
@@ -158,7 +174,15 @@ pub fn people(of: &Subject) -> Value {
     Value::from(people)
 }
 
-pub fn entra(egress: Egress, of: &Subject, granted: Granted) -> (Value, Box<dyn Provider>) {
+/// A directory without accounts, and what makes adapters for it.
+pub fn directory(of: &Subject, granted: Granted) -> (Value, Make) {
+    match of.kind {
+        ProviderKind::EntraId => entra(of, granted),
+        ProviderKind::Okta => okta(of, granted),
+    }
+}
+
+fn entra(of: &Subject, granted: Granted) -> (Value, Make) {
     const APP: &str = "11111111-2222-4333-8444-555555555555";
     const CHECKER: &str = "22222222-3333-4444-8555-666666666666";
     const SECRET: &str = "Zx8Q~secret+value/with=signs";
@@ -190,15 +214,23 @@ pub fn entra(egress: Egress, of: &Subject, granted: Granted) -> (Value, Box<dyn 
         client_id: APP.into(),
         ropc_client_id: Some(CHECKER.into()),
     };
-    let adapter = Entra::new(egress, connection, SecretBytes::new(SECRET.into()));
-    (json!({"name": "Contoso", "provider": {"entra_id": tenant}}), Box::new(adapter))
+    let make: Make = Box::new(move |egress, scope| {
+        Box::new(Entra::new(egress, connection.clone(), SecretBytes::new(SECRET.into())).within(scope))
+    });
+    (json!({"name": "Contoso", "provider": {"entra_id": tenant}}), make)
 }
 
-pub fn okta(egress: Egress, of: &Subject, granted: Granted) -> (Value, Box<dyn Provider>) {
+fn okta(of: &Subject, granted: Granted) -> (Value, Make) {
     const CLIENT: &str = "0oaparapet0000000001";
     let scopes: &[&str] = match granted {
         Granted::ReadingOnly => &["okta.users.read"],
-        Granted::All => &["okta.users.read", "okta.users.manage", "okta.policies.read", "okta.roles.read"],
+        Granted::All => &[
+            "okta.users.read",
+            "okta.users.manage",
+            "okta.groups.read",
+            "okta.policies.read",
+            "okta.roles.read",
+        ],
     };
     let key = keys::generate().unwrap();
     let org = json!({
@@ -209,6 +241,8 @@ pub fn okta(egress: Egress, of: &Subject, granted: Granted) -> (Value, Box<dyn P
                   "jwks": keys::jwks(std::slice::from_ref(&key.public))}],
     });
     let connection = OktaConnection { host: "acme.okta.com".into(), client_id: CLIENT.into() };
-    let adapter = Okta::new(&connection, &key.kid, &key.pkcs8, egress).unwrap();
-    (json!({"name": "Acme", "provider": {"okta": org}}), Box::new(adapter))
+    let make: Make = Box::new(move |egress, scope| {
+        Box::new(Okta::new(&connection, &key.kid, &key.pkcs8, egress).unwrap().within(scope))
+    });
+    (json!({"name": "Acme", "provider": {"okta": org}}), make)
 }

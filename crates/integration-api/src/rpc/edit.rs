@@ -6,7 +6,7 @@ use shared::{
     id::ProviderKind,
     integration::{
         ActionSwitch, Connection, EntraCloud, EntraConnection, MitigationSettings, OktaConnection, Settings,
-        ValidationSettings,
+        SyncScope, ValidationSettings,
     },
     provider::{Action, okta::host},
     wire::v1,
@@ -45,14 +45,6 @@ pub(super) fn connection_in(config: v1::integration::Config) -> Result<Connectio
                 client_id: client_id.trim().to_owned(),
             }))
         }
-    }
-}
-
-/// The kind of provider a connection is for.
-pub(super) const fn kind_of(connection: &Connection) -> ProviderKind {
-    match connection {
-        Connection::EntraId(_) => ProviderKind::EntraId,
-        Connection::Okta(_) => ProviderKind::Okta,
     }
 }
 
@@ -114,8 +106,9 @@ pub(super) fn settings_in(
         identity_creation: package.identity_creation,
         validation: ValidationSettings { manual: package.validation, ..ValidationSettings::default() },
         mitigation: MitigationSettings::default(),
+        scope: SyncScope::default(),
     };
-    let Some(v1::IntegrationSettings { identity_creation, validation, mitigation }) = sent else {
+    let Some(v1::IntegrationSettings { identity_creation, validation, mitigation, scope }) = sent else {
         return Ok(default);
     };
     let validation = match validation {
@@ -154,7 +147,39 @@ pub(super) fn settings_in(
             }
         }
     };
-    Ok(Settings { identity_creation, validation, mitigation })
+    Ok(Settings { identity_creation, validation, mitigation, scope: scope_in(scope.unwrap_or_default()) })
+}
+
+/// A scope as sent, in the form in which it is kept; not yet checked.
+pub(super) fn scope_in(sent: v1::SyncScope) -> SyncScope {
+    let v1::SyncScope { group_ids } = sent;
+    let mut group_ids: Vec<String> = group_ids.iter().map(|id| id.trim().to_owned()).collect();
+    for id in group_ids.iter_mut().filter(|id| is_guid(id)) {
+        id.make_ascii_lowercase();
+    }
+    group_ids.sort_unstable();
+    group_ids.dedup();
+    SyncScope { group_ids }
+}
+
+/// Refuses a scope that names what cannot be a group of the provider.
+pub(super) fn check_scope(field: &str, provider: ProviderKind, scope: &SyncScope) -> Result<(), ApiError> {
+    if scope.group_ids.len() > SyncScope::MOST_GROUPS {
+        return Err(ApiError::field(field, format!("give at most {} groups", SyncScope::MOST_GROUPS)));
+    }
+    let (fits, remedy): (fn(&str) -> bool, _) = match provider {
+        ProviderKind::EntraId => (is_guid, "give object ids of groups (GUIDs), not their names"),
+        ProviderKind::Okta => {
+            (is_okta_group, "give ids of Okta groups, such as 00g1a2b3c4d5e6f7g8h9, not names")
+        }
+    };
+    if scope.group_ids.iter().all(|id| fits(id)) { Ok(()) } else { Err(ApiError::field(field, remedy)) }
+}
+
+fn is_okta_group(text: &str) -> bool {
+    (10..=40).contains(&text.len())
+        && text.starts_with("00g")
+        && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
 /// Refuses what the provider cannot do, and what the package does not include and was not on before.
@@ -164,6 +189,7 @@ pub(super) fn check_settings(
     before: Option<&Settings>,
     package: &Package,
 ) -> Result<(), ApiError> {
+    check_scope("settings.scope.group_ids", provider, &settings.scope)?;
     let compromised = settings.mitigation.mark_compromised;
     if provider == ProviderKind::Okta && (compromised.automated || compromised.manual) {
         return Err(ApiError::field(
@@ -200,7 +226,7 @@ pub(super) fn merge(
     package: &Package,
 ) -> Result<(), ApiError> {
     let sent_connection = sent.config.map(connection_in).transpose()?;
-    if sent_connection.as_ref().is_some_and(|c| kind_of(c) != current.provider) {
+    if sent_connection.as_ref().is_some_and(|c| c.provider() != current.provider) {
         return Err(ApiError::field("integration.config", "an integration keeps its kind of provider"));
     }
     let sent_settings = settings_in(sent.settings, package)?;

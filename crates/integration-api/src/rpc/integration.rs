@@ -131,7 +131,7 @@ impl Integrations {
             }
             Connection::EntraId(_) | Connection::Okta(_) => {}
         }
-        let report = self.peers.test(tenant, integration).await?;
+        let report = self.peers.test(tenant, integration, None).await?;
         let mut tx = self.db.tenant(tenant).await?;
         let before = locked(&mut tx, tenant, integration, "").await?;
         // A result counts only for what was tested.

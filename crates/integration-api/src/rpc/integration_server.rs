@@ -3,12 +3,13 @@
 use shared::wire::v1::{self, integration_service_server::IntegrationService};
 use tonic::{Request, Response, Status};
 
-use super::{id, integration::Integrations, is_text, watch};
+use super::{id, integration::Integrations, integration_draft::Preview, is_text, watch};
 use crate::{auth::caller, error::ApiError};
 
 #[tonic::async_trait]
 impl IntegrationService for Integrations {
     type WatchSyncStream = watch::Progress;
+    type PreviewScopeStream = Preview;
 
     async fn list_providers(
         &self,
@@ -50,7 +51,18 @@ impl IntegrationService for Integrations {
         request: Request<v1::TestIntegrationRequest>,
     ) -> Result<Response<v1::TestIntegrationResponse>, Status> {
         let caller = caller(&request)?;
-        Ok(Response::new(self.test(&caller, id("id", &request.get_ref().id)?).await?))
+        let request = request.into_inner();
+        Ok(Response::new(match &request.integration {
+            None => self.test(&caller, id("id", &request.id)?).await?,
+            Some(_) => self.test_draft(&caller, request).await?,
+        }))
+    }
+    async fn preview_scope(
+        &self,
+        request: Request<v1::PreviewScopeRequest>,
+    ) -> Result<Response<Self::PreviewScopeStream>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(self.preview(&caller, request.into_inner()).await?))
     }
     async fn enable_integration(
         &self,

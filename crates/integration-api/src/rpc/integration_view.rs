@@ -4,7 +4,7 @@ use shared::{
     id::IntegrationId,
     integration::{
         ActionSwitch, Connection, EntraCloud, EntraConnection, MitigationSettings, OktaConnection, Settings,
-        ValidationSettings,
+        SyncScope, ValidationSettings,
     },
     provider::Capability,
     wire::v1,
@@ -113,7 +113,8 @@ fn config(connection: Connection) -> v1::integration::Config {
 }
 
 fn settings(from: Settings) -> v1::IntegrationSettings {
-    let Settings { identity_creation, validation, mitigation } = from;
+    let Settings { identity_creation, validation, mitigation, scope } = from;
+    let SyncScope { group_ids } = scope;
     let ValidationSettings { automated, manual, daily_max, allow_ad_backed, low_threshold_opt_in } =
         validation;
     let MitigationSettings { revoke_sessions, disable_account, mark_compromised } = mitigation;
@@ -132,6 +133,7 @@ fn settings(from: Settings) -> v1::IntegrationSettings {
             disable_account: switch(disable_account),
             mark_compromised: switch(mark_compromised),
         }),
+        scope: Some(v1::SyncScope { group_ids }),
     }
 }
 

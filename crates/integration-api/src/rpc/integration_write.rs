@@ -3,17 +3,18 @@
 use shared::{
     audit::{self, Event, Outcome},
     db::{StoreError, Tx},
-    id::{IntegrationId, TenantId},
-    integration::Connection,
+    id::{CauseId, IntegrationId, TenantId},
+    integration::{Connection, Settings},
     sealing::{Owner, column},
     wire::v1,
 };
+use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::{
     edit, id,
     integration::{Integrations, locked},
-    integration_events::status_changed,
+    integration_events::{request_sync, status_changed},
     is_text,
 };
 use crate::{
@@ -40,25 +41,13 @@ impl Integrations {
         let mut check = Check::default();
         check.require(is_text(&sent.name, 120), "integration.name", "give 1 to 120 printable characters");
         check.take(idempotent::check_key(&key))?;
-        let connection = match sent.config {
-            None => {
-                check.require(false, "integration.config", "say which directory: entra or okta");
-                None
-            }
-            Some(config) => check.take(edit::connection_in(config).and_then(|mut c| {
-                edit::check_connection(&mut c)?;
-                Ok(c)
-            }))?,
-        };
-        if let Some(connection) = &connection {
-            check.take(secret_fits(connection, secret.is_some()))?;
-        }
+        let connection = check.take(connection_of(&sent, secret.is_some()))?;
         check.done()?;
         let connection = connection.ok_or(ApiError::Internal("a checked request has gaps"))?;
         let (name, settings) = (sent.name.trim().to_owned(), sent.settings);
         let work = |mut tx: Tx| async move {
             let package = registry::package_locked(&mut tx, tenant).await?;
-            let provider = edit::kind_of(&connection);
+            let provider = connection.provider();
             if !package.providers.contains(&provider) {
                 return Err(ApiError::NotEntitled {
                     entitlement: provider.to_string(),
@@ -76,32 +65,7 @@ impl Integrations {
             let settings = edit::settings_in(settings, &package)?;
             edit::check_settings(provider, &settings, None, &package)?;
             let now = tx.clock().await?;
-            let mut new = Integration {
-                id: IntegrationId::new(),
-                name,
-                provider,
-                connection,
-                settings,
-                status: Derived::Disabled,
-                status_reason: String::new(),
-                status_message: String::new(),
-                status_since: now,
-                disabled_by: None,
-                disabled_reason: None,
-                tested_at: None,
-                test_passed: None,
-                proven_at: None,
-                connection_since: now,
-                directory_id: None,
-                directory_name: None,
-                version: 1,
-                created_at: now,
-                updated_at: now,
-                updated_by: caller.claims.subject.clone(),
-                secret_version: None,
-                health: Vec::new(),
-            };
-            new.derive_status();
+            let mut new = unsaved(name, connection, settings, caller, now);
             integrations::insert(&mut tx, tenant, &new).await.map_err(name_taken)?;
             if let Some(secret) = &secret {
                 self.seal(&mut tx, tenant, &mut new, secret).await?;
@@ -177,29 +141,20 @@ impl Integrations {
         let integration = id("integration.id", &sent.id)?;
         let etag = sent.etag.clone();
         let paths = request.update_mask.unwrap_or_default().paths;
-        if paths.is_empty() || paths.len() > 64 {
-            return Err(ApiError::field("update_mask", "name the fields to change"));
-        }
-        let new_secret = paths.iter().any(|p| p == "credentials");
-        if new_secret != secret.is_some() {
-            return Err(ApiError::field(
-                "credentials",
-                "send credentials together with `credentials` in the mask",
-            ));
-        }
+        let new_secret = secret.is_some();
         let mut tx = self.db.tenant(tenant).await?;
-        let before = locked(&mut tx, tenant, integration, &etag).await?;
+        let mut before = locked(&mut tx, tenant, integration, &etag).await?;
         let package = registry::package(&mut tx, tenant).await?;
-        let mut after = before.clone();
-        edit::merge(&mut after, sent, &paths, &package)?;
-        let mut check = Check::default();
-        check.require(is_text(&after.name, 120), "integration.name", "give 1 to 120 printable characters");
-        check.take(edit::check_connection(&mut after.connection))?;
-        if new_secret {
-            check.take(secret_fits(&after.connection, true))?;
+        let mut after = changed(&before, sent, &paths, new_secret, &package)?;
+        let rescoped = before.settings.scope != after.settings.scope;
+        let proven = before.proven_at.is_some() && before.connection == after.connection && !new_secret;
+        if rescoped && proven {
+            // Nothing is locked while the directory is asked; what was changed meanwhile is not overwritten.
+            tx.rollback().await?;
+            self.scope_is_readable(tenant, &after).await?;
+            tx = self.db.tenant(tenant).await?;
+            before = locked(&mut tx, tenant, integration, &before.version.to_string()).await?;
         }
-        check.done()?;
-        edit::check_settings(after.provider, &after.settings, Some(&before.settings), &package)?;
         let changes = edit::differences(&before, &after);
         if changes.is_empty() && !new_secret {
             tx.rollback().await?;
@@ -243,12 +198,94 @@ impl Integrations {
         if before.proven_at.is_some() && after.proven_at.is_none() {
             event = event.detail("test", "undone: it has to pass again");
         }
-        audit::record(&mut tx, &event).await?;
+        let cause = CauseId(audit::record(&mut tx, &event).await?.uuid());
         status_changed(&mut tx, tenant, caller, &before, &after).await?;
+        if rescoped && after.status == Derived::Active {
+            request_sync(&mut tx, tenant, caller, integration, true, cause).await?;
+        }
         let shown = self.shown(&mut tx, tenant, integration).await?;
         tx.commit().await?;
         Ok(v1::UpdateIntegrationResponse { integration: Some(shown) })
     }
+}
+
+/// The connection that a configuration describes, checked.
+pub(super) fn connection_of(sent: &v1::Integration, secret_given: bool) -> Result<Connection, ApiError> {
+    let config = sent
+        .config
+        .clone()
+        .ok_or_else(|| ApiError::field("integration.config", "say which directory: entra or okta"))?;
+    let mut connection = edit::connection_in(config)?;
+    let mut check = Check::default();
+    check.take(edit::check_connection(&mut connection))?;
+    check.take(secret_fits(&connection, secret_given))?;
+    check.done()?;
+    Ok(connection)
+}
+
+/// A new integration that nothing is known about yet.
+pub(super) fn unsaved(
+    name: String,
+    connection: Connection,
+    settings: Settings,
+    caller: &Caller,
+    now: OffsetDateTime,
+) -> Integration {
+    let mut new = Integration {
+        id: IntegrationId::new(),
+        name,
+        provider: connection.provider(),
+        connection,
+        settings,
+        status: Derived::Disabled,
+        status_reason: String::new(),
+        status_message: String::new(),
+        status_since: now,
+        disabled_by: None,
+        disabled_reason: None,
+        tested_at: None,
+        test_passed: None,
+        proven_at: None,
+        connection_since: now,
+        directory_id: None,
+        directory_name: None,
+        version: 1,
+        created_at: now,
+        updated_at: now,
+        updated_by: caller.claims.subject.clone(),
+        secret_version: None,
+        health: Vec::new(),
+    };
+    new.derive_status();
+    new
+}
+
+/// What an integration would be after a change, checked.
+pub(super) fn changed(
+    before: &Integration,
+    sent: v1::Integration,
+    paths: &[String],
+    secret_given: bool,
+    package: &registry::Package,
+) -> Result<Integration, ApiError> {
+    if paths.is_empty() || paths.len() > 64 {
+        return Err(ApiError::field("update_mask", "name the fields to change"));
+    }
+    if paths.iter().any(|p| p == "credentials") != secret_given {
+        return Err(ApiError::field(
+            "credentials",
+            "send credentials together with `credentials` in the mask",
+        ));
+    }
+    let mut after = before.clone();
+    edit::merge(&mut after, sent, paths, package)?;
+    let mut check = Check::default();
+    check.require(is_text(&after.name, 120), "integration.name", "give 1 to 120 printable characters");
+    check.take(edit::check_connection(&mut after.connection))?;
+    check.take(secret_fits(&after.connection, secret_given))?;
+    check.done()?;
+    edit::check_settings(after.provider, &after.settings, Some(&before.settings), package)?;
+    Ok(after)
 }
 
 fn name_taken(error: StoreError) -> ApiError {
@@ -260,7 +297,7 @@ fn name_taken(error: StoreError) -> ApiError {
     }
 }
 
-fn client_secret(
+pub(super) fn client_secret(
     credentials: Option<v1::IntegrationCredentials>,
 ) -> Result<Option<Zeroizing<String>>, ApiError> {
     let Some(v1::integration_credentials::Credentials::Entra(mut entra)) =

@@ -9,6 +9,7 @@ pub mod ingest;
 mod ingest_record;
 pub mod installation;
 pub mod integration;
+mod integration_draft;
 mod integration_events;
 mod integration_server;
 mod integration_view;

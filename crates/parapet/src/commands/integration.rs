@@ -10,6 +10,7 @@ use shared::wire::v1::{self as api, integration_service_client::IntegrationServi
 
 use super::{
     idempotency_key, integration_id,
+    integration_scope::Preview,
     integration_update::Update,
     integrations, output,
     words::{self, Action, Cloud, Status},
@@ -28,6 +29,8 @@ pub enum Integration {
         /// Name or id
         integration: String,
     },
+    /// Read what another scope would cover, and show what it would add and remove; changes nothing
+    Preview(Preview),
     /// Let a connection work that a person disabled
     Enable {
         /// Name or id
@@ -67,6 +70,9 @@ pub enum Integration {
 pub struct Add {
     #[command(subcommand)]
     provider: Provider,
+    /// Only test it; nothing is saved (not for Okta, whose application needs the saved connection's keys)
+    #[arg(long, global = true)]
+    dry_run: bool,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -125,6 +131,9 @@ struct AddCommon {
     /// Do not make identities and identifiers from synced accounts
     #[arg(long)]
     no_identities: bool,
+    /// Only the members of these groups (object ids): begin with a pilot group
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    group: Vec<String>,
 }
 
 impl AddCommon {
@@ -146,6 +155,7 @@ impl AddCommon {
                 disable_account: switch(Action::DisableAccount),
                 mark_compromised: switch(Action::MarkCompromised),
             }),
+            scope: Some(api::SyncScope { group_ids: self.group.clone() }),
         }
     }
 }
@@ -210,6 +220,12 @@ impl Integration {
         let api = client::connect(global).await?;
         let mut client = IntegrationServiceClient::new(api.clone());
         match self {
+            Self::Add(add) if add.dry_run => {
+                let api::CreateIntegrationRequest { integration, credentials, .. } =
+                    add.provider.request()?;
+                let request = api::TestIntegrationRequest { integration, credentials, ..Default::default() };
+                tried(global, client.test_integration(request).await?.get_ref(), "nothing was saved")
+            }
             Self::Add(add) => {
                 let integration = client::create_integration(&mut client, add.provider.request()?).await?;
                 let incomplete = matches!(
@@ -231,29 +247,18 @@ impl Integration {
                 }
                 Ok(())
             }
+            Self::Update(update) if update.dry_run => {
+                let tested = update.test(&api).await?;
+                tried(global, &tested, "nothing was changed")
+            }
             Self::Update(update) => print(global, Some(update.run(&api).await?)),
+            Self::Preview(preview) => preview.run(global, &api).await,
             Self::Test { integration } => {
                 let id = integration_id(&api, &integration).await?;
-                let tested = client.test_integration(api::TestIntegrationRequest { id }).await?.into_inner();
-                let rows: Vec<_> = tested
-                    .results
-                    .iter()
-                    .map(|r| output::json("CapabilityHealth", r))
-                    .collect::<Result<_, _>>()?;
-                let columns = [
-                    ("CAPABILITY", "capability"),
-                    ("RESULT", "state"),
-                    ("REASON", "reason"),
-                    ("WHAT TO DO", "message"),
-                ];
-                output::list(global, &columns, &rows, "nothing was tested")?;
-                if !tested.passed {
-                    bail!("the connection test did not pass; the integration stays disabled");
-                }
-                if !global.json {
-                    eprintln!("\npassed; follow the first sync with: parapet sync watch '{integration}'");
-                }
-                Ok(())
+                let request = api::TestIntegrationRequest { id, ..Default::default() };
+                let tested = client.test_integration(request).await?.into_inner();
+                let next = format!("follow the first sync with: parapet sync watch '{integration}'");
+                tried(global, &tested, &next)
             }
             Self::Enable { integration } => {
                 let id = integration_id(&api, &integration).await?;
@@ -306,6 +311,21 @@ impl Integration {
             }
         }
     }
+}
+
+/// Shows what a test found; one that did not pass is a failure.
+fn tried(global: &Global, tested: &api::TestIntegrationResponse, next: &str) -> anyhow::Result<()> {
+    let rows = output::rows("CapabilityHealth", &tested.results)?;
+    let columns =
+        [("CAPABILITY", "capability"), ("RESULT", "state"), ("REASON", "reason"), ("WHAT TO DO", "message")];
+    output::list(global, &columns, &rows, "nothing was tested")?;
+    if !tested.passed {
+        bail!("the connection test did not pass");
+    }
+    if !global.json {
+        eprintln!("\npassed; {next}");
+    }
+    Ok(())
 }
 
 fn print(global: &Global, integration: Option<api::Integration>) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use shared::wire::v1::{self as api, integration_service_client::IntegrationServiceClient};
 
-use super::{integration::secret, integration_id, words::Action};
+use super::{integration::secret, integration_id, integration_scope::Scope, words::Action};
 use crate::client::Api;
 
 /// What to change; what is not given stays.
@@ -37,6 +37,11 @@ pub struct Update {
     /// Make identities and identifiers from synced accounts
     #[arg(long)]
     identities: Option<bool>,
+    #[command(flatten)]
+    scope: Scope,
+    /// Only test the change; nothing is stored and nothing stops working
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 impl Update {
@@ -48,6 +53,17 @@ impl Update {
         let request = self.request(found.integration.context("no integration in the answer")?)?;
         let updated = client.update_integration(request).await?.into_inner();
         updated.integration.context("no integration in the answer")
+    }
+
+    /// Tests the change without making it.
+    pub async fn test(self, api: &Api) -> anyhow::Result<api::TestIntegrationResponse> {
+        let mut client = IntegrationServiceClient::new(api.clone());
+        let id = integration_id(api, &self.integration).await?;
+        let found = client.get_integration(api::GetIntegrationRequest { id: id.clone() }).await?.into_inner();
+        let api::UpdateIntegrationRequest { integration, update_mask, credentials } =
+            self.request(found.integration.context("no integration in the answer")?)?;
+        let request = api::TestIntegrationRequest { id, integration, update_mask, credentials };
+        Ok(client.test_integration(request).await?.into_inner())
     }
 
     fn request(self, mut to: api::Integration) -> anyhow::Result<api::UpdateIntegrationRequest> {
@@ -81,6 +97,10 @@ impl Update {
         if let Some(identities) = self.identities {
             settings.identity_creation = identities;
             paths.push("settings.identity_creation");
+        }
+        if let Some(scope) = self.scope.named() {
+            settings.scope = Some(scope);
+            paths.push("settings.scope");
         }
         let validation = settings.validation.get_or_insert_default();
         if let Some(automated) = self.validate {

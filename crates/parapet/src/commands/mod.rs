@@ -5,6 +5,7 @@ mod exposure;
 mod feed;
 mod identity;
 mod integration;
+mod integration_scope;
 mod integration_update;
 mod mitigation;
 mod output;

@@ -152,7 +152,10 @@ impl Run {
                 self.register_okta_application(side, &created.jwks_url).await?;
             }
             let tested = integrations
-                .test_integration(api::TestIntegrationRequest { id: created.id.clone() })
+                .test_integration(api::TestIntegrationRequest {
+                    id: created.id.clone(),
+                    ..Default::default()
+                })
                 .await?
                 .into_inner();
             for result in tested.results.iter().filter(|r| r.state() != api::CapabilityState::Working) {
@@ -188,6 +191,7 @@ impl Run {
                 disable_account: both,
                 mark_compromised: if okta { None } else { by_hand },
             }),
+            scope: None,
         };
         let (provider, config, credentials) = if okta {
             let config = api::OktaConfig {

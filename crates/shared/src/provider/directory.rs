@@ -78,28 +78,65 @@ impl Directories {
         tx: &mut Tx,
         integration: &Integration,
     ) -> Result<Arc<dyn Provider>, ConnectError> {
-        let (place, sealed) = match integration.connection {
-            Connection::EntraId(_) => {
-                (column::INTEGRATION_SECRET, store::sealed_secret(tx, integration.id).await?)
-            }
-            Connection::Okta(_) => (column::CLIENT_KEY, store::sealed_client_key(tx, integration.id).await?),
-        };
-        let sealed = sealed.ok_or(ConnectError::NoCredentials)?;
+        let place = Self::place(integration);
+        let sealed = self.saved(tx, integration).await?;
         let version = (integration.version, sealed.version);
         if let Some(provider) = self.kept(integration.id, version) {
             return Ok(provider);
         }
         let secret = self.open(tx, integration.tenant, integration.id, place, &sealed).await?;
-        let provider: Arc<dyn Provider> = match &integration.connection {
-            Connection::EntraId(connection) => {
-                Arc::new(Entra::new(self.egress.clone(), connection.clone(), secret))
-            }
-            Connection::Okta(connection) => {
-                Arc::new(Okta::new(connection, &sealed.kid, &secret, self.egress.clone())?)
-            }
-        };
+        let provider = self.build(integration, &sealed.kid, secret)?;
         self.keep(integration.id, version, &provider);
         Ok(provider)
+    }
+
+    /// The provider behind a configuration that is not saved: another connection, scope or secret of an integration.
+    /// It is not kept.
+    pub async fn connect_draft(
+        &self,
+        tx: &mut Tx,
+        draft: &Integration,
+        secret: Option<Sealed>,
+    ) -> Result<Arc<dyn Provider>, ConnectError> {
+        let place = Self::place(draft);
+        let sealed = match secret {
+            Some(secret) => secret,
+            None => self.saved(tx, draft).await?,
+        };
+        let secret = self.open(tx, draft.tenant, draft.id, place, &sealed).await?;
+        self.build(draft, &sealed.kid, secret)
+    }
+
+    fn place(integration: &Integration) -> &'static str {
+        match integration.connection {
+            Connection::EntraId(_) => column::INTEGRATION_SECRET,
+            Connection::Okta(_) => column::CLIENT_KEY,
+        }
+    }
+
+    async fn saved(&self, tx: &mut Tx, integration: &Integration) -> Result<Sealed, ConnectError> {
+        let sealed = match integration.connection {
+            Connection::EntraId(_) => store::sealed_secret(tx, integration.id).await?,
+            Connection::Okta(_) => store::sealed_client_key(tx, integration.id).await?,
+        };
+        sealed.ok_or(ConnectError::NoCredentials)
+    }
+
+    fn build(
+        &self,
+        integration: &Integration,
+        kid: &str,
+        secret: SecretBytes,
+    ) -> Result<Arc<dyn Provider>, ConnectError> {
+        let (egress, scope) = (self.egress.clone(), integration.settings.scope.clone());
+        Ok(match &integration.connection {
+            Connection::EntraId(connection) => {
+                Arc::new(Entra::new(egress, connection.clone(), secret).within(scope))
+            }
+            Connection::Okta(connection) => {
+                Arc::new(Okta::new(connection, kid, &secret, egress)?.within(scope))
+            }
+        })
     }
 
     async fn open(

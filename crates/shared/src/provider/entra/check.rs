@@ -34,6 +34,10 @@ pub(super) const fn needs(capability: Capability) -> &'static [&'static [&'stati
     }
 }
 
+/// Sets of permissions that suffice to read the members of a scope's groups, besides reading users (entra.md §9).
+const GROUP_READERS: &[&[&str]] =
+    &[&["GroupMember.Read.All"], &["Group.Read.All"], &["Directory.Read.All"], &["Directory.ReadWrite.All"]];
+
 /// App-role ids of the permissions above (entra.md §18): what the authoritative list of grants shows.
 const APP_ROLES: &[(&str, &str)] = &[
     ("df021288-bdef-4463-88db-98f22de89214", "User.Read.All"),
@@ -44,6 +48,8 @@ const APP_ROLES: &[(&str, &str)] = &[
     ("3011c876-62b7-4ada-afa2-506cbbecc68c", "User.EnableDisableAccount.All"),
     ("dc5007c0-2d7d-4c42-879c-2dab87571379", "IdentityRiskyUser.Read.All"),
     ("656f6061-f9fe-4807-9708-6a2e0934df76", "IdentityRiskyUser.ReadWrite.All"),
+    ("98830695-27a2-44f7-8c18-0c3ebc9698f6", "GroupMember.Read.All"),
+    ("5b567255-7703-4780-807c-7be8301ae99b", "Group.Read.All"),
 ];
 
 /// The service plan of Entra ID P2. A plan id, not a SKU id: confusing them is a common fault (entra.md §15).
@@ -111,7 +117,9 @@ impl Entra {
         };
         let mut capabilities = Vec::with_capacity(wanted.len());
         for capability in wanted.iter().copied() {
-            let result = match lacking(capability, &granted) {
+            let scoped = capability == Capability::Read && !self.scope.is_whole();
+            let unscoped = || scoped.then(|| lacking_any(GROUP_READERS, &granted)).flatten();
+            let result = match lacking(capability, &granted).or_else(unscoped) {
                 Some(missing) => Err(missing),
                 None => self.probe(capability, &organization).await,
             };
@@ -142,7 +150,7 @@ impl Entra {
         match capability {
             Capability::Read => {
                 self.graph.get("/users?$top=1&$select=id").await.map_err(describe)?;
-                Ok(())
+                self.check_scope().await.map_err(describe)
             }
             Capability::RevokeSessions | Capability::DisableAccount => Ok(()),
             Capability::Validate => self.probe_password_grant(organization).await,
@@ -206,7 +214,11 @@ impl Entra {
 
 /// What a capability lacks among the granted permissions.
 fn lacking(capability: Capability, granted: &BTreeSet<String>) -> Option<Missing> {
-    let sets = needs(capability);
+    lacking_any(needs(capability), granted)
+}
+
+/// What is missing of the least of some sets, when none of them is granted.
+fn lacking_any(sets: &[&[&str]], granted: &BTreeSet<String>) -> Option<Missing> {
     if sets.iter().any(|set| set.iter().all(|permission| granted.contains(*permission))) {
         return None;
     }
@@ -292,7 +304,7 @@ mod tests {
     #[test]
     fn every_permission_we_may_need_has_its_app_role_id() {
         for capability in Capability::ALL {
-            for permission in needs(capability).iter().flat_map(|set| set.iter()) {
+            for permission in needs(capability).iter().chain(GROUP_READERS).flat_map(|set| set.iter()) {
                 assert!(APP_ROLES.iter().any(|(_, name)| name == permission), "{permission}");
             }
         }

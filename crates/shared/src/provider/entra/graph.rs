@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use http::Method;
+use reqwest::RequestBuilder;
 use serde::{Deserialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 
@@ -78,14 +79,27 @@ impl Graph {
         if answer.status == 200 { Ok(answer) } else { Err(error(&answer)) }
     }
 
-    /// Reads a URL. A refused token is replaced once: one may be revoked before its time (entra.md §7.2).
+    /// Reads a URL with Graph's advanced query engine, which lags behind writes by some seconds; whatever comes back.
+    pub async fn read_advanced(&self, url: &str) -> Result<Answer, ProviderError> {
+        self.reading(url, |request| request.header("ConsistencyLevel", "eventual")).await
+    }
+
     async fn read(&self, url: &str) -> Result<Answer, ProviderError> {
+        self.reading(url, |request| request).await
+    }
+
+    /// A refused token is replaced once: one may be revoked before its time (entra.md §7.2).
+    async fn reading(
+        &self,
+        url: &str,
+        with: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Answer, ProviderError> {
         let token = self.tokens.get().await?;
-        let mut answer = self.send(&token, Method::GET, url, None).await?;
+        let mut answer = self.send(&token, with(self.egress.request(Method::GET, url))).await?;
         if answer.status == 401 {
             self.tokens.discard(&token).await;
             let fresh = self.tokens.get().await?;
-            answer = self.send(&fresh, Method::GET, url, None).await?;
+            answer = self.send(&fresh, with(self.egress.request(Method::GET, url))).await?;
         }
         Ok(answer)
     }
@@ -114,33 +128,19 @@ impl Graph {
         body: &serde_json::Value,
     ) -> Result<Answer, ProviderError> {
         let token = self.tokens.get().await?;
-        let answer = self.send(&token, method, &self.url(path), Some(body)).await?;
+        let answer = self.send(&token, self.egress.request(method, &self.url(path)).json(body)).await?;
         if answer.status == 401 {
             self.tokens.discard(&token).await;
         }
         Ok(answer)
     }
 
-    async fn send(
-        &self,
-        token: &Arc<Token>,
-        method: Method,
-        url: &str,
-        body: Option<&serde_json::Value>,
-    ) -> Result<Answer, ProviderError> {
+    async fn send(&self, token: &Arc<Token>, request: RequestBuilder) -> Result<Answer, ProviderError> {
         let mut bearer = http::HeaderValue::from_str(&token.bearer())
             .map_err(|_| ProviderError::Protocol("the token is not a header value"))?;
         bearer.set_sensitive(true);
-        let request = self
-            .egress
-            .request(method, url)
-            .header(http::header::AUTHORIZATION, bearer)
-            .header(http::header::ACCEPT, "application/json");
-        egress::send(match body {
-            Some(body) => request.json(body),
-            None => request,
-        })
-        .await
+        let request = request.header(http::header::AUTHORIZATION, bearer);
+        egress::send(request.header(http::header::ACCEPT, "application/json")).await
     }
 }
 

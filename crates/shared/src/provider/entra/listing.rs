@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Entra, Facts,
-    account::{SELECT, User},
+    account::{SELECT, User, object_id_segment},
 };
-use crate::provider::{Account, Cursor, Listing, Next, Page, ProviderError};
+use crate::provider::{Account, Cursor, Listing, Missing, Next, Page, ProviderError};
 
 const USERS: &str = "/users";
 const DELTA: &str = "/users/delta";
@@ -21,6 +21,8 @@ const TOP_WITH_ACTIVITY: u32 = 500;
 enum Place {
     /// The next page of a full listing, and where the changes since its beginning start.
     Full { next: String, changes: String },
+    /// Among the members of a scope's groups: the group, its next page if it was begun, and where the changes start.
+    Members { groups: Vec<String>, nth: usize, next: Option<String>, changes: String },
     /// The next page of changes.
     Changes { next: String },
 }
@@ -53,20 +55,80 @@ impl Entra {
             (Listing::Full, None) => {
                 // Asked for before the first page, so that no change falls between the listing and the first delta.
                 let changes = self.changes_from_now().await?;
+                if !self.scope.is_whole() {
+                    return self.members(0, None, changes, &facts).await;
+                }
                 let (activity, top) =
                     if facts.sign_in_activity { (",signInActivity", TOP_WITH_ACTIVITY) } else { ("", TOP) };
                 let first = format!("{USERS}?$select={SELECT}{activity}&$top={top}");
                 self.full(&self.graph.url(&first), changes, &facts).await
             }
-            (Listing::Full, Some(Place::Full { next, changes })) => {
+            // A listing of another scope than today's starts again.
+            (Listing::Full, Some(Place::Members { groups, nth, next, changes }))
+                if groups == self.scope.group_ids =>
+            {
+                self.members(nth, next.as_deref(), changes, &facts).await
+            }
+            (Listing::Full, Some(Place::Full { next, changes })) if self.scope.is_whole() => {
                 self.full(self.graph.own_link(&next, USERS)?, changes, &facts).await
             }
             (Listing::Changes, Some(Place::Changes { next })) => {
                 self.changes(self.graph.own_link(&next, DELTA)?, &facts).await
             }
-            (Listing::Full, Some(Place::Changes { .. }))
-            | (Listing::Changes, None | Some(Place::Full { .. })) => Err(ProviderError::CursorExpired),
+            (Listing::Full, Some(_)) | (Listing::Changes, None | Some(_)) => {
+                Err(ProviderError::CursorExpired)
+            }
         }
+    }
+
+    /// A page of the members of the scope's groups, direct and nested. A member of several groups comes several times.
+    async fn members(
+        &self,
+        nth: usize,
+        next: Option<&str>,
+        changes: String,
+        facts: &Facts,
+    ) -> Result<Page, ProviderError> {
+        let groups = self.scope.group_ids.clone();
+        let group = groups.get(nth).ok_or(ProviderError::CursorExpired)?;
+        let below = members_path(group)?;
+        let url = match next {
+            Some(next) => self.graph.own_link(next, &below)?.to_owned(),
+            // Sign-ins cannot be selected here; the sync keeps what it knows and an attempt reads them itself.
+            None => self.graph.url(&format!("{below}?$count=true&$select={SELECT}&$top={TOP}")),
+        };
+        let answer = self.graph.read_advanced(&url).await?;
+        let Users { next, value, .. } = match answer.status {
+            200 => answer.json()?,
+            404 => return Err(ProviderError::Refused(group_missing(group))),
+            _ => return Err(super::graph::error(&answer)),
+        };
+        let accounts = value.into_iter().map(|user| user.into_account(facts)).collect();
+        if let Some(next) = &next {
+            self.graph.own_link(next, &below)?;
+        }
+        let next = match next {
+            Some(next) => Next::Page(Place::Members { groups, nth, next: Some(next), changes }.cursor()?),
+            None if nth + 1 < groups.len() => {
+                Next::Page(Place::Members { groups, nth: nth + 1, next: None, changes }.cursor()?)
+            }
+            None => Next::End(Some(Place::Changes { next: changes }.cursor()?)),
+        };
+        Ok(Page { accounts, next })
+    }
+
+    /// Whether the members of every group of the scope can be read.
+    pub(super) async fn check_scope(&self) -> Result<(), ProviderError> {
+        for group in &self.scope.group_ids {
+            let path = format!("{}?$count=true&$select=id&$top=1", members_path(group)?);
+            let answer = self.graph.read_advanced(&self.graph.url(&path)).await?;
+            match answer.status {
+                200 => {}
+                404 => return Err(ProviderError::Refused(group_missing(group))),
+                _ => return Err(super::graph::error(&answer)),
+            }
+        }
+        Ok(())
     }
 
     async fn full(&self, url: &str, changes: String, facts: &Facts) -> Result<Page, ProviderError> {
@@ -117,6 +179,19 @@ impl Entra {
         let link = delta.ok_or(ProviderError::Protocol("a delta page without a link"))?;
         self.graph.own_link(&link, DELTA)?;
         Ok(link)
+    }
+}
+
+fn members_path(group: &str) -> Result<String, ProviderError> {
+    Ok(format!("/groups/{}/transitiveMembers/microsoft.graph.user", object_id_segment(group)?))
+}
+
+/// A group of the scope is not there (any more). Never an empty group: its members would be taken for gone.
+fn group_missing(group: &str) -> Missing {
+    Missing {
+        reason: "group_missing",
+        message: format!("The directory has no group {group}; change the integration's scope."),
+        not_granted: false,
     }
 }
 

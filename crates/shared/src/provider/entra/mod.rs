@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     id::ProviderKind,
-    integration::{EntraCloud, EntraConnection},
+    integration::{EntraCloud, EntraConnection, SyncScope},
     limiter::AttemptPermit,
     secret::SecretBytes,
 };
@@ -67,6 +67,7 @@ impl EntraCloud {
 pub struct Entra {
     connection: EntraConnection,
     secret: SecretBytes,
+    scope: SyncScope,
     egress: Egress,
     graph: Graph,
     risk: Risks,
@@ -95,7 +96,14 @@ impl Entra {
         let hosts = connection.cloud.hosts();
         let tokens = Tokens::new(egress.clone(), hosts, &connection, secret.clone());
         let graph = Graph::new(egress.clone(), hosts.graph, tokens);
-        Self { connection, secret, egress, graph, risk: Risks::default(), facts: Mutex::new(None) }
+        let (scope, risk, facts) = (SyncScope::default(), Risks::default(), Mutex::new(None));
+        Self { connection, secret, scope, egress, graph, risk, facts }
+    }
+
+    /// Lists the accounts of this scope only.
+    #[must_use]
+    pub fn within(self, scope: SyncScope) -> Self {
+        Self { scope, ..self }
     }
 
     /// Facts about the tenant, read at most every few minutes. What may not be read stays unknown.

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Okta, client::Client, failure, user::User};
-use crate::provider::{
-    Account, Cursor, Listing, LockoutPolicy, Missing, Next, Page, ProviderError, http::Answer,
+use crate::{
+    integration::SyncScope,
+    provider::{Account, Cursor, Listing, LockoutPolicy, Missing, Next, Page, ProviderError, http::Answer},
 };
 
 const USERS: &str = "/api/v1/users";
@@ -29,6 +30,8 @@ enum Place {
     Listed { started: i64, path: String },
     /// Inside the list of deprovisioned users; without a path at its start.
     Deprovisioned { started: i64, path: Option<String> },
+    /// Among the members of a scope's groups: the group, and its next page if it was begun.
+    Members { started: i64, groups: Vec<String>, nth: usize, path: Option<String> },
     /// At the start of a listing of what changed since.
     Since { since: i64 },
     /// Inside a listing of changes.
@@ -46,11 +49,25 @@ impl Place {
 /// One page of users.
 pub(super) async fn page(
     client: &Client,
+    scope: &SyncScope,
     listing: Listing,
     from: Option<&Cursor>,
 ) -> Result<Page, ProviderError> {
     let place = from.map(|c| serde_json::from_str::<Place>(&c.0)).transpose();
     let place = place.map_err(|_| ProviderError::CursorExpired)?;
+    // A listing of another scope than today's starts again.
+    match (listing, &place) {
+        (Listing::Full, None) if !scope.is_whole() => {
+            return members(client, scope, None, 0, None).await;
+        }
+        (Listing::Full, Some(Place::Members { started, groups, nth, path }))
+            if *groups == scope.group_ids =>
+        {
+            return members(client, scope, Some(*started), *nth, path.as_deref()).await;
+        }
+        (Listing::Full, Some(_)) if !scope.is_whole() => return Err(ProviderError::CursorExpired),
+        _ => {}
+    }
     let (started, path) = match (listing, &place) {
         (Listing::Full, None) => (None, format!("{USERS}?limit={LIMIT}")),
         (Listing::Full, Some(Place::Deprovisioned { started, path: None })) => {
@@ -94,6 +111,72 @@ pub(super) async fn page(
         (Listing::Changes, _, Some(path)) => Next::Page(Place::Changed { started, path }.cursor()?),
     };
     Ok(Page { accounts: users.into_iter().map(Account::from).collect(), next })
+}
+
+/// A page of the members of the scope's groups. A member of several groups comes several times.
+async fn members(
+    client: &Client,
+    scope: &SyncScope,
+    started: Option<i64>,
+    nth: usize,
+    path: Option<&str>,
+) -> Result<Page, ProviderError> {
+    let groups = scope.group_ids.clone();
+    let group = groups.get(nth).ok_or(ProviderError::CursorExpired)?;
+    let below = members_path(group)?;
+    let here = match path {
+        Some(path) => client.follow(&format!("https://{}{path}", client.host()), &below)?,
+        None => format!("{below}?limit={LIMIT}"),
+    };
+    let answer = client.call(Method::GET, "groups", &here).await?;
+    match answer.status {
+        200 => {}
+        404 => return Err(ProviderError::Refused(group_missing(group))),
+        400 if path.is_some() && failure::code(&answer).is_some() => {
+            return Err(ProviderError::CursorExpired);
+        }
+        _ => return Err(failure::of(&answer)),
+    }
+    let users: Vec<User> = answer.json()?;
+    let started = started.unwrap_or_else(|| client.server_time());
+    let next = match next_link(&answer).map(|link| client.follow(&link, &below)).transpose()? {
+        Some(path) => Next::Page(Place::Members { started, groups, nth, path: Some(path) }.cursor()?),
+        None if nth + 1 < groups.len() => {
+            Next::Page(Place::Members { started, groups, nth: nth + 1, path: None }.cursor()?)
+        }
+        None => Next::End(Some(Place::Since { since: started }.cursor()?)),
+    };
+    Ok(Page { accounts: users.into_iter().map(Account::from).collect(), next })
+}
+
+/// Whether the members of a group can be read.
+pub(super) async fn group_is_readable(client: &Client, group: &str) -> Result<(), ProviderError> {
+    let path = format!("{}?limit=1", members_path(group)?);
+    let answer = client.call(Method::GET, "groups", &path).await?;
+    match answer.status {
+        200 => Ok(()),
+        404 => Err(ProviderError::Refused(group_missing(group))),
+        _ => Err(failure::of(&answer)),
+    }
+}
+
+fn members_path(group: &str) -> Result<String, ProviderError> {
+    let plain = !group.is_empty() && group.bytes().all(|b| b.is_ascii_alphanumeric());
+    plain
+        .then(|| format!("/api/v1/groups/{group}/users"))
+        .ok_or(ProviderError::Protocol("not an Okta group id"))
+}
+
+/// A group of the scope is not there (any more), or not visible to the app's role. Never an empty group: its members
+/// would be taken for gone.
+fn group_missing(group: &str) -> Missing {
+    Missing {
+        reason: "group_missing",
+        message: format!(
+            "the org shows no group {group}; change the integration's scope, or let the app's admin role see the group"
+        ),
+        not_granted: false,
+    }
 }
 
 /// INVARIANT: an app without an admin role gets `200 []` (§1.1); that is never an empty directory.

@@ -16,7 +16,12 @@ use super::{
     Account, Acted, Action, AttemptConnection, Attempted, Capability, Containment, Cursor, Listing,
     LockoutPolicy, Missing, Page, Provider, ProviderError, TestReport, Verifier, http::Egress,
 };
-use crate::{id::ProviderKind, integration::OktaConnection, limiter::AttemptPermit, secret::SecretBytes};
+use crate::{
+    id::ProviderKind,
+    integration::{OktaConnection, SyncScope},
+    limiter::AttemptPermit,
+    secret::SecretBytes,
+};
 
 mod actions;
 mod authn;
@@ -41,6 +46,7 @@ const ADMINS_FOR: Duration = Duration::from_mins(10);
 /// One Okta org behind one service app.
 pub struct Okta {
     client: Client,
+    scope: SyncScope,
     egress: Egress,
     /// Set once the org says that it does not offer blocks (§4.6).
     without_blocks: AtomicBool,
@@ -74,10 +80,17 @@ impl Okta {
         })?;
         Ok(Self {
             client: Client::new(host, &connection.client_id, kid, key, egress.clone()),
+            scope: SyncScope::default(),
             egress,
             without_blocks: AtomicBool::new(false),
             admins: Mutex::new(None),
         })
+    }
+
+    /// Lists the accounts of this scope only.
+    #[must_use]
+    pub fn within(self, scope: SyncScope) -> Self {
+        Self { scope, ..self }
     }
 
     /// Ids of the accounts that hold an administrator role, as far as they may be read; believed for a while.
@@ -113,7 +126,7 @@ impl Provider for Okta {
     }
 
     async fn test(&self, wanted: &BTreeSet<Capability>) -> TestReport {
-        probe::test(&self.client, wanted).await
+        probe::test(&self.client, &self.scope, wanted).await
     }
 
     async fn directory_id(&self) -> Result<String, ProviderError> {
@@ -121,7 +134,7 @@ impl Provider for Okta {
     }
 
     async fn accounts(&self, listing: Listing, from: Option<&Cursor>) -> Result<Page, ProviderError> {
-        let mut page = listing::page(&self.client, listing, from).await?;
+        let mut page = listing::page(&self.client, &self.scope, listing, from).await?;
         let admins = self.admins().await?;
         for account in &mut page.accounts {
             account.is_admin = admins.contains(&account.object_id);

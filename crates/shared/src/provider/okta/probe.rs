@@ -12,7 +12,10 @@ use super::{
     failure, listing,
     verdict::{self, Meaning},
 };
-use crate::provider::{Capability, CapabilityTest, Missing, ProviderError, TestReport};
+use crate::{
+    integration::SyncScope,
+    provider::{Capability, CapabilityTest, Missing, ProviderError, TestReport},
+};
 
 const WELL_KNOWN: &str = "/.well-known/okta-organization";
 /// An id no user has: Okta's ids are random, and made of more than zeros.
@@ -67,7 +70,7 @@ fn is_org_id(id: &str) -> bool {
 }
 
 /// Tries each wanted capability.
-pub(super) async fn test(client: &Client, wanted: &BTreeSet<Capability>) -> TestReport {
+pub(super) async fn test(client: &Client, scope: &SyncScope, wanted: &BTreeSet<Capability>) -> TestReport {
     let mut report = TestReport::default();
     let mut results: BTreeMap<Capability, Result<(), Missing>> = BTreeMap::new();
     let base = async {
@@ -84,7 +87,7 @@ pub(super) async fn test(client: &Client, wanted: &BTreeSet<Capability>) -> Test
         Ok(token) => {
             for capability in wanted {
                 let result = match capability {
-                    Capability::Read => read(client, &token.scopes).await,
+                    Capability::Read => read(client, scope, &token.scopes).await,
                     Capability::Validate => sign_in(client).await,
                     Capability::RevokeSessions => {
                         let path = format!("/api/v1/users/{NOBODY}/sessions?oauthTokens=true");
@@ -107,11 +110,20 @@ pub(super) async fn test(client: &Client, wanted: &BTreeSet<Capability>) -> Test
     report
 }
 
-async fn read(client: &Client, scopes: &BTreeSet<String>) -> Result<(), Missing> {
+async fn read(client: &Client, scope: &SyncScope, scopes: &BTreeSet<String>) -> Result<(), Missing> {
     granted(scopes, "okta.users.read")?;
     let answer = client.get("users", "/api/v1/users?limit=1").await.map_err(told)?;
     let users: Vec<serde_json::Value> = answer.json().map_err(told)?;
-    if users.is_empty() { Err(listing::no_users()) } else { Ok(()) }
+    if users.is_empty() {
+        return Err(listing::no_users());
+    }
+    if !scope.is_whole() {
+        granted(scopes, "okta.groups.read")?;
+    }
+    for group in &scope.group_ids {
+        listing::group_is_readable(client, group).await.map_err(told)?;
+    }
+    Ok(())
 }
 
 /// A sign-in nobody can mean: the answer shows whether the endpoint is there and asks for the password first.
