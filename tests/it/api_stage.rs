@@ -7,7 +7,8 @@ use std::{
     process::{ExitCode, Stdio},
 };
 
-use e2e::{Bus, bus::until};
+use e2e::{Bus, Idp, bus::until};
+use identity_sync_worker::{KeyConfig, SyncConfig};
 use integration_api::{ApiConfig, Config, KeysConfig, OidcConfig};
 use parapet::{
     certs::{Certificates, service_name},
@@ -16,7 +17,7 @@ use parapet::{
 use shared::{
     id::{OrganizationId, TenantId},
     sealing::{Purpose, TopKey},
-    service::{PeerConfig, TlsFiles},
+    service::{ListenConfig, PeerConfig, TlsFiles},
     wire::v1::{self, installation_service_client::InstallationServiceClient},
 };
 use time::OffsetDateTime;
@@ -28,7 +29,7 @@ use tonic::{
     transport::Channel,
 };
 
-/// The service and everything around it.
+/// The service, if wanted with a sync worker, and everything around it.
 pub struct Stage {
     pub bus: Bus,
     pub channel: Channel,
@@ -41,9 +42,16 @@ pub struct Stage {
     integration_key: TopKey,
     leak_key: TopKey,
     _files: tempfile::TempDir,
-    stop: Option<oneshot::Sender<()>>,
-    ended: Option<JoinHandle<anyhow::Result<ExitCode>>>,
+    api: Option<Running>,
+    worker: Option<Running>,
 }
+
+struct Running {
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<anyhow::Result<ExitCode>>,
+}
+
+const WORKER_SERVICE: &str = "parapet.internal.v1.DirectoryService";
 
 /// A client's calls carry this token.
 #[derive(Clone)]
@@ -123,12 +131,24 @@ pub fn package(providers: &[v1::ProviderKind]) -> v1::TenantPackage {
 impl Stage {
     /// With one tenant that may connect Entra ID.
     pub async fn new() -> Self {
-        let mut stage = Self::start().await;
+        let mut stage = Self::start(None).await;
         stage.tenant = stage.new_tenant(&package(&[v1::ProviderKind::EntraId])).await;
         stage
     }
 
-    async fn start() -> Self {
+    /// With a tenant that may connect both kinds of directory, and a sync worker that reaches those of the simulator.
+    pub async fn with_directories(idp: &Idp) -> Self {
+        let mut stage = Self::start(Some(idp)).await;
+        let package = v1::TenantPackage {
+            integration_cap: 100,
+            identifier_cap: 1000,
+            ..package(&[v1::ProviderKind::EntraId, v1::ProviderKind::Okta])
+        };
+        stage.tenant = stage.new_tenant(&package).await;
+        stage
+    }
+
+    async fn start(idp: Option<&Idp>) -> Self {
         let bus = Bus::new().await;
         let files = tempfile::tempdir().unwrap();
         let dir = files.path();
@@ -146,15 +166,39 @@ impl Stage {
         let (integration_key, integration_verifier) = top(Purpose::Integration, "integration.pub");
         let (leak_key, leak_verifier) = top(Purpose::Leak, "leak.pub");
         let mut common = bus.common_as("parapet_api");
-        let own = Certificates::prepare(dir, &["integration-api"]).unwrap();
-        let pair = own.of("integration-api");
-        common.tls = Some(TlsFiles { cert_file: pair.cert, key_file: pair.key, ca_file: own.ca() });
-        // Nobody answers there: what needs a peer is tested where the peer is.
-        for peer in ["identity-sync-worker", "audit-writer"] {
-            let away =
-                PeerConfig { address: "https://127.0.0.1:1".into(), server_name: Some(service_name(peer)) };
-            common.peers.insert(peer.into(), away);
+        let own = Certificates::prepare(dir, &["integration-api", "identity-sync-worker"]).unwrap();
+        let tls = |service| {
+            let pair = own.of(service);
+            Some(TlsFiles { cert_file: pair.cert, key_file: pair.key, ca_file: own.ca() })
+        };
+        common.tls = tls("integration-api");
+        // Nobody answers at port 1.
+        let worker_port = if idp.is_some() { free_port() } else { 1 };
+        for (peer, port) in [("identity-sync-worker", worker_port), ("audit-writer", 1)] {
+            let address = format!("https://127.0.0.1:{port}");
+            let peer_config = PeerConfig { address, server_name: Some(service_name(peer)) };
+            common.peers.insert(peer.into(), peer_config);
         }
+        let worker = idp.map(|idp| {
+            let key = dir.join("integration.key");
+            std::fs::write(&key, integration_key.to_file().unwrap().as_bytes()).unwrap();
+            let mut common = bus.common_as("parapet_sync");
+            common.tls = tls("identity-sync-worker");
+            common.grpc = ListenConfig {
+                listen: ([127, 0, 0, 1], worker_port).into(),
+                allow: [(WORKER_SERVICE.to_owned(), vec![service_name("integration-api")])].into(),
+                ..ListenConfig::default()
+            };
+            let config = identity_sync_worker::Config {
+                common,
+                idp: idp.egress_config(),
+                keys: KeyConfig { integration: key },
+                sync: SyncConfig { changes_every_seconds: 3600, slice_seconds: 2, ..SyncConfig::default() },
+            };
+            let (stop, stopped) = oneshot::channel();
+            let ended = tokio::spawn(identity_sync_worker::run(config, async move { drop(stopped.await) }));
+            Running { stop, ended }
+        });
         let (grpc, http) = (free_port(), free_port());
         common.grpc.listen = ([127, 0, 0, 1], grpc).into();
         common.http.listen = ([127, 0, 0, 1], http).into();
@@ -189,8 +233,8 @@ impl Stage {
             integration_key,
             leak_key,
             _files: files,
-            stop: Some(stop),
-            ended: Some(ended),
+            api: Some(Running { stop, ended }),
+            worker,
         };
         let mut operator = stage.operator();
         let name = format!("org {}", stage.organization);
@@ -222,7 +266,7 @@ impl Stage {
             (
                 &self.integration_key,
                 "INSERT INTO sync.sealing_keys (tenant_id, version, public_key, signature, wrapped_private)
-                 VALUES ($1, 1, $2, $3, $4)",
+                 VALUES ($1, 1, $2, $3, $4) ON CONFLICT DO NOTHING",
             ),
             (
                 &self.leak_key,
@@ -284,10 +328,12 @@ impl Stage {
         InstallationServiceClient::new(InterceptedService::new(self.channel.clone(), token))
     }
 
-    /// Stops the service and expects it to end well.
+    /// Stops the services and expects them to end well.
     pub async fn stop(mut self) {
-        self.stop.take().unwrap().send(()).unwrap();
-        assert_eq!(self.ended.take().unwrap().await.unwrap().unwrap(), ExitCode::SUCCESS);
+        for service in [self.api.take(), self.worker.take()].into_iter().flatten() {
+            service.stop.send(()).unwrap();
+            assert_eq!(service.ended.await.unwrap().unwrap(), ExitCode::SUCCESS);
+        }
     }
 }
 

@@ -27,6 +27,7 @@ mod mitigation_stage;
 mod okta;
 mod outage;
 mod reopened;
+mod scope;
 mod servers;
 mod service;
 mod stack;

@@ -40,6 +40,7 @@ pub struct Stage {
     pub db: Db,
     files: tempfile::TempDir,
     port: u16,
+    jwks: Value,
     worker: Option<Worker>,
 }
 
@@ -74,14 +75,31 @@ impl Stage {
         let (tenant, integration) = (TenantId::new(), IntegrationId::new());
         add_tenant(&bus, tenant, identifier_cap).await;
         let db = Db::connect(&bus.common_as("parapet_sync").database).await.unwrap();
-        let directory = idp.directory(org(&accounts, &json!({ "keys": [] })));
-        let mut stage =
-            Self { bus, idp, directory, tenant, integration, db, files, port: free_port(), worker: None };
+        let jwks = json!({ "keys": [] });
+        let directory = idp.directory(org(&accounts, &jwks));
+        let (port, worker) = (free_port(), None);
+        let mut stage = Self { bus, idp, directory, tenant, integration, db, files, port, jwks, worker };
         stage.start();
         stage.add_integration().await;
-        let jwks = stage.ensure_client_key().await;
-        stage.directory = stage.idp.directory(org(&accounts, &jwks));
+        stage.jwks = stage.ensure_client_key().await;
+        stage.replace(&accounts);
         stage
+    }
+
+    /// Replaces the org by one with these accounts and groups.
+    pub fn replace(&mut self, accounts: &Value) {
+        self.directory = self.idp.directory(org(accounts, &self.jwks));
+    }
+
+    /// Has the integration cover these groups.
+    pub async fn cover(&self, groups: &[&str]) {
+        sqlx::query(
+            "UPDATE api.integrations SET version = version + 1, settings = jsonb_set(settings, '{scope}', $1)",
+        )
+        .bind(json!({ "group_ids": groups }))
+        .execute(&mut self.bus.superuser().await)
+        .await
+        .unwrap();
     }
 
     /// Starts a worker.
@@ -275,7 +293,7 @@ pub async fn add_tenant(bus: &Bus, tenant: TenantId, identifier_cap: i64) {
 }
 
 fn org(accounts: &Value, jwks: &Value) -> Value {
-    let scopes = ["okta.users.read", "okta.policies.read", "okta.roles.read"];
+    let scopes = ["okta.users.read", "okta.groups.read", "okta.policies.read", "okta.roles.read"];
     let app = json!({ "client_id": CLIENT, "scopes": scopes, "roles": ["SUPER_ADMIN"], "jwks": jwks });
     let okta = json!({ "org_id": ORG, "subdomain": "acme", "mail_domain": "acme.example", "buckets": null, "apps": [app] });
     let mut spec = json!({ "name": "Acme", "provider": { "okta": okta } });
