@@ -14,6 +14,7 @@ mod audit;
 mod commands;
 mod conformance;
 mod database;
+mod doctor;
 mod entra;
 mod feeds;
 #[cfg(feature = "fail-points")]

@@ -8,12 +8,12 @@ use shared::{
     integration::{Connection, SyncScope},
     integration_store::{self, Integration, Sealed},
     provider::{
-        Capability, CapabilityTest, ProviderError, TestReport,
+        Capability, CapabilityTest, ProviderError, TestReport, Warning,
         directory::{ConnectError, Directories},
     },
     wire::internal::{
-        CapabilityResult, Draft, EnsureClientKeyRequest, EnsureClientKeyResponse, PreviewScopeRequest,
-        PreviewScopeResponse, TestConnectionRequest, TestConnectionResponse,
+        CapabilityResult, ConnectionWarning, Draft, EnsureClientKeyRequest, EnsureClientKeyResponse,
+        PreviewScopeRequest, PreviewScopeResponse, TestConnectionRequest, TestConnectionResponse,
         directory_service_server::DirectoryService,
     },
 };
@@ -170,12 +170,16 @@ fn failed(reason: &str, message: &str) -> Response<TestConnectionResponse> {
 }
 
 fn answer(report: TestReport) -> TestConnectionResponse {
-    let TestReport { mut capabilities, directory_id, directory_name } = report;
+    let TestReport { mut capabilities, directory_id, directory_name, warnings } = report;
     capabilities.sort_by_key(|test| test.capability);
     TestConnectionResponse {
         results: capabilities.into_iter().map(result).collect(),
         directory_id: directory_id.unwrap_or_default(),
         directory_name: directory_name.unwrap_or_default(),
+        warnings: warnings
+            .into_iter()
+            .map(|Warning { reason, message }| ConnectionWarning { reason: reason.to_owned(), message })
+            .collect(),
     }
 }
 

@@ -81,6 +81,13 @@ pub enum Effect {
         /// Where to.
         location: String,
     },
+    /// An answer given word for word.
+    Answer {
+        /// HTTP status.
+        status: u16,
+        /// Body.
+        json: serde_json::Value,
+    },
 }
 
 /// A delay hint, in one of the spellings seen in the wild.
@@ -102,7 +109,7 @@ impl Fault {
     pub fn evaluates(&self) -> bool {
         self.evaluate.unwrap_or(!matches!(
             self.effect,
-            Effect::Throttle { .. } | Effect::Status { .. } | Effect::Redirect { .. }
+            Effect::Throttle { .. } | Effect::Status { .. } | Effect::Redirect { .. } | Effect::Answer { .. }
         ))
     }
 
@@ -117,6 +124,7 @@ impl Fault {
             Effect::Html => "html".into(),
             Effect::Oversized { bytes } => format!("oversized {bytes}"),
             Effect::Redirect { .. } => "redirect".into(),
+            Effect::Answer { status, .. } => format!("answer {status}"),
         }
     }
 
@@ -134,6 +142,10 @@ impl Fault {
                 let mut response = wire::empty(StatusCode::TEMPORARY_REDIRECT);
                 wire::set_header(&mut response, LOCATION.as_str(), location);
                 Some(response)
+            }
+            Effect::Answer { status, json } => {
+                let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                Some(wire::json(status, json))
             }
             Effect::Delay { .. } | Effect::Reset | Effect::Oversized { .. } => None,
         }

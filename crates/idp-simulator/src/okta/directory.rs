@@ -71,6 +71,30 @@ pub fn policies(world: &World, org: &Org, request: &Request) -> Outcome {
     Ok(wire::json(StatusCode::OK, &Value::Array(shown)))
 }
 
+/// `GET /oauth2/v1/clients/{id}/roles`: the admin roles of a service app (okta.md §8.5).
+pub fn client_roles(world: &World, org: &Org, request: &Request, client: &str) -> Outcome {
+    let app = access::caller(world, org, request, "okta.roles.read")?;
+    if !app.may(Permission::ReadRoles) {
+        return Err(errors::error("E0000006"));
+    }
+    let Some(asked) = org.settings.app(client) else {
+        return Err(errors::because(
+            "E0000007",
+            &format!("Resource not found: {client} (PublicClientApp)"),
+            &[],
+        ));
+    };
+    let roles: Vec<Value> = asked
+        .roles
+        .iter()
+        .map(|role| {
+            json!({"id": format!("irb{}", &crate::log::sha256_hex(role)[..17]), "label": role, "type": "CUSTOM",
+                "status": "ACTIVE", "assignmentType": "CLIENT"})
+        })
+        .collect();
+    Ok(wire::json(StatusCode::OK, &Value::Array(roles)))
+}
+
 /// `GET /api/v1/iam/assignees/users`. Its next links name the admin console's host, as live orgs' do (okta.md §3.7).
 pub fn administrators(world: &World, org: &Org, request: &Request) -> Outcome {
     let app = access::caller(world, org, request, "okta.roles.read")?;

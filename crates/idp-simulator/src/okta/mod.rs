@@ -83,6 +83,7 @@ enum Route<'a> {
     Lifecycle(&'a str, &'a str),
     Policies,
     Administrators,
+    ClientRoles(&'a str),
     Logs,
     Organization,
     WellKnown(&'a str),
@@ -94,6 +95,7 @@ impl<'a> Route<'a> {
     fn of(segments: &[&'a str]) -> Self {
         match segments {
             ["oauth2", "v1", "token"] => Self::Token,
+            ["oauth2", "v1", "clients", id, "roles"] => Self::ClientRoles(id),
             ["oauth2", "v1", "keys"] => Self::Keys,
             [".well-known", document] => Self::WellKnown(document),
             ["api", "v1", "authn"] => Self::SignIn,
@@ -123,7 +125,7 @@ impl<'a> Route<'a> {
             Self::Lifecycle(id, _) => ("okta.users.lifecycle", Some(id), Some(Bucket::UserWrite)),
             Self::Policies => ("okta.policies", None, Some(Bucket::Other)),
             Self::Logs => ("okta.other", None, Some(Bucket::Logs)),
-            Self::Administrators | Self::Organization | Self::Nowhere => {
+            Self::Administrators | Self::ClientRoles(_) | Self::Organization | Self::Nowhere => {
                 ("okta.other", None, Some(Bucket::Other))
             }
             Self::WellKnown(_) | Self::Keys => ("okta.other", None, None),
@@ -196,6 +198,7 @@ async fn carry_out(world: &World, org: &Org, request: &Request, route: &Route<'_
         }
         Route::Policies if get => directory::policies(world, org, request),
         Route::Administrators if get => directory::administrators(world, org, request),
+        Route::ClientRoles(id) if get => directory::client_roles(world, org, request, id),
         Route::Logs if get => journal::answer(world, org, request),
         Route::SignIn | Route::Nowhere => Err(errors::error("E0000008")),
         _ => Err(errors::error("E0000022")),

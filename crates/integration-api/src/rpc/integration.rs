@@ -139,7 +139,7 @@ impl Integrations {
             return Err(ApiError::Stale("the integration was changed while the test ran; test again"));
         }
         let now = tx.clock().await?;
-        let TestConnectionResponse { results, directory_id, directory_name } = report;
+        let TestConnectionResponse { results, directory_id, directory_name, warnings } = report;
         let mut after = before.clone();
         let passed = after.tested(results.into_iter().filter_map(|r| health_in(r, now)).collect(), now);
         if !directory_id.is_empty() {
@@ -162,6 +162,7 @@ impl Integrations {
             integration: Some(shown),
             passed,
             sync_run_id,
+            warnings: integration_view::warnings(warnings),
         })
     }
 

@@ -98,6 +98,7 @@ impl Integrations {
         Ok(v1::TestIntegrationResponse {
             results: integration_view::health(&draft),
             passed,
+            warnings: integration_view::warnings(report.warnings),
             ..v1::TestIntegrationResponse::default()
         })
     }

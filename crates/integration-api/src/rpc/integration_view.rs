@@ -7,7 +7,7 @@ use shared::{
         SyncScope, ValidationSettings,
     },
     provider::Capability,
-    wire::v1,
+    wire::{internal, v1},
 };
 
 use super::convert;
@@ -135,6 +135,12 @@ fn settings(from: Settings) -> v1::IntegrationSettings {
         }),
         scope: Some(v1::SyncScope { group_ids }),
     }
+}
+
+/// Warnings of a test.
+pub(super) fn warnings(from: Vec<internal::ConnectionWarning>) -> Vec<v1::ConnectionWarning> {
+    let shown = |internal::ConnectionWarning { reason, message }| v1::ConnectionWarning { reason, message };
+    from.into_iter().map(shown).collect()
 }
 
 /// The health of every capability that is known or switched on.

@@ -319,6 +319,11 @@ fn tried(global: &Global, tested: &api::TestIntegrationResponse, next: &str) -> 
     let columns =
         [("CAPABILITY", "capability"), ("RESULT", "state"), ("REASON", "reason"), ("WHAT TO DO", "message")];
     output::list(global, &columns, &rows, "nothing was tested")?;
+    if !global.json {
+        for warning in &tested.warnings {
+            eprintln!("warning: {}: {}", warning.reason, warning.message);
+        }
+    }
     if !tested.passed {
         bail!("the connection test did not pass");
     }

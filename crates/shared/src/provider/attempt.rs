@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 
 use super::{
     ProviderError,
-    http::{Answer, Egress, USER_AGENT},
+    http::{self as egress, Answer, Egress, USER_AGENT},
 };
 use crate::limiter::AttemptPermit;
 
@@ -76,7 +76,7 @@ impl AttemptConnection {
             None => connect(&egress.resolver().resolve(host).await?).await?,
             Some(proxy) => tunnel(proxy, host).await?,
         };
-        tcp.set_nodelay(true).map_err(|_| ProviderError::NotSent("no connection"))?;
+        tcp.set_nodelay(true).map_err(|_| ProviderError::NotSent(egress::NO_CONNECTION))?;
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| ProviderError::NotSent("the host name is invalid"))?;
         let tls = TlsConnector::from(egress.tls().clone())
@@ -143,15 +143,15 @@ async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, ProviderError> {
             return Ok(stream);
         }
     }
-    Err(ProviderError::NotSent("no connection"))
+    Err(ProviderError::NotSent(egress::NO_CONNECTION))
 }
 
 /// An HTTP CONNECT tunnel through the deployment's proxy.
 async fn tunnel(proxy: &url::Url, host: &str) -> Result<TcpStream, ProviderError> {
-    let failed = || ProviderError::NotSent("the proxy refused the tunnel");
+    let failed = || ProviderError::NotSent(egress::PROXY_REFUSES);
     let address = (proxy.host_str().ok_or_else(failed)?, proxy.port_or_known_default().ok_or_else(failed)?);
     let mut tcp =
-        TcpStream::connect(address).await.map_err(|_| ProviderError::NotSent("the proxy is unreachable"))?;
+        TcpStream::connect(address).await.map_err(|_| ProviderError::NotSent(egress::PROXY_AWAY))?;
     let request =
         format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\nUser-Agent: {USER_AGENT}\r\n\r\n");
     tcp.write_all(request.as_bytes()).await.map_err(|_| failed())?;

@@ -20,7 +20,7 @@ use rustls::{
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use super::ProviderError;
+use super::{Missing, ProviderError};
 
 /// The largest answer of a directory that is read, in bytes: 999 Graph users with every property stay under 4 MiB.
 pub const ANSWER_LIMIT: usize = 16 * 1024 * 1024;
@@ -177,7 +177,7 @@ pub async fn send(request: reqwest::RequestBuilder) -> Result<Answer, ProviderEr
     let response = request.send().await.map_err(|e| {
         // The error's text holds the URL; only its kind is kept.
         if e.is_connect() {
-            ProviderError::NotSent("no connection")
+            not_connected(&e)
         } else if e.is_builder() {
             ProviderError::NotSent("request not built")
         } else if e.is_timeout() {
@@ -197,6 +197,67 @@ pub async fn send(request: reqwest::RequestBuilder) -> Result<Answer, ProviderEr
         body.extend_from_slice(&chunk);
     }
     Ok(Answer { status, headers, body: body.freeze() })
+}
+
+/// What kept a connection from coming about, as far as the layers below tell.
+fn not_connected(error: &reqwest::Error) -> ProviderError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let mut tunnelled = false;
+    while let Some(error) = cause {
+        // The resolver's own word, which hyper hands through.
+        if let Some(ProviderError::NotSent(why)) = error.downcast_ref() {
+            return ProviderError::NotSent(why);
+        }
+        if error.is::<rustls::Error>() {
+            return ProviderError::NotSent(UNTRUSTED);
+        }
+        // Its type is private to hyper-util; its words are all there is. Below it lies what kept us from the proxy.
+        tunnelled |= error.to_string().contains("tunnel");
+        if tunnelled && error.is::<std::io::Error>() {
+            return ProviderError::NotSent(PROXY_AWAY);
+        }
+        // An I/O error is what it wraps: its own `source` leaves that out.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = wrapped
+            .map_or_else(|| error.source(), |wrapped| Some(wrapped as &(dyn std::error::Error + 'static)));
+    }
+    ProviderError::NotSent(if tunnelled { PROXY_REFUSES } else { NO_CONNECTION })
+}
+
+pub(super) const NO_CONNECTION: &str = "no connection";
+pub(super) const UNTRUSTED: &str = "TLS failed: the certificate is not trusted";
+pub(super) const UNRESOLVED: &str = "the host name does not resolve";
+pub(super) const PRIVATE: &str = "the host name resolves to a private address";
+pub(super) const PROXY_REFUSES: &str = "the proxy refused the tunnel";
+pub(super) const PROXY_AWAY: &str = "the proxy is unreachable";
+
+/// Each fault of the network with a stable reason and what to do about it.
+const NETWORK: &[(&str, &str, &str)] = &[
+    (UNTRUSTED, "tls_untrusted", "if a proxy inspects TLS here, give its authority as idp.extra_ca"),
+    (UNRESOLVED, "name_unresolved", "check the name, and the DNS of the machine the worker runs on"),
+    (PRIVATE, "address_refused", "a directory on a private address has to be named in idp.resolve"),
+    (PROXY_REFUSES, "proxy_refused", "let the proxy pass the provider's hosts"),
+    (PROXY_AWAY, "proxy_unreachable", "check idp.proxy"),
+    (NO_CONNECTION, "unreachable", "let the worker reach the provider's hosts on port 443, or set idp.proxy"),
+];
+
+impl ProviderError {
+    /// The error as what is missing, for a person who sets up a connection.
+    pub fn into_missing(self) -> Missing {
+        let told = format!("the test could not be completed: {self}");
+        let (reason, message) = match self {
+            Self::Refused(missing) => return missing,
+            Self::NotSent(why) => match NETWORK.iter().find(|row| row.0 == why) {
+                Some((_, reason, advice)) => (*reason, format!("{told}; {advice}")),
+                None => ("unreachable", told),
+            },
+            Self::Lost(_) => ("answer_lost", told),
+            Self::Throttled { .. } => ("throttled", told),
+            Self::Unavailable { .. } => ("unavailable", told),
+            Self::CursorExpired | Self::Protocol(_) => ("protocol", told),
+        };
+        Missing { reason, message, not_granted: false }
+    }
 }
 
 /// `Retry-After` in every spelling seen: whole or fractional seconds, or an HTTP date. Clamped to 1 s ..= 1 h.
@@ -239,13 +300,13 @@ impl Resolver {
         }
         let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0))
             .await
-            .map_err(|_| ProviderError::NotSent("the host name does not resolve"))?
+            .map_err(|_| ProviderError::NotSent(UNRESOLVED))?
             .collect();
         if addresses.is_empty() {
-            return Err(ProviderError::NotSent("the host name does not resolve"));
+            return Err(ProviderError::NotSent(UNRESOLVED));
         }
         if !addresses.iter().all(|a| is_globally_reachable(a.ip())) {
-            return Err(ProviderError::NotSent("the host name resolves to a private address"));
+            return Err(ProviderError::NotSent(PRIVATE));
         }
         Ok(addresses)
     }

@@ -239,6 +239,17 @@ pub struct TestReport {
     pub directory_id: Option<String>,
     /// The directory's own name.
     pub directory_name: Option<String>,
+    /// What works, but less well than it could: an optional permission is not granted, a secret expires soon.
+    pub warnings: Vec<Warning>,
+}
+
+/// Something a person should know although the connection works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// Stable reason, for example `admins_unknown` or `secret_expires`.
+    pub reason: &'static str,
+    /// One sentence: what it costs and what to grant where.
+    pub message: String,
 }
 
 /// What the directory says about locking accounts, as far as it may be read.

@@ -1,6 +1,9 @@
 //! The connection test: what works with the granted permissions, capability by capability (entra.md §15, §17).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::Deserialize;
 use uuid::Uuid;
@@ -8,7 +11,7 @@ use uuid::Uuid;
 use super::{Entra, graph::Graph, ropc, token, verdict};
 use crate::{
     integration::EntraCloud,
-    provider::{Capability, CapabilityTest, Missing, ProviderError, TestReport, http},
+    provider::{Capability, CapabilityTest, Missing, ProviderError, TestReport, Warning, http},
     secret::SecretBytes,
 };
 
@@ -51,6 +54,43 @@ const APP_ROLES: &[(&str, &str)] = &[
     ("98830695-27a2-44f7-8c18-0c3ebc9698f6", "GroupMember.Read.All"),
     ("5b567255-7703-4780-807c-7be8301ae99b", "Group.Read.All"),
 ];
+
+/// Waits between tries with a secret that may be too new to be known everywhere.
+const FRESH_SECRET: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(7)];
+
+/// What each optional permission is for, and what its absence costs: any of the permissions, reason, the cost.
+const OPTIONAL: &[(&[&str], &str, &str)] = &[
+    (
+        &["RoleManagement.Read.Directory", "RoleManagement.ReadWrite.Directory", "Directory.Read.All"],
+        "admins_unknown",
+        "administrators are not recognised, and the protection of privileged accounts does not cover them; grant \
+         RoleManagement.Read.Directory",
+    ),
+    (
+        &["AuditLog.Read.All"],
+        "sign_ins_unknown",
+        "the owner's last sign-in is unknown, so that an account's reserve is given back only by a new password; grant \
+         AuditLog.Read.All (needs Entra ID P1)",
+    ),
+    (
+        &["Directory.Read.All", "Directory.ReadWrite.All"],
+        "lockout_unknown",
+        "the tenant's lockout threshold is unknown, so that Microsoft's default is assumed; grant Directory.Read.All if it \
+         was lowered",
+    ),
+    (
+        &["OnPremDirectorySynchronization.Read.All"],
+        "password_authority_unknown",
+        "whether passwords are checked in Active Directory (pass-through) is unknown; grant \
+         OnPremDirectorySynchronization.Read.All if accounts are synchronised",
+    ),
+];
+
+/// What works less well than it could.
+fn warnings(granted: &BTreeSet<String>) -> Vec<Warning> {
+    let lacking = OPTIONAL.iter().filter(|(any, ..)| !any.iter().any(|name| granted.contains(*name)));
+    lacking.map(|(_, reason, cost)| Warning { reason, message: (*cost).to_owned() }).collect()
+}
 
 /// The service plan of Entra ID P2. A plan id, not a SKU id: confusing them is a common fault (entra.md §15).
 const P2_PLAN: &str = "eec0eb4f-6444-4f95-aba0-50c24d67f998";
@@ -97,10 +137,10 @@ impl Entra {
     }
 
     pub(super) async fn check(&self, wanted: &BTreeSet<Capability>) -> TestReport {
-        let organization = match self.organization().await {
+        let organization = match self.organization_with_patience().await {
             Ok(organization) => organization,
             Err(error) => {
-                let missing = describe(error);
+                let missing = error.into_missing();
                 let all =
                     wanted.iter().map(|c| CapabilityTest { capability: *c, result: Err(missing.clone()) });
                 return TestReport { capabilities: all.collect(), ..TestReport::default() };
@@ -109,7 +149,7 @@ impl Entra {
         let granted = match self.granted().await {
             Ok(granted) => granted,
             Err(error) => {
-                let missing = describe(error);
+                let missing = error.into_missing();
                 let all =
                     wanted.iter().map(|c| CapabilityTest { capability: *c, result: Err(missing.clone()) });
                 return TestReport { capabilities: all.collect(), ..TestReport::default() };
@@ -125,7 +165,35 @@ impl Entra {
             };
             capabilities.push(CapabilityTest { capability, result });
         }
-        TestReport { capabilities, directory_id: Some(organization.id), directory_name: organization.name }
+        TestReport {
+            capabilities,
+            directory_id: Some(organization.id),
+            directory_name: organization.name,
+            warnings: warnings(&granted),
+        }
+    }
+
+    /// A secret that was just made is refused for some seconds (entra.md §2.4): its refusal is believed the third time.
+    async fn organization_with_patience(&self) -> Result<Organization, ProviderError> {
+        let is_id = self.secret.expose_str().is_some_and(|secret| Uuid::try_parse(secret).is_ok());
+        for wait in FRESH_SECRET {
+            match self.organization().await {
+                Err(ProviderError::Refused(missing)) if missing.reason == "secret_invalid" => {
+                    if is_id {
+                        return Err(ProviderError::Refused(Missing {
+                            reason: "secret_id_given",
+                            message: "This is the id of a client secret. Give the secret's value; Entra ID shows it only \
+                                      once, so make a new secret if it was not kept."
+                                .into(),
+                            not_granted: false,
+                        }));
+                    }
+                    tokio::time::sleep(wait).await;
+                }
+                other => return other,
+            }
+        }
+        self.organization().await
     }
 
     /// The granted application permissions: from the token, or else from the tenant's list of grants.
@@ -149,8 +217,8 @@ impl Entra {
     async fn probe(&self, capability: Capability, organization: &Organization) -> Result<(), Missing> {
         match capability {
             Capability::Read => {
-                self.graph.get("/users?$top=1&$select=id").await.map_err(describe)?;
-                self.check_scope().await.map_err(describe)
+                self.graph.get("/users?$top=1&$select=id").await.map_err(ProviderError::into_missing)?;
+                self.check_scope().await.map_err(ProviderError::into_missing)
             }
             Capability::RevokeSessions | Capability::DisableAccount => Ok(()),
             Capability::Validate => self.probe_password_grant(organization).await,
@@ -163,8 +231,11 @@ impl Entra {
                     });
                 }
                 unlicensed(&self.graph).await?;
-                self.risk.turn().await.map_err(describe)?;
-                self.graph.get("/identityProtection/riskyUsers?$top=1").await.map_err(describe)?;
+                self.risk.turn().await.map_err(ProviderError::into_missing)?;
+                self.graph
+                    .get("/identityProtection/riskyUsers?$top=1")
+                    .await
+                    .map_err(ProviderError::into_missing)?;
                 Ok(())
             }
         }
@@ -192,7 +263,7 @@ impl Entra {
             .request(::http::Method::POST, &url)
             .header(::http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(bytes::Bytes::from_owner(body));
-        let answer = http::send(request).await.map_err(describe)?;
+        let answer = http::send(request).await.map_err(ProviderError::into_missing)?;
         let codes = verdict::codes(&answer.body).unwrap_or_default();
         // 50126 is what a tenant answers that does not tell wrong names from wrong passwords.
         if codes.iter().any(|code| matches!(code, 50_034 | 50_126)) {
@@ -207,7 +278,7 @@ impl Entra {
                 not_granted: false,
             }),
             Some(code) => Err(token::explain(*code)),
-            None => Err(describe(token::refusal(&answer))),
+            None => Err(token::refusal(&answer).into_missing()),
         }
     }
 }
@@ -250,7 +321,9 @@ async fn unlicensed(graph: &Graph) -> Result<(), Missing> {
         #[serde(default)]
         service_plans: Vec<Plan>,
     }
-    let Some(skus) = super::optional(graph.list::<Sku>("/subscribedSkus").await).map_err(describe)? else {
+    let Some(skus) =
+        super::optional(graph.list::<Sku>("/subscribedSkus").await).map_err(ProviderError::into_missing)?
+    else {
         return Ok(());
     };
     let owned = skus.iter().any(|sku| {
@@ -268,23 +341,6 @@ async fn unlicensed(graph: &Graph) -> Result<(), Missing> {
         message: "Marking users as compromised needs the Entra ID P2 licence.".into(),
         not_granted: true,
     })
-}
-
-/// An error as what is missing, for a person.
-fn describe(error: ProviderError) -> Missing {
-    match error {
-        ProviderError::Refused(missing) => missing,
-        ProviderError::NotSent(_) => failed("unreachable", &error),
-        ProviderError::Throttled { .. } => failed("throttled", &error),
-        ProviderError::Lost(_)
-        | ProviderError::Unavailable { .. }
-        | ProviderError::CursorExpired
-        | ProviderError::Protocol(_) => failed("no_usable_answer", &error),
-    }
-}
-
-fn failed(reason: &'static str, error: &ProviderError) -> Missing {
-    Missing { reason, message: format!("The test could not be completed: {error}."), not_granted: false }
 }
 
 #[cfg(test)]

@@ -35,6 +35,10 @@ impl Client {
         &self.host
     }
 
+    pub(super) fn client_id(&self) -> &str {
+        self.tokens.client_id()
+    }
+
     pub(super) async fn token(&self) -> Result<Arc<Token>, ProviderError> {
         self.tokens.get().await
     }

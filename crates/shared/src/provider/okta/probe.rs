@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     integration::SyncScope,
-    provider::{Capability, CapabilityTest, Missing, ProviderError, TestReport},
+    provider::{Capability, CapabilityTest, Missing, ProviderError, TestReport, Warning},
 };
 
 const WELL_KNOWN: &str = "/.well-known/okta-organization";
@@ -81,10 +81,11 @@ pub(super) async fn test(client: &Client, scope: &SyncScope, wanted: &BTreeSet<C
     };
     match base.await {
         Err(error) => {
-            let missing = told(error);
+            let missing = error.into_missing();
             results.extend(wanted.iter().map(|c| (*c, Err(missing.clone()))));
         }
         Ok(token) => {
+            report.warnings = warnings(&token.scopes);
             for capability in wanted {
                 let result = match capability {
                     Capability::Read => read(client, scope, &token.scopes).await,
@@ -112,29 +113,75 @@ pub(super) async fn test(client: &Client, scope: &SyncScope, wanted: &BTreeSet<C
 
 async fn read(client: &Client, scope: &SyncScope, scopes: &BTreeSet<String>) -> Result<(), Missing> {
     granted(scopes, "okta.users.read")?;
-    let answer = client.get("users", "/api/v1/users?limit=1").await.map_err(told)?;
-    let users: Vec<serde_json::Value> = answer.json().map_err(told)?;
+    let answer = client.get("users", "/api/v1/users?limit=1").await.map_err(ProviderError::into_missing)?;
+    let users: Vec<serde_json::Value> = answer.json().map_err(ProviderError::into_missing)?;
     if users.is_empty() {
-        return Err(listing::no_users());
+        return Err(no_users(client, scopes).await);
     }
     if !scope.is_whole() {
         granted(scopes, "okta.groups.read")?;
     }
     for group in &scope.group_ids {
-        listing::group_is_readable(client, group).await.map_err(told)?;
+        listing::group_is_readable(client, group).await.map_err(ProviderError::into_missing)?;
     }
     Ok(())
+}
+
+/// No user at all: the app has no admin role, or one that is bound to nothing. Only who may read roles can tell.
+async fn no_users(client: &Client, scopes: &BTreeSet<String>) -> Missing {
+    let missing = listing::no_users();
+    if granted(scopes, "okta.roles.read").is_err() {
+        return missing;
+    }
+    let path = format!("/oauth2/v1/clients/{}/roles", client.client_id());
+    let roles = match client.get("clients", &path).await {
+        Ok(answer) => answer.json::<Vec<serde_json::Value>>().unwrap_or_default(),
+        Err(_) => return missing,
+    };
+    if roles.is_empty() {
+        return missing;
+    }
+    Missing {
+        reason: "resource_set_empty",
+        message: "the service app has an admin role, but it covers no user: add users, or the users of a group, to the \
+                  role's resource set (a group itself covers nobody)"
+            .into(),
+        not_granted: true,
+    }
+}
+
+/// Each optional scope with what its absence costs.
+const OPTIONAL: &[(&str, &str, &str)] = &[
+    (
+        "okta.roles.read",
+        "admins_unknown",
+        "administrators are not recognised, and the protection of privileged accounts does not cover them; grant \
+         okta.roles.read and a role that may view administrators",
+    ),
+    (
+        "okta.policies.read",
+        "lockout_unknown",
+        "the org's lockout threshold is unknown, so that Okta's default of 10 is assumed; grant okta.policies.read if a \
+         password policy has a lower one",
+    ),
+];
+
+fn warnings(scopes: &BTreeSet<String>) -> Vec<Warning> {
+    let lacking = OPTIONAL.iter().filter(|(scope, ..)| !scopes.contains(*scope));
+    lacking.map(|(_, reason, cost)| Warning { reason, message: (*cost).to_owned() }).collect()
 }
 
 /// A sign-in nobody can mean: the answer shows whether the endpoint is there and asks for the password first.
 async fn sign_in(client: &Client) -> Result<(), Missing> {
     let (username, password) = (format!("{}@parapet.invalid", Uuid::new_v4()), Uuid::new_v4().to_string());
     let body = Submission { username: &username, password: &password, options: Options::default() };
-    let body = serde_json::to_value(&body).map_err(|_| told(ProviderError::NotSent("request not built")))?;
-    let answer = client.anonymous(Method::POST, PATH, Some(&body)).await.map_err(told)?;
+    let body = serde_json::to_value(&body)
+        .map_err(|_| ProviderError::NotSent("request not built").into_missing())?;
+    let answer =
+        client.anonymous(Method::POST, PATH, Some(&body)).await.map_err(ProviderError::into_missing)?;
     match (answer.status, verdict::read(answer.status, &answer.body).meaning) {
         (_, Meaning::Refusal) => Ok(()),
-        (429 | 500.., _) => Err(told(failure::of(&answer))),
+        (429 | 500.., _) => Err(failure::of(&answer).into_missing()),
         (403, _) => Err(missing(
             "address_blocked",
             false,
@@ -160,10 +207,10 @@ async fn act_on_nobody(
     path: &str,
 ) -> Result<(), Missing> {
     granted(scopes, "okta.users.manage")?;
-    let answer = client.call(method, "user_write", path).await.map_err(told)?;
+    let answer = client.call(method, "user_write", path).await.map_err(ProviderError::into_missing)?;
     match (answer.status, failure::code(&answer).as_deref()) {
         (404, Some("E0000007")) | (204, _) => Ok(()),
-        _ => Err(told(failure::of(&answer))),
+        _ => Err(failure::of(&answer).into_missing()),
     }
 }
 
@@ -181,15 +228,4 @@ fn granted(scopes: &BTreeSet<String>, scope: &str) -> Result<(), Missing> {
 
 fn missing(reason: &'static str, not_granted: bool, message: &str) -> Missing {
     Missing { reason, message: message.into(), not_granted }
-}
-
-fn told(error: ProviderError) -> Missing {
-    let reason = match error {
-        ProviderError::Refused(missing) => return missing,
-        ProviderError::NotSent(_) | ProviderError::Lost(_) => "unreachable",
-        ProviderError::Throttled { .. } => "throttled",
-        ProviderError::Unavailable { .. } => "unavailable",
-        ProviderError::CursorExpired | ProviderError::Protocol(_) => "protocol",
-    };
-    Missing { reason, message: error.to_string(), not_granted: false }
 }

@@ -91,6 +91,10 @@ impl TokenSource {
         }
     }
 
+    pub(super) fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
     /// The token in use, or a new one. The lock makes everybody else wait for the one request.
     pub(super) async fn get(&self) -> Result<Arc<Token>, ProviderError> {
         let mut cached = self.cached.lock().await;
