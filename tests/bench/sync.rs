@@ -131,7 +131,7 @@ async fn create(
         mitigation: None,
         scope: None,
     };
-    let secret = api::EntraCredentials { client_secret: SECRET.into() };
+    let secret = api::EntraCredentials { client_secret: SECRET.into(), ..Default::default() };
     let request = api::CreateIntegrationRequest {
         integration: Some(api::Integration {
             name: "bench".into(),

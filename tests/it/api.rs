@@ -43,7 +43,7 @@ fn entra(name: &str, key: &str) -> v1::CreateIntegrationRequest {
 }
 
 fn credentials(secret: &str) -> v1::IntegrationCredentials {
-    let entra = v1::EntraCredentials { client_secret: secret.into() };
+    let entra = v1::EntraCredentials { client_secret: secret.into(), ..Default::default() };
     v1::IntegrationCredentials { credentials: Some(v1::integration_credentials::Credentials::Entra(entra)) }
 }
 

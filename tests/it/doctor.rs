@@ -126,6 +126,50 @@ async fn what_is_wrong_with_an_entra_connection_is_told_apart() {
     stage.stop().await;
 }
 
+/// A certificate and its key, PEM.
+fn certificate() -> (String, String) {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+    let made = rcgen::CertificateParams::new(vec!["parapet".into()]).unwrap().self_signed(&key).unwrap();
+    (made.pem(), key.serialize_pem())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_proves_itself_with_a_certificate_for_reading_and_for_passwords() {
+    let idp = Idp::start().await;
+    let (known, key) = certificate();
+    idp.directory(json!({"name": "contoso", "provider": {"entra_id": {
+        "tenant_id": TENANT, "domains": [{"name": "contoso.example"}],
+        "apps": [{"client_id": APP, "certificates": [known], "permissions": ["Directory.ReadWrite.All"]}]}}}));
+    let stage = Stage::with_directories(&idp).await;
+    let admin = stage.desk("ann", &["org_admin"]);
+    let add = |pem: &str| {
+        let file = admin.file("pem", pem);
+        format!(
+            "integration add entra --name contoso --directory {TENANT} --client-id {APP} --certificate-file {}",
+            file.display()
+        )
+    };
+    let (stranger, strangers_key) = certificate();
+    for (pem, complaint) in [
+        (known.clone(), "no private key"),
+        (key.clone(), "no certificate"),
+        (format!("{known}{strangers_key}"), "does not belong"),
+    ] {
+        let (_, said) = admin.fails(&add(&pem)).await;
+        assert!(said.contains(complaint) && said.contains("credentials.entra.certificate_pem"), "{said}");
+        assert!(!said.contains("PRIVATE KEY-"), "nothing of it is quoted: {said}");
+    }
+    let unknown = add(&format!("{stranger}{strangers_key}"));
+    let (passed, results, _) = tested(&admin, &format!("{unknown} --dry-run")).await;
+    assert_eq!((result(&results, "read").0, passed), ("credential_invalid", false));
+
+    admin.asks(&add(&format!("{key}{known}"))).await;
+    let (passed, results, said) = tested(&admin, "integration test contoso").await;
+    assert!(passed, "{results:?} {said}");
+    assert_eq!(result(&results, "validate").0, "");
+    stage.stop().await;
+}
+
 const CLIENT: &str = "0oaparapet0000000001";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,7 +274,8 @@ async fn faults_of_the_network_are_told_apart() {
             client_id: APP.into(),
             ropc_client_id: None,
         };
-        let entra = Entra::new(Egress::new(&config).unwrap(), connection, SecretBytes::new(SECRET.into()));
+        let entra =
+            Entra::new(Egress::new(&config).unwrap(), connection, SecretBytes::new(SECRET.into())).unwrap();
         let report = entra.test(&[Capability::Read].into()).await;
         let missing = report.capabilities[0].result.clone().unwrap_err();
         assert_eq!((missing.reason, missing.not_granted), (reason, false), "{missing:?}");

@@ -122,7 +122,7 @@ fn adapter(idp: &Idp, secret: &str) -> Entra {
         client_id: APP.into(),
         ropc_client_id: Some(CHECKER.into()),
     };
-    Entra::new(idp.egress(), connection, SecretBytes::new(secret.into()))
+    Entra::new(idp.egress(), connection, SecretBytes::new(secret.into())).unwrap()
 }
 
 fn people() -> Value {

@@ -158,6 +158,7 @@ async fn an_unsaved_configuration_is_tested_with_its_own_secret_and_leaves_nothi
         credentials: Some(v1::IntegrationCredentials {
             credentials: Some(v1::integration_credentials::Credentials::Entra(v1::EntraCredentials {
                 client_secret: secret.into(),
+                ..Default::default()
             })),
         }),
         ..Default::default()

@@ -186,17 +186,3 @@ impl Settings {
         wanted
     }
 }
-
-/// The secret part of an integration, sealed at rest under purpose `integration`. Serialised only into a sealed envelope.
-#[derive(Clone, Debug)]
-pub enum IntegrationSecret {
-    /// Entra: the client secret's value.
-    ClientSecret(crate::secret::SecretBytes),
-    /// Okta: PKCS#8 DER of our RSA client key, and its key id.
-    ClientKey {
-        /// Key id published in the JWKS.
-        kid: String,
-        /// PKCS#8 DER.
-        pkcs8: crate::secret::SecretBytes,
-    },
-}

@@ -48,6 +48,7 @@ mod tests {
         let credentials = v1::IntegrationCredentials {
             credentials: Some(v1::integration_credentials::Credentials::Entra(v1::EntraCredentials {
                 client_secret: "hunter2".into(),
+                certificate_pem: "hunter2".into(),
             })),
         };
         let shown = format!("{batch:?} {credentials:?}");

@@ -215,7 +215,9 @@ fn entra(of: &Subject, granted: Granted) -> (Value, Make) {
         ropc_client_id: Some(CHECKER.into()),
     };
     let make: Make = Box::new(move |egress, scope| {
-        Box::new(Entra::new(egress, connection.clone(), SecretBytes::new(SECRET.into())).within(scope))
+        Box::new(
+            Entra::new(egress, connection.clone(), SecretBytes::new(SECRET.into())).unwrap().within(scope),
+        )
     });
     (json!({"name": "Contoso", "provider": {"entra_id": tenant}}), make)
 }

@@ -22,7 +22,7 @@ use super::{
     integration::Integrations,
     integration_events::health_in,
     integration_view,
-    integration_write::{changed, client_secret, connection_of, unsaved},
+    integration_write::{changed, connection_of, secret_in, unsaved},
 };
 use crate::{
     auth::Caller,
@@ -44,7 +44,7 @@ impl Integrations {
     ) -> Result<v1::TestIntegrationResponse, ApiError> {
         let tenant = caller.tenant()?;
         let v1::TestIntegrationRequest { id: text, integration, update_mask, credentials } = request;
-        let secret = client_secret(credentials)?;
+        let secret = secret_in(credentials)?;
         let sent = integration.unwrap_or_default();
         let mut tx = self.db.tenant(tenant).await?;
         let package = registry::package(&mut tx, tenant).await?;

@@ -5,6 +5,7 @@ use shared::{
     db::{StoreError, Tx},
     id::{CauseId, IntegrationId, TenantId},
     integration::{Connection, Settings},
+    provider::entra::Certificate,
     sealing::{Owner, column},
     wire::v1,
 };
@@ -26,6 +27,7 @@ use crate::{
 };
 
 const LONGEST_CLIENT_SECRET: usize = 1024;
+const LONGEST_CERTIFICATE: usize = 32 * 1024;
 
 impl Integrations {
     pub(super) async fn create(
@@ -34,7 +36,7 @@ impl Integrations {
         mut request: v1::CreateIntegrationRequest,
     ) -> Result<v1::CreateIntegrationResponse, ApiError> {
         let tenant = caller.tenant()?;
-        let secret = client_secret(request.credentials.take())?;
+        let secret = secret_in(request.credentials.take())?;
         let key = std::mem::take(&mut request.idempotency_key);
         let fingerprint = idempotent::fingerprint(&request);
         let sent = request.integration.unwrap_or_default();
@@ -136,7 +138,7 @@ impl Integrations {
         mut request: v1::UpdateIntegrationRequest,
     ) -> Result<v1::UpdateIntegrationResponse, ApiError> {
         let tenant = caller.tenant()?;
-        let secret = client_secret(request.credentials.take())?;
+        let secret = secret_in(request.credentials.take())?;
         let sent = request.integration.unwrap_or_default();
         let integration = id("integration.id", &sent.id)?;
         let etag = sent.etag.clone();
@@ -297,7 +299,8 @@ fn name_taken(error: StoreError) -> ApiError {
     }
 }
 
-pub(super) fn client_secret(
+/// The secret among credentials, in the form in which it is sealed: a client secret's value, or PEM.
+pub(super) fn secret_in(
     credentials: Option<v1::IntegrationCredentials>,
 ) -> Result<Option<Zeroizing<String>>, ApiError> {
     let Some(v1::integration_credentials::Credentials::Entra(mut entra)) =
@@ -306,6 +309,19 @@ pub(super) fn client_secret(
         return Ok(None);
     };
     let secret = Zeroizing::new(std::mem::take(&mut entra.client_secret));
+    let certificate = Zeroizing::new(std::mem::take(&mut entra.certificate_pem));
+    if !certificate.is_empty() {
+        let usable = if !secret.is_empty() {
+            Err("give a client secret or a certificate, not both".to_owned())
+        } else if certificate.len() > LONGEST_CERTIFICATE {
+            Err("give at most 32 KiB: one certificate and its key".to_owned())
+        } else {
+            Certificate::read_valid(&certificate, OffsetDateTime::now_utc())
+                .map_err(|error| error.to_string())
+        };
+        usable.map_err(|remedy| ApiError::field("credentials.entra.certificate_pem", remedy))?;
+        return Ok(Some(certificate));
+    }
     let printable = secret.bytes().all(|b| b.is_ascii_graphic());
     if secret.is_empty() || secret.len() > LONGEST_CLIENT_SECRET || !printable {
         return Err(ApiError::field(

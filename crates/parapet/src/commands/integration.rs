@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, IsTerminal},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail};
@@ -93,6 +93,9 @@ enum Provider {
         /// File with the client secret's value; standard input when absent
         #[arg(long)]
         secret_file: Option<PathBuf>,
+        /// File with a certificate and its private key (PEM), instead of a client secret
+        #[arg(long, conflicts_with = "secret_file")]
+        certificate_file: Option<PathBuf>,
         /// National cloud
         #[arg(long, value_enum, default_value = "global")]
         cloud: Cloud,
@@ -163,10 +166,23 @@ impl AddCommon {
 impl Provider {
     fn request(self) -> anyhow::Result<api::CreateIntegrationRequest> {
         let (common, provider, config, credentials) = match self {
-            Self::Entra { common, directory, client_id, ropc_client_id, secret_file, cloud } => {
+            Self::Entra {
+                common,
+                directory,
+                client_id,
+                ropc_client_id,
+                secret_file,
+                certificate_file,
+                cloud,
+            } => {
                 let config =
                     api::EntraConfig { cloud: cloud.wire(), tenant: directory, client_id, ropc_client_id };
-                let entra = api::EntraCredentials { client_secret: secret(secret_file)? };
+                let entra = match certificate_file {
+                    Some(file) => certificate(&file)?,
+                    None => {
+                        api::EntraCredentials { client_secret: secret(secret_file)?, ..Default::default() }
+                    }
+                };
                 let credentials = api::integration_credentials::Credentials::Entra(entra);
                 (
                     common,
@@ -192,6 +208,13 @@ impl Provider {
             idempotency_key: idempotency_key(),
         })
     }
+}
+
+/// Reads a certificate with its key.
+pub(super) fn certificate(file: &Path) -> anyhow::Result<api::EntraCredentials> {
+    let certificate_pem =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(api::EntraCredentials { certificate_pem, ..Default::default() })
 }
 
 /// Reads a client secret from a file, or from standard input.

@@ -5,7 +5,12 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use shared::wire::v1::{self as api, integration_service_client::IntegrationServiceClient};
 
-use super::{integration::secret, integration_id, integration_scope::Scope, words::Action};
+use super::{
+    integration::{certificate, secret},
+    integration_id,
+    integration_scope::Scope,
+    words::Action,
+};
 use crate::client::Api;
 
 /// What to change; what is not given stays.
@@ -22,6 +27,9 @@ pub struct Update {
     /// File with a new client secret's value, `-` for standard input (Entra ID). It has to pass a test again
     #[arg(long)]
     secret_file: Option<PathBuf>,
+    /// File with a new certificate and its private key (Entra ID). It has to pass a test again
+    #[arg(long, conflicts_with = "secret_file")]
+    certificate_file: Option<PathBuf>,
     /// Validate new exposures by itself
     #[arg(long)]
     validate: Option<bool>,
@@ -86,10 +94,16 @@ impl Update {
             }
         }
         let mut credentials = None;
-        if let Some(file) = self.secret_file {
-            let client_secret = secret(Some(file).filter(|file| file.as_os_str() != "-"))?;
-            let entra =
-                api::integration_credentials::Credentials::Entra(api::EntraCredentials { client_secret });
+        let entra = match (self.secret_file, self.certificate_file) {
+            (Some(file), _) => {
+                let client_secret = secret(Some(file).filter(|file| file.as_os_str() != "-"))?;
+                Some(api::EntraCredentials { client_secret, ..Default::default() })
+            }
+            (None, Some(file)) => Some(certificate(&file)?),
+            (None, None) => None,
+        };
+        if let Some(entra) = entra {
+            let entra = api::integration_credentials::Credentials::Entra(entra);
             credentials = Some(api::IntegrationCredentials { credentials: Some(entra) });
             paths.push("credentials");
         }

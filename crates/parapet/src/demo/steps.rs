@@ -207,8 +207,10 @@ impl Run {
                 ropc_client_id: String::new(),
             };
             let client_secret = self.client_secrets.first().cloned().unwrap_or_default();
-            let secret =
-                api::integration_credentials::Credentials::Entra(api::EntraCredentials { client_secret });
+            let secret = api::integration_credentials::Credentials::Entra(api::EntraCredentials {
+                client_secret,
+                ..Default::default()
+            });
             let credentials = api::IntegrationCredentials { credentials: Some(secret) };
             (api::ProviderKind::EntraId, api::integration::Config::Entra(config), Some(credentials))
         };

@@ -131,7 +131,7 @@ impl Directories {
         let (egress, scope) = (self.egress.clone(), integration.settings.scope.clone());
         Ok(match &integration.connection {
             Connection::EntraId(connection) => {
-                Arc::new(Entra::new(egress, connection.clone(), secret).within(scope))
+                Arc::new(Entra::new(egress, connection.clone(), secret)?.within(scope))
             }
             Connection::Okta(connection) => {
                 Arc::new(Okta::new(connection, kid, &secret, egress)?.within(scope))

@@ -175,11 +175,10 @@ impl Entra {
 
     /// A secret that was just made is refused for some seconds (entra.md §2.4): its refusal is believed the third time.
     async fn organization_with_patience(&self) -> Result<Organization, ProviderError> {
-        let is_id = self.secret.expose_str().is_some_and(|secret| Uuid::try_parse(secret).is_ok());
         for wait in FRESH_SECRET {
             match self.organization().await {
                 Err(ProviderError::Refused(missing)) if missing.reason == "secret_invalid" => {
-                    if is_id {
+                    if self.credential.is_secret_id() {
                         return Err(ProviderError::Refused(Missing {
                             reason: "secret_id_given",
                             message: "This is the id of a client secret. Give the secret's value; Entra ID shows it only \
@@ -255,8 +254,8 @@ impl Entra {
         };
         let nobody = format!("parapet-connection-test-{}@{domain}", Uuid::new_v4().simple());
         let password = SecretBytes::new(Uuid::new_v4().to_string().into_bytes());
-        let (client_id, secret) = self.ropc_client();
-        let body = ropc::form(client_id, secret, &nobody, &password);
+        let (client_id, proof) = self.ropc_client().map_err(ProviderError::into_missing)?;
+        let body = ropc::form(client_id, &proof, &nobody, &password);
         let url = format!("https://{}{}", self.connection.cloud.hosts().login, self.token_path());
         let request = self
             .egress

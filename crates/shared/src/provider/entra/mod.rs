@@ -6,6 +6,7 @@
 mod account;
 mod actions;
 mod check;
+mod credential;
 mod graph;
 mod listing;
 mod risk;
@@ -14,6 +15,7 @@ mod token;
 mod verdict;
 
 pub use account::SELECT as USER_PROPERTIES;
+pub use credential::{Certificate, CertificateError};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,6 +36,7 @@ use crate::{
     limiter::AttemptPermit,
     secret::SecretBytes,
 };
+use credential::Credential;
 use graph::Graph;
 use risk::Risks;
 use token::Tokens;
@@ -66,7 +69,7 @@ impl EntraCloud {
 #[derive(Debug)]
 pub struct Entra {
     connection: EntraConnection,
-    secret: SecretBytes,
+    credential: Arc<Credential>,
     scope: SyncScope,
     egress: Egress,
     graph: Graph,
@@ -91,13 +94,22 @@ struct Facts {
 const FACTS_LIFE: time::Duration = time::Duration::minutes(10);
 
 impl Entra {
-    /// Prepares the adapter; nothing is sent yet.
-    pub fn new(egress: Egress, connection: EntraConnection, secret: SecretBytes) -> Self {
+    /// Prepares the adapter; nothing is sent yet. `secret` is the value of a client secret, or PEM with a certificate
+    /// and its private key; refused when that cannot be used.
+    pub fn new(
+        egress: Egress,
+        connection: EntraConnection,
+        secret: SecretBytes,
+    ) -> Result<Self, ProviderError> {
+        let credential = Arc::new(Credential::read(secret).map_err(|error| {
+            let message = error.to_string();
+            ProviderError::Refused(Missing { reason: "certificate_unusable", message, not_granted: false })
+        })?);
         let hosts = connection.cloud.hosts();
-        let tokens = Tokens::new(egress.clone(), hosts, &connection, secret.clone());
+        let tokens = Tokens::new(egress.clone(), hosts, &connection, Arc::clone(&credential));
         let graph = Graph::new(egress.clone(), hosts.graph, tokens);
         let (scope, risk, facts) = (SyncScope::default(), Risks::default(), Mutex::new(None));
-        Self { connection, secret, scope, egress, graph, risk, facts }
+        Ok(Self { connection, credential, scope, egress, graph, risk, facts })
     }
 
     /// Lists the accounts of this scope only.

@@ -3,11 +3,11 @@
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use super::{Entra, verdict};
+use super::{Entra, credential::Proof, token, verdict};
 use crate::{
     limiter::AttemptPermit,
     provider::{
-        Account, AttemptConnection, Attempted, PasswordAuthority, Signal,
+        Account, AttemptConnection, Attempted, PasswordAuthority, ProviderError, Signal,
         attempt::NoAnswer,
         http::{self, Answer},
     },
@@ -16,12 +16,17 @@ use crate::{
 };
 
 impl Entra {
-    /// The application that asks for passwords to be checked, and the credential it sends: an application of its own is
-    /// public and sends none (entra.md §4.1).
-    pub(super) fn ropc_client(&self) -> (&str, Option<&SecretBytes>) {
+    /// The application that asks for passwords to be checked, and what proves it: an application of its own is public
+    /// and sends nothing (entra.md §4.1).
+    pub(super) fn ropc_client(&self) -> Result<(&str, Proof), ProviderError> {
         match &self.connection.ropc_client_id {
-            Some(own) if *own != self.connection.client_id => (own, None),
-            _ => (&self.connection.client_id, Some(&self.secret)),
+            Some(own) if *own != self.connection.client_id => Ok((own, Proof::new())),
+            _ => {
+                let client_id = &self.connection.client_id;
+                let audience =
+                    format!("https://{}{}", self.connection.cloud.hosts().login, self.token_path());
+                Ok((client_id, self.credential.fields(client_id, &audience)?))
+            }
         }
     }
 
@@ -40,8 +45,11 @@ impl Entra {
         if !submittable(password) {
             return unanswered(Verdict::NotTestable(Reason::SecretUnusable));
         }
-        let (client_id, secret) = self.ropc_client();
-        let body = form(client_id, secret, &before.login, password);
+        // The permit is spent either way: a key that cannot sign leaves the slot used and nothing proven.
+        let Ok((client_id, proof)) = self.ropc_client() else {
+            return unanswered(Verdict::Inconclusive(Reason::Configuration));
+        };
+        let body = form(client_id, &proof, &before.login, password);
         let sent =
             connection.post(permit, &self.token_path(), "application/x-www-form-urlencoded", body).await;
         match sent {
@@ -57,35 +65,21 @@ fn submittable(password: &SecretBytes) -> bool {
     password.expose_str().is_some_and(|text| !text.is_empty() && text.trim() == text)
 }
 
-/// The form, built in memory that is wiped.
+/// The form of the password grant. A public application proves nothing.
 pub(super) fn form(
     client_id: &str,
-    secret: Option<&SecretBytes>,
+    proof: &Proof,
     username: &str,
     password: &SecretBytes,
 ) -> Zeroizing<Vec<u8>> {
-    let fields: [(&str, &[u8]); 6] = [
-        ("grant_type", b"password"),
+    let fields = [
+        ("grant_type", b"password".as_slice()),
         ("scope", b"openid"),
         ("client_id", client_id.as_bytes()),
         ("username", username.as_bytes()),
         ("password", password.expose()),
-        ("client_secret", secret.map_or(&[], |secret| secret.expose())),
     ];
-    // Room for every byte escaped: a buffer that grows would leave copies behind.
-    let room = fields.iter().map(|(name, value)| name.len() + 2 + 3 * value.len()).sum();
-    let mut body = Zeroizing::new(Vec::with_capacity(room));
-    for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_empty()) {
-        if !body.is_empty() {
-            body.push(b'&');
-        }
-        body.extend_from_slice(name.as_bytes());
-        body.push(b'=');
-        for part in url::form_urlencoded::byte_serialize(value) {
-            body.extend_from_slice(part.as_bytes());
-        }
-    }
-    body
+    token::form(&fields, proof)
 }
 
 /// What an answer proves. Tokens in it are dropped unread.
@@ -127,20 +121,21 @@ mod tests {
 
     #[test]
     fn the_form_carries_every_character_and_a_public_client_sends_no_secret() {
-        let body = form("app", None, "ann+x@contoso.example", &secret("a&b=c %+\"\\ü"));
+        let body = form("app", &Proof::new(), "ann+x@contoso.example", &secret("a&b=c %+\"\\ü"));
         let fields: Vec<(String, String)> = url::form_urlencoded::parse(&body).into_owned().collect();
         let get = |name: &str| fields.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
         assert_eq!(get("username"), Some("ann+x@contoso.example"));
         assert_eq!(get("password"), Some("a&b=c %+\"\\ü"));
         assert_eq!(get("client_secret"), None);
-        let confidential = form("app", Some(&secret("s3cret~")), "a", &secret("p"));
+        let confidential =
+            form("app", &vec![("client_secret", Zeroizing::new(b"s3cret~".to_vec()))], "a", &secret("p"));
         assert!(String::from_utf8_lossy(&confidential).contains("client_secret=s3cret"));
     }
 
     #[test]
     fn the_buffer_of_the_form_never_grows() {
-        let room = |text: &str| form("app", None, "ann@x.example", &secret(text)).capacity();
-        let body = form("app", None, "ann@x.example", &secret(&"ü".repeat(100)));
+        let room = |text: &str| form("app", &Proof::new(), "ann@x.example", &secret(text)).capacity();
+        let body = form("app", &Proof::new(), "ann@x.example", &secret(&"ü".repeat(100)));
         assert_eq!(body.capacity(), room(&"ü".repeat(100)));
         assert!(body.len() <= body.capacity());
     }

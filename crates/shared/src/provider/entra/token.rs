@@ -13,14 +13,17 @@ use time::OffsetDateTime;
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-use super::{Hosts, verdict::codes};
+use super::{
+    Hosts,
+    credential::{Credential, Proof},
+    verdict::codes,
+};
 use crate::{
     integration::EntraConnection,
     provider::{
         Missing, ProviderError,
         http::{self, Answer, Egress},
     },
-    secret::SecretBytes,
 };
 
 /// Refresh this long before the end; a shorter life is used up by half.
@@ -32,7 +35,7 @@ pub(super) struct Tokens {
     url: String,
     client_id: String,
     scope: String,
-    secret: SecretBytes,
+    credential: Arc<Credential>,
     /// Held while fetching, so that callers wait for one request instead of sending their own.
     cached: Mutex<Option<Arc<Token>>>,
 }
@@ -67,13 +70,18 @@ struct Granted {
 }
 
 impl Tokens {
-    pub fn new(egress: Egress, hosts: Hosts, connection: &EntraConnection, secret: SecretBytes) -> Self {
+    pub fn new(
+        egress: Egress,
+        hosts: Hosts,
+        connection: &EntraConnection,
+        credential: Arc<Credential>,
+    ) -> Self {
         Self {
             egress,
             url: format!("https://{}/{}/oauth2/v2.0/token", hosts.login, connection.tenant),
             client_id: connection.client_id.clone(),
             scope: format!("https://{}/.default", hosts.graph),
-            secret,
+            credential,
             cached: Mutex::new(None),
         }
     }
@@ -109,14 +117,17 @@ impl Tokens {
     }
 
     async fn fetch(&self) -> Result<Token, ProviderError> {
-        let secret =
-            self.secret.expose_str().ok_or(ProviderError::Protocol("the client secret is not text"))?;
-        let request = self.egress.request(::http::Method::POST, &self.url).form(&[
-            ("grant_type", "client_credentials"),
-            ("client_id", &self.client_id),
-            ("client_secret", secret),
-            ("scope", &self.scope),
-        ]);
+        let fields = [
+            ("grant_type", b"client_credentials".as_slice()),
+            ("client_id", self.client_id.as_bytes()),
+            ("scope", self.scope.as_bytes()),
+        ];
+        let proof = self.credential.fields(&self.client_id, &self.url)?;
+        let request = self
+            .egress
+            .request(::http::Method::POST, &self.url)
+            .header(::http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(bytes::Bytes::from_owner(form(&fields, &proof)));
         let answer = http::send(request).await?;
         let now = Instant::now();
         if answer.status != 200 {
@@ -132,6 +143,26 @@ impl Tokens {
             expires_at: now + life,
         })
     }
+}
+
+/// A form with the fields that prove the application, built in memory that is wiped. Empty fields are left out.
+pub(super) fn form(fields: &[(&str, &[u8])], proof: &Proof) -> Zeroizing<Vec<u8>> {
+    let proof = proof.iter().map(|(name, value)| (*name, value.as_slice()));
+    let fields: Vec<_> = fields.iter().copied().chain(proof).filter(|(_, value)| !value.is_empty()).collect();
+    // Room for every byte escaped: a buffer that grows would leave copies behind.
+    let room = fields.iter().map(|(name, value)| name.len() + 2 + 3 * value.len()).sum();
+    let mut body = Zeroizing::new(Vec::with_capacity(room));
+    for (name, value) in fields {
+        if !body.is_empty() {
+            body.push(b'&');
+        }
+        body.extend_from_slice(name.as_bytes());
+        body.push(b'=');
+        for part in url::form_urlencoded::byte_serialize(value) {
+            body.extend_from_slice(part.as_bytes());
+        }
+    }
+    body
 }
 
 /// The `roles` claim; a token without the claim carries no permission at all (entra.md §2.4).
@@ -172,6 +203,11 @@ const EXPLAINED: &[(u32, &str, &str)] = &[
         "The application is not in this tenant: check the client id and grant admin consent.",
     ),
     (700_038, "app_missing", "The client id is not a usable application id."),
+    (
+        700_024,
+        "clock",
+        "The clock of the worker's machine is wrong: Entra ID takes the certificate's signature for outdated or early.",
+    ),
     (
         700_025,
         "client_type",

@@ -60,8 +60,7 @@ impl std::fmt::Debug for Okta {
 }
 
 impl Okta {
-    /// An adapter for one integration. `kid` and `pkcs8` are the client key of
-    /// [`IntegrationSecret::ClientKey`](crate::integration::IntegrationSecret::ClientKey).
+    /// An adapter for one integration. `kid` and `pkcs8` (DER) are its client key, see [`keys::ClientKey`].
     pub fn new(
         connection: &OktaConnection,
         kid: &str,
