@@ -126,6 +126,39 @@ async fn what_is_wrong_with_an_entra_connection_is_told_apart() {
     stage.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_credential_is_shown_and_warned_about() {
+    let idp = Idp::start().await;
+    let end = (time::OffsetDateTime::now_utc() + time::Duration::days(20)).replace_nanosecond(0).unwrap();
+    let text = end.format(&time::format_description::well_known::Rfc3339).unwrap();
+    let permissions = ["Directory.ReadWrite.All", "Application.Read.All"];
+    idp.directory(json!({"name": "contoso", "provider": {"entra_id": {
+        "tenant_id": TENANT, "domains": [{"name": "contoso.example"}],
+        "apps": [{"client_id": APP, "permissions": permissions, "secrets": [{"value": SECRET, "expires": text}]}]}},
+        "accounts": [{"login": "ada@contoso.example"}]}));
+    let stage = Stage::with_directories(&idp).await;
+    let admin = stage.desk("ann", &["org_admin"]);
+    let file = admin.file("secret", SECRET);
+    admin
+        .types(&format!(
+            "integration add entra --name contoso --directory {TENANT} --client-id {APP} --secret-file {}",
+            file.display()
+        ))
+        .await;
+    let tested = admin.command(["integration", "test", "contoso"]).output().await.unwrap();
+    let said = String::from_utf8(tested.stderr).unwrap();
+    assert!(tested.status.success() && said.contains("warning: secret_expires: "), "{said}");
+    admin.types("sync watch contoso").await;
+    let shown = admin.asks("integration show contoso").await;
+    let health = &shown["sync_health"];
+    assert_eq!(health["credential_expires_at"].as_str().unwrap(), text, "{health}");
+    for known in ["last_success_at", "next_due_at", "next_full_at"] {
+        assert!(health[known].is_string(), "{known}: {health}");
+    }
+    assert_eq!(stage.bus.count("SELECT expiry_warned_days::bigint FROM sync.directories").await, 30);
+    stage.stop().await;
+}
+
 /// A certificate and its key, PEM.
 fn certificate() -> (String, String) {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     absence::Limits,
     apply::{self, Scope},
+    expiry,
     request::{Request, WORK, started},
     store_accounts, store_directories as directories, store_identities,
     store_runs::{self as store, Counts, End, Phase, Run},
@@ -277,11 +278,18 @@ impl Sync {
                 None
             }
         };
+        // Once a night will do; what may not be read stays unknown.
+        let expiry = if run.full { job.provider.credential_expiry().await.ok() } else { None };
         let mut tx = self.db.tenant(tenant).await?;
-        directories::lock_directory(&mut tx, tenant, integration, job.integration.provider).await?;
+        let before =
+            directories::lock_directory(&mut tx, tenant, integration, job.integration.provider).await?;
         if !store::lock(&mut tx, tenant, &run).await? {
             tx.rollback().await?;
             return Ok(Step::Overtaken);
+        }
+        if let Some(expiry) = expiry {
+            let scope = job.scope(&run, &directory);
+            expiry::note(&mut tx, &scope, expiry, before.expiry_warned_days).await?;
         }
         let skipped = store_identities::count_skipped(&mut tx, tenant, integration).await?;
         store::prepared(&mut tx, tenant, integration, run.id, &directory, skipped).await?;

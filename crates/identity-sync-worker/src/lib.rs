@@ -9,6 +9,7 @@ mod absence;
 mod apply;
 mod drive;
 mod ending;
+mod expiry;
 mod forget;
 mod keys;
 mod page;

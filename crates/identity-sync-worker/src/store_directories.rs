@@ -22,6 +22,8 @@ pub(crate) struct Directory {
     pub failing_since: Option<OffsetDateTime>,
     pub failures: i32,
     pub lost_reason: Option<String>,
+    /// The smallest number of days before the end of the credential that was warned about.
+    pub expiry_warned_days: Option<i32>,
 }
 
 /// Locks an integration's directory row, making it at first sight: two workers never decide about its runs at once.
@@ -54,7 +56,29 @@ pub(crate) async fn lock_directory(
         failing_since: row.try_get("failing_since")?,
         failures: row.try_get("failures")?,
         lost_reason: row.try_get("lost_reason")?,
+        expiry_warned_days: row.try_get("expiry_warned_days")?,
     })
+}
+
+/// Stores when the credential ends, and how many days before it somebody was warned.
+pub(crate) async fn save_expiry(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    expires_at: Option<OffsetDateTime>,
+    warned_days: Option<i32>,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE directories SET credential_expires_at = $3, expiry_warned_days = $4
+         WHERE tenant_id = $1 AND integration_id = $2",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .bind(expires_at)
+    .bind(warned_days)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }
 
 /// Stores what the directory says about locking accounts.

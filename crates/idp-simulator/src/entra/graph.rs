@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 
 use super::access::{self, Caller};
-use super::{batch, delta, directory, errors, mitigation, risk, users};
+use super::{application, batch, delta, directory, errors, mitigation, risk, users};
 use crate::wire::{self, Answer, Request};
 use crate::world::World;
 
@@ -40,6 +40,7 @@ enum Operation<'p> {
     GroupSettings,
     ServicePrincipal(&'p str),
     AppRoles(&'p str),
+    Application(&'p str),
     RoleAssignments,
     Synchronization,
     Groups,
@@ -72,8 +73,13 @@ impl<'p> Operation<'p> {
             ["groups"] if get => Self::Groups,
             ["groups", id, "transitiveMembers", "microsoft.graph.user"] if get => Self::Members(id),
             ["$batch"] if post => Self::Batch,
-            [principal] if get => Self::ServicePrincipal(by_app_id(principal)?),
-            [principal, "appRoleAssignments"] if get => Self::AppRoles(by_app_id(principal)?),
+            [named] if get && named.starts_with("applications") => {
+                Self::Application(by_app_id("applications", named)?)
+            }
+            [principal] if get => Self::ServicePrincipal(by_app_id("servicePrincipals", principal)?),
+            [principal, "appRoleAssignments"] if get => {
+                Self::AppRoles(by_app_id("servicePrincipals", principal)?)
+            }
             _ => return None,
         })
     }
@@ -92,6 +98,7 @@ impl<'p> Operation<'p> {
             Self::Organization => "graph.organization",
             Self::Licences => "graph.licences",
             Self::ServicePrincipal(_) | Self::AppRoles(_) => "graph.service_principal",
+            Self::Application(_) => "graph.application",
             Self::Groups | Self::Members(_) => "graph.groups",
             Self::Batch => "graph.batch",
             Self::Domains | Self::GroupSettings | Self::RoleAssignments | Self::Synchronization => {
@@ -119,8 +126,8 @@ impl<'p> Operation<'p> {
 }
 
 /// `servicePrincipals(appId='…')` → the application id.
-fn by_app_id(segment: &str) -> Option<&str> {
-    segment.strip_prefix("servicePrincipals(appId='")?.strip_suffix("')")
+fn by_app_id<'s>(kind: &str, segment: &'s str) -> Option<&'s str> {
+    segment.strip_prefix(kind)?.strip_prefix("(appId='")?.strip_suffix("')")
 }
 
 /// Answers one request, or one item of a batch.
@@ -173,6 +180,7 @@ fn perform(
         Operation::Licences => directory::licences(world, request, caller),
         Operation::GroupSettings => directory::group_settings(world, request, caller),
         Operation::ServicePrincipal(app) => directory::service_principal(world, request, caller, app),
+        Operation::Application(app) => application::application(world, request, caller, app),
         Operation::AppRoles(app) => directory::app_roles(world, request, caller, app),
         Operation::RoleAssignments => directory::role_assignments(world, request, caller),
         Operation::Synchronization => directory::synchronization(world, request, caller),

@@ -5,6 +5,7 @@
 //! that locks an account answers 50126 itself (the next one 50053).
 
 mod access;
+mod application;
 mod assertion;
 mod batch;
 mod delta;

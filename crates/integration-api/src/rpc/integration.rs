@@ -63,10 +63,12 @@ impl Integrations {
     ) -> Result<Vec<v1::Integration>, ApiError> {
         let ids: Vec<_> = rows.iter().map(|i| i.id).collect();
         let (runs, accounts) = syncs::summaries(tx, tenant, &ids).await?;
+        let readings = syncs::readings(tx, tenant, &ids).await?;
         let show = |row: Integration| {
+            let reading = readings.iter().find(|r| r.integration_id == row.id);
             let run = runs.iter().find(|r| r.integration_id == row.id);
             let count = accounts.iter().find(|(id, _)| *id == row.id).map_or(0, |(_, count)| *count);
-            integration_view::integration(row, &self.public_url, run, count)
+            integration_view::integration(row, &self.public_url, run, reading, count)
         };
         Ok(rows.into_iter().map(show).collect())
     }

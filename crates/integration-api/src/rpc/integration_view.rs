@@ -13,7 +13,7 @@ use shared::{
 use super::convert;
 use crate::{
     integration::{CapabilityState, Health, Integration, Status},
-    store::syncs::Run,
+    store::syncs::{Reading, Run},
 };
 
 /// Where an integration's public keys are served.
@@ -25,6 +25,7 @@ pub(super) fn integration(
     from: Integration,
     public_url: &str,
     run: Option<&Run>,
+    reading: Option<&Reading>,
     accounts: i64,
 ) -> v1::Integration {
     let capabilities = health(&from);
@@ -87,6 +88,19 @@ pub(super) fn integration(
         updated_at: Some(convert::timestamp(updated_at)),
         updated_by,
         etag: version.to_string(),
+        sync_health: reading.map(sync_health),
+    }
+}
+
+fn sync_health(from: &Reading) -> v1::SyncHealth {
+    v1::SyncHealth {
+        last_success_at: from.last_success_at.map(convert::timestamp),
+        last_full_at: from.last_full_at.map(convert::timestamp),
+        next_due_at: Some(convert::timestamp(from.next_changes_at.min(from.next_full_at))),
+        next_full_at: Some(convert::timestamp(from.next_full_at)),
+        failing_since: from.failing_since.map(convert::timestamp),
+        last_error: from.lost_message.clone().unwrap_or_default(),
+        credential_expires_at: from.credential_expires_at.map(convert::timestamp),
     }
 }
 

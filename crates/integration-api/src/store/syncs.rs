@@ -86,6 +86,44 @@ pub async fn newest(tx: &mut Tx, tenant: TenantId, id: IntegrationId) -> Result<
     .await?)
 }
 
+/// How reading the directory of an integration goes.
+#[derive(Clone, Debug, FromRow)]
+pub struct Reading {
+    /// Integration.
+    pub integration_id: IntegrationId,
+    /// End of the last run that read everything it was to read.
+    pub last_success_at: Option<OffsetDateTime>,
+    /// Start of the last full run that finished.
+    pub last_full_at: Option<OffsetDateTime>,
+    /// Next run.
+    pub next_changes_at: OffsetDateTime,
+    /// Next full run.
+    pub next_full_at: OffsetDateTime,
+    /// Reading fails since then.
+    pub failing_since: Option<OffsetDateTime>,
+    /// Why it counts as lost.
+    pub lost_message: Option<String>,
+    /// End of the credential.
+    pub credential_expires_at: Option<OffsetDateTime>,
+}
+
+/// How reading goes, per integration that was read once.
+pub async fn readings(
+    tx: &mut Tx,
+    tenant: TenantId,
+    ids: &[IntegrationId],
+) -> Result<Vec<Reading>, StoreError> {
+    Ok(sqlx::query_as(
+        "SELECT integration_id, last_success_at, last_full_at, next_changes_at, next_full_at, failing_since, lost_message,
+                credential_expires_at
+         FROM sync.directories_v WHERE tenant_id = $1 AND integration_id = ANY ($2)",
+    )
+    .bind(tenant)
+    .bind(ids.iter().map(|i| i.uuid()).collect::<Vec<Uuid>>())
+    .fetch_all(&mut **tx)
+    .await?)
+}
+
 /// Newest run and number of accounts, per integration.
 pub async fn summaries(
     tx: &mut Tx,

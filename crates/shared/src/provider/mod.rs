@@ -243,6 +243,9 @@ pub struct TestReport {
     pub warnings: Vec<Warning>,
 }
 
+/// Days before the end of a credential at which a person is warned.
+pub const EXPIRY_WARNINGS: [i64; 3] = [60, 30, 7];
+
 /// Something a person should know although the connection works.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
@@ -308,6 +311,10 @@ pub trait Provider: Send + Sync {
     async fn account(&self, object_id: &str) -> Result<Option<Account>, ProviderError>;
     /// The lockout policy, as far as it may be read.
     async fn lockout_policy(&self) -> Result<LockoutPolicy, ProviderError>;
+    /// When the credential we come with ends. `None`: it does not, or that cannot be known.
+    async fn credential_expiry(&self) -> Result<Option<OffsetDateTime>, ProviderError> {
+        Ok(None)
+    }
     /// What shows whether actions took effect on an account.
     /// What the given action does not change may be left unread: risk, for one, is rationed to a call a second.
     async fn containment(&self, object_id: &str, of: Action) -> Result<Option<Containment>, ProviderError>;

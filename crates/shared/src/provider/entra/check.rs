@@ -6,12 +6,15 @@ use std::{
 };
 
 use serde::Deserialize;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Entra, graph::Graph, ropc, token, verdict};
 use crate::{
     integration::EntraCloud,
-    provider::{Capability, CapabilityTest, Missing, ProviderError, TestReport, Warning, http},
+    provider::{
+        Capability, CapabilityTest, EXPIRY_WARNINGS, Missing, ProviderError, TestReport, Warning, http,
+    },
     secret::SecretBytes,
 };
 
@@ -85,6 +88,17 @@ const OPTIONAL: &[(&[&str], &str, &str)] = &[
          OnPremDirectorySynchronization.Read.All if accounts are synchronised",
     ),
 ];
+
+fn expires_soon(end: OffsetDateTime, now: OffsetDateTime) -> Option<Warning> {
+    let days = (end - now).whole_days();
+    (days <= EXPIRY_WARNINGS[0]).then(|| Warning {
+        reason: "secret_expires",
+        message: format!(
+            "the application's secret or certificate ends on {}, in {days} days; give a new one with `integration update`",
+            end.date()
+        ),
+    })
+}
 
 /// What works less well than it could.
 fn warnings(granted: &BTreeSet<String>) -> Vec<Warning> {
@@ -165,11 +179,15 @@ impl Entra {
             };
             capabilities.push(CapabilityTest { capability, result });
         }
+        let mut warnings = warnings(&granted);
+        // What cannot be known is no reason to fail a test.
+        let end = self.expiry().await.ok().flatten();
+        warnings.extend(end.and_then(|end| expires_soon(end, OffsetDateTime::now_utc())));
         TestReport {
             capabilities,
             directory_id: Some(organization.id),
             directory_name: organization.name,
-            warnings: warnings(&granted),
+            warnings,
         }
     }
 

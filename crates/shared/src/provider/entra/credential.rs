@@ -150,6 +150,22 @@ impl Credential {
         })
     }
 
+    /// The characters by which the tenant lists a client secret; a certificate has none.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Secret(secret) => Some(secret.expose_str()?.chars().take(3).collect()),
+            Self::Certificate(_) => None,
+        }
+    }
+
+    /// The end of a certificate.
+    pub fn not_after(&self) -> Option<OffsetDateTime> {
+        match self {
+            Self::Secret(_) => None,
+            Self::Certificate(certificate) => Some(certificate.not_after),
+        }
+    }
+
     /// Whether this is the id of a client secret, pasted in place of its value.
     pub fn is_secret_id(&self) -> bool {
         matches!(self, Self::Secret(secret)

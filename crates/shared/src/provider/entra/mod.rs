@@ -7,6 +7,7 @@ mod account;
 mod actions;
 mod check;
 mod credential;
+mod expiry;
 mod graph;
 mod listing;
 mod risk;
@@ -268,6 +269,10 @@ impl Provider for Entra {
             Some(text) => text.trim().parse().ok().or(unread),
         };
         Ok(LockoutPolicy { threshold })
+    }
+
+    async fn credential_expiry(&self) -> Result<Option<OffsetDateTime>, ProviderError> {
+        self.expiry().await
     }
 
     async fn containment(&self, object_id: &str, of: Action) -> Result<Option<Containment>, ProviderError> {
