@@ -203,6 +203,25 @@ async fn an_application_proves_itself_with_a_certificate_for_reading_and_for_pas
     stage.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_catalogue_says_what_each_provider_needs_before_anything_is_set_up() {
+    let stage = Stage::new().await;
+    let viewer = stage.desk("vic", &["viewer"]);
+    let said = viewer.types("integration providers").await;
+    for part in [
+        "User.Read.All (df021288-bdef-4463-88db-98f22de89214)",
+        "Okta (not in your package)",
+        "Parapet/",
+        "okta.users.read",
+        "pilot group",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let listed = viewer.asks("integration providers").await;
+    assert_eq!(listed[0]["capabilities"][0]["permissions"][0]["name"], "User.Read.All");
+    stage.stop().await;
+}
+
 const CLIENT: &str = "0oaparapet0000000001";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -317,13 +336,12 @@ async fn faults_of_the_network_are_told_apart() {
 
 /// A proxy that refuses every tunnel.
 async fn refusing_proxy() -> std::net::SocketAddr {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::AsyncWriteExt as _;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let mut asked = [0; 1024];
-            stream.read(&mut asked).await.ok();
+            stream.readable().await.ok();
             stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").await.ok();
         }
     });

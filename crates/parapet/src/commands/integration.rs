@@ -12,7 +12,7 @@ use super::{
     idempotency_key, integration_id,
     integration_scope::Preview,
     integration_update::Update,
-    integrations, output,
+    integrations, output, providers,
     words::{self, Action, Cloud, Status},
 };
 use crate::{cli::Global, client};
@@ -29,6 +29,8 @@ pub enum Integration {
         /// Name or id
         integration: String,
     },
+    /// What can be connected, and what each kind needs at the provider: permissions, roles, licences, steps
+    Providers,
     /// Read what another scope would cover, and show what it would add and remove; changes nothing
     Preview(Preview),
     /// Let a connection work that a person disabled
@@ -275,6 +277,10 @@ impl Integration {
                 tried(global, &tested, "nothing was changed")
             }
             Self::Update(update) => print(global, Some(update.run(&api).await?)),
+            Self::Providers => {
+                let request = api::ListProvidersRequest {};
+                providers::print(global, &client.list_providers(request).await?.into_inner().providers)
+            }
             Self::Preview(preview) => preview.run(global, &api).await,
             Self::Test { integration } => {
                 let id = integration_id(&api, &integration).await?;

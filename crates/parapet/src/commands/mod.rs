@@ -9,6 +9,7 @@ mod integration_scope;
 mod integration_update;
 mod mitigation;
 mod output;
+mod providers;
 mod sync;
 mod tenant;
 mod validation;

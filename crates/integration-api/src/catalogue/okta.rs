@@ -1,0 +1,85 @@
+//! Okta. Scopes: okta.md §10; roles and resource sets: §1.1 and §3.7.
+
+use shared::wire::v1::{Capability, ProviderKind};
+
+use super::{Can, Entry, SCOPE, field, helpful, needed};
+
+pub(super) const ENTRY: Entry = Entry {
+    kind: ProviderKind::Okta,
+    name: "Okta",
+    hosts: "the org's own host",
+    fields: &[
+        field("okta.host", "Okta domain", "the org's own name, like acme.okta.com; not the -admin host"),
+        field(
+            "okta.client_id",
+            "Client ID",
+            "the API Services app, General: Client ID; may follow, since the app needs our JWKS URL first",
+        )
+        .optional(),
+        SCOPE,
+    ],
+    capabilities: &[
+        Can {
+            capability: Capability::Read,
+            description: "Reads users page by page, and what changed since",
+            reversible: false,
+            permissions: &[
+                needed("okta.users.read", "", "reads users"),
+                helpful("okta.groups.read", "", "needed when only the members of groups are covered"),
+                helpful(
+                    "okta.policies.read",
+                    "",
+                    "reads the lockout threshold; without it Okta's default of 10 is assumed",
+                ),
+                helpful(
+                    "okta.roles.read",
+                    "",
+                    "recognises administrators; without it the protection of privileged accounts does not cover them",
+                ),
+            ],
+            conditions: &[
+                "an admin role for the app that covers the users: Read-only Administrator, or a custom role with a resource set",
+                "a resource set has to hold the users of a group, not the group",
+            ],
+            warnings: &[
+                "without an admin role Okta shows no user at all; that is never taken for an empty directory",
+            ],
+        },
+        Can {
+            capability: Capability::Validate,
+            description: "Submits a leaked password once, within the attempt budget",
+            reversible: false,
+            permissions: &[],
+            conditions: &["our addresses are not blocked by a network zone or by ThreatInsight"],
+            warnings: &[
+                "a wrong password counts towards the lockout, without any time limit; the budget keeps at least three tries \
+                 for the owner, counted since the last sign-in",
+                "breached-credential protection may expire the password or end sessions when it sees a leaked one",
+                "users may get mails about a sign-in from a new device",
+            ],
+        },
+        Can {
+            capability: Capability::RevokeSessions,
+            description: "Clears sessions and OAuth tokens",
+            reversible: false,
+            permissions: &[needed("okta.users.manage", "", "clears sessions and tokens")],
+            conditions: &["an admin role that covers the users; administrators need Super Administrator"],
+            warnings: &[],
+        },
+        Can {
+            capability: Capability::DisableAccount,
+            description: "Suspends the user; assignments stay",
+            reversible: true,
+            permissions: &[needed("okta.users.manage", "", "suspends and unsuspends")],
+            conditions: &["an admin role that covers the users; administrators need Super Administrator"],
+            warnings: &["only active users can be suspended"],
+        },
+    ],
+    setup: &[
+        "create the integration here without a client ID, and note its JWKS URL",
+        "create an API Services app in Okta: client authentication by public key, keys from that URL, DPoP on",
+        "grant the scopes of the capabilities you want, and an admin role that covers the users",
+        "give its client ID with UpdateIntegration, then test",
+        "make a pilot group and note its id (00g…)",
+    ],
+};
