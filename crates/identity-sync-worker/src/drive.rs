@@ -30,7 +30,7 @@ use crate::{
     absence::Limits,
     apply::{self, Scope},
     request::{Request, WORK, started},
-    store_accounts, store_directories as directories, store_identities,
+    store_accounts, store_directories as directories, store_identities, store_removals,
     store_runs::{self as store, Counts, End, Phase, Run},
 };
 
@@ -341,6 +341,7 @@ impl Sync {
             return Ok(None);
         }
         let applied = apply::page(&mut tx, &scope, page.accounts).await?;
+        store_removals::seen_again(&mut tx, tenant, integration, &applied.seen).await?;
         if run.full {
             store::remember_page(&mut tx, tenant, &run, &applied.seen).await?;
         }
