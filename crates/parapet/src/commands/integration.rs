@@ -11,7 +11,7 @@ use shared::wire::v1::{self as api, integration_service_client::IntegrationServi
 use super::{
     idempotency_key, integration_id,
     integration_update::Update,
-    integrations, output,
+    integrations, output, removal,
     words::{self, Action, Cloud, Status},
 };
 use crate::{cli::Global, client};
@@ -302,7 +302,11 @@ impl Integration {
             Self::Show { integration } => {
                 let id = integration_id(&api, &integration).await?;
                 let shown = client.get_integration(api::GetIntegrationRequest { id }).await?.into_inner();
-                print(global, shown.integration)
+                let integration = shown.integration.unwrap_or_default();
+                let last = integration.last_sync.as_ref().map(api::SyncProgress::phase).unwrap_or_default();
+                output::show(global, &output::json("Integration", &integration)?)?;
+                removal::hint(global, &api, last, &integration.id).await;
+                Ok(())
             }
         }
     }
