@@ -3,11 +3,12 @@
 use std::{
     ffi::OsStr,
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitCode, Stdio},
 };
 
-use e2e::{Bus, bus::until};
+use e2e::{Bus, Idp, bus::until};
+use identity_sync_worker::SyncConfig;
 use integration_api::{ApiConfig, Config, KeysConfig, OidcConfig};
 use parapet::{
     certs::{Certificates, service_name},
@@ -16,7 +17,7 @@ use parapet::{
 use shared::{
     id::{OrganizationId, TenantId},
     sealing::{Purpose, TopKey},
-    service::{PeerConfig, TlsFiles},
+    service::{ListenConfig, PeerConfig, TlsFiles},
     wire::v1::{self, installation_service_client::InstallationServiceClient},
 };
 use time::OffsetDateTime;
@@ -37,10 +38,12 @@ pub struct Stage {
     pub http: String,
     /// The port of the public API.
     pub grpc: u16,
+    /// Where the API looks for the sync worker; nobody answers there until a test starts one.
+    pub sync_worker: u16,
     issuer: Issuer,
     integration_key: TopKey,
     leak_key: TopKey,
-    _files: tempfile::TempDir,
+    files: tempfile::TempDir,
     stop: Option<oneshot::Sender<()>>,
     ended: Option<JoinHandle<anyhow::Result<ExitCode>>>,
 }
@@ -144,18 +147,19 @@ impl Stage {
             (key, file)
         };
         let (integration_key, integration_verifier) = top(Purpose::Integration, "integration.pub");
+        std::fs::write(dir.join("integration.key"), integration_key.to_file().unwrap().as_bytes()).unwrap();
         let (leak_key, leak_verifier) = top(Purpose::Leak, "leak.pub");
         let mut common = bus.common_as("parapet_api");
-        let own = Certificates::prepare(dir, &["integration-api"]).unwrap();
-        let pair = own.of("integration-api");
-        common.tls = Some(TlsFiles { cert_file: pair.cert, key_file: pair.key, ca_file: own.ca() });
-        // Nobody answers there: what needs a peer is tested where the peer is.
-        for peer in ["identity-sync-worker", "audit-writer"] {
-            let away =
-                PeerConfig { address: "https://127.0.0.1:1".into(), server_name: Some(service_name(peer)) };
+        common.tls = Some(tls(dir, "integration-api"));
+        let (grpc, http, sync_worker) = (free_port(), free_port(), free_port());
+        // Nobody answers at port 1: what needs a peer is tested where the peer is.
+        for (peer, port) in [("identity-sync-worker", sync_worker), ("audit-writer", 1)] {
+            let away = PeerConfig {
+                address: format!("https://127.0.0.1:{port}"),
+                server_name: Some(service_name(peer)),
+            };
             common.peers.insert(peer.into(), away);
         }
-        let (grpc, http) = (free_port(), free_port());
         common.grpc.listen = ([127, 0, 0, 1], grpc).into();
         common.http.listen = ([127, 0, 0, 1], http).into();
         let http = format!("http://127.0.0.1:{http}");
@@ -188,7 +192,8 @@ impl Stage {
             grpc,
             integration_key,
             leak_key,
-            _files: files,
+            sync_worker,
+            files,
             stop: Some(stop),
             ended: Some(ended),
         };
@@ -198,6 +203,26 @@ impl Stage {
         operator.create_organization(made.clone()).await.unwrap();
         operator.create_organization(made).await.unwrap();
         stage
+    }
+
+    /// The configuration of a sync worker that the API finds, with directories at this simulator.
+    pub fn sync_worker_config(&self, idp: &Idp) -> identity_sync_worker::Config {
+        let dir = self.files.path();
+        let mut common = self.bus.common_as("parapet_sync");
+        common.tls = Some(tls(dir, "identity-sync-worker"));
+        let callers = vec![service_name("integration-api")];
+        let served = ["parapet.internal.v1.DirectoryService", "parapet.internal.v1.RemovalService"];
+        common.grpc = ListenConfig {
+            listen: ([127, 0, 0, 1], self.sync_worker).into(),
+            allow: served.map(|name| (name.to_owned(), callers.clone())).into(),
+            ..ListenConfig::default()
+        };
+        identity_sync_worker::Config {
+            common,
+            idp: idp.egress_config(),
+            keys: identity_sync_worker::KeyConfig { integration: dir.join("integration.key") },
+            sync: SyncConfig { changes_every_seconds: 3600, slice_seconds: 2, ..SyncConfig::default() },
+        }
     }
 
     /// Has every integration look as if its connection test had passed.
@@ -289,6 +314,13 @@ impl Stage {
         self.stop.take().unwrap().send(()).unwrap();
         assert_eq!(self.ended.take().unwrap().await.unwrap().unwrap(), ExitCode::SUCCESS);
     }
+}
+
+/// The certificate of a service, from the authority of this directory.
+fn tls(dir: &Path, service: &str) -> TlsFiles {
+    let own = Certificates::prepare(dir, &[service]).unwrap();
+    let pair = own.of(service);
+    TlsFiles { cert_file: pair.cert, key_file: pair.key, ca_file: own.ca() }
 }
 
 fn free_port() -> u16 {

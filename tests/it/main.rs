@@ -26,6 +26,7 @@ mod mitigation_kills;
 mod mitigation_stage;
 mod okta;
 mod outage;
+mod removals;
 mod reopened;
 mod servers;
 mod service;
