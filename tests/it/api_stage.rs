@@ -3,12 +3,12 @@
 use std::{
     ffi::OsStr,
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitCode, Stdio},
 };
 
 use e2e::{Bus, Idp, bus::until};
-use identity_sync_worker::{KeyConfig, SyncConfig};
+use identity_sync_worker::SyncConfig;
 use integration_api::{ApiConfig, Config, KeysConfig, OidcConfig};
 use parapet::{
     certs::{Certificates, service_name},
@@ -29,7 +29,7 @@ use tonic::{
     transport::Channel,
 };
 
-/// The service, if wanted with a sync worker, and everything around it.
+/// The service and everything around it.
 pub struct Stage {
     pub bus: Bus,
     pub channel: Channel,
@@ -38,20 +38,19 @@ pub struct Stage {
     pub http: String,
     /// The port of the public API.
     pub grpc: u16,
+    /// Where the API looks for the sync worker; nobody answers there until a test starts one.
+    pub sync_worker: u16,
     issuer: Issuer,
     integration_key: TopKey,
     leak_key: TopKey,
-    _files: tempfile::TempDir,
-    api: Option<Running>,
-    worker: Option<Running>,
+    files: tempfile::TempDir,
+    running: Vec<Running>,
 }
 
 struct Running {
     stop: oneshot::Sender<()>,
     ended: JoinHandle<anyhow::Result<ExitCode>>,
 }
-
-const WORKER_SERVICE: &str = "parapet.internal.v1.DirectoryService";
 
 /// A client's calls carry this token.
 #[derive(Clone)]
@@ -131,14 +130,17 @@ pub fn package(providers: &[v1::ProviderKind]) -> v1::TenantPackage {
 impl Stage {
     /// With one tenant that may connect Entra ID.
     pub async fn new() -> Self {
-        let mut stage = Self::start(None).await;
+        let mut stage = Self::start().await;
         stage.tenant = stage.new_tenant(&package(&[v1::ProviderKind::EntraId])).await;
         stage
     }
 
     /// With a tenant that may connect both kinds of directory, and a sync worker that reaches those of the simulator.
     pub async fn with_directories(idp: &Idp) -> Self {
-        let mut stage = Self::start(Some(idp)).await;
+        let mut stage = Self::start().await;
+        let (stop, stopped) = oneshot::channel();
+        let worker = identity_sync_worker::run(stage.sync_worker_config(idp), async { drop(stopped.await) });
+        stage.running.push(Running { stop, ended: tokio::spawn(worker) });
         let package = v1::TenantPackage {
             integration_cap: 100,
             identifier_cap: 1000,
@@ -148,7 +150,7 @@ impl Stage {
         stage
     }
 
-    async fn start(idp: Option<&Idp>) -> Self {
+    async fn start() -> Self {
         let bus = Bus::new().await;
         let files = tempfile::tempdir().unwrap();
         let dir = files.path();
@@ -164,42 +166,19 @@ impl Stage {
             (key, file)
         };
         let (integration_key, integration_verifier) = top(Purpose::Integration, "integration.pub");
+        std::fs::write(dir.join("integration.key"), integration_key.to_file().unwrap().as_bytes()).unwrap();
         let (leak_key, leak_verifier) = top(Purpose::Leak, "leak.pub");
         let mut common = bus.common_as("parapet_api");
-        let own = Certificates::prepare(dir, &["integration-api", "identity-sync-worker"]).unwrap();
-        let tls = |service| {
-            let pair = own.of(service);
-            Some(TlsFiles { cert_file: pair.cert, key_file: pair.key, ca_file: own.ca() })
-        };
-        common.tls = tls("integration-api");
-        // Nobody answers at port 1.
-        let worker_port = if idp.is_some() { free_port() } else { 1 };
-        for (peer, port) in [("identity-sync-worker", worker_port), ("audit-writer", 1)] {
-            let address = format!("https://127.0.0.1:{port}");
-            let peer_config = PeerConfig { address, server_name: Some(service_name(peer)) };
-            common.peers.insert(peer.into(), peer_config);
+        common.tls = Some(tls(dir, "integration-api"));
+        let (grpc, http, sync_worker) = (free_port(), free_port(), free_port());
+        // Nobody answers at port 1: what needs a peer is tested where the peer is.
+        for (peer, port) in [("identity-sync-worker", sync_worker), ("audit-writer", 1)] {
+            let away = PeerConfig {
+                address: format!("https://127.0.0.1:{port}"),
+                server_name: Some(service_name(peer)),
+            };
+            common.peers.insert(peer.into(), away);
         }
-        let worker = idp.map(|idp| {
-            let key = dir.join("integration.key");
-            std::fs::write(&key, integration_key.to_file().unwrap().as_bytes()).unwrap();
-            let mut common = bus.common_as("parapet_sync");
-            common.tls = tls("identity-sync-worker");
-            common.grpc = ListenConfig {
-                listen: ([127, 0, 0, 1], worker_port).into(),
-                allow: [(WORKER_SERVICE.to_owned(), vec![service_name("integration-api")])].into(),
-                ..ListenConfig::default()
-            };
-            let config = identity_sync_worker::Config {
-                common,
-                idp: idp.egress_config(),
-                keys: KeyConfig { integration: key },
-                sync: SyncConfig { changes_every_seconds: 3600, slice_seconds: 2, ..SyncConfig::default() },
-            };
-            let (stop, stopped) = oneshot::channel();
-            let ended = tokio::spawn(identity_sync_worker::run(config, async move { drop(stopped.await) }));
-            Running { stop, ended }
-        });
-        let (grpc, http) = (free_port(), free_port());
         common.grpc.listen = ([127, 0, 0, 1], grpc).into();
         common.http.listen = ([127, 0, 0, 1], http).into();
         let http = format!("http://127.0.0.1:{http}");
@@ -232,9 +211,9 @@ impl Stage {
             grpc,
             integration_key,
             leak_key,
-            _files: files,
-            api: Some(Running { stop, ended }),
-            worker,
+            sync_worker,
+            files,
+            running: vec![Running { stop, ended }],
         };
         let mut operator = stage.operator();
         let name = format!("org {}", stage.organization);
@@ -242,6 +221,26 @@ impl Stage {
         operator.create_organization(made.clone()).await.unwrap();
         operator.create_organization(made).await.unwrap();
         stage
+    }
+
+    /// The configuration of a sync worker that the API finds, with directories at this simulator.
+    pub fn sync_worker_config(&self, idp: &Idp) -> identity_sync_worker::Config {
+        let dir = self.files.path();
+        let mut common = self.bus.common_as("parapet_sync");
+        common.tls = Some(tls(dir, "identity-sync-worker"));
+        let callers = vec![service_name("integration-api")];
+        let served = ["parapet.internal.v1.DirectoryService", "parapet.internal.v1.RemovalService"];
+        common.grpc = ListenConfig {
+            listen: ([127, 0, 0, 1], self.sync_worker).into(),
+            allow: served.map(|name| (name.to_owned(), callers.clone())).into(),
+            ..ListenConfig::default()
+        };
+        identity_sync_worker::Config {
+            common,
+            idp: idp.egress_config(),
+            keys: identity_sync_worker::KeyConfig { integration: dir.join("integration.key") },
+            sync: SyncConfig { changes_every_seconds: 3600, slice_seconds: 2, ..SyncConfig::default() },
+        }
     }
 
     /// Has every integration look as if its connection test had passed.
@@ -329,12 +328,19 @@ impl Stage {
     }
 
     /// Stops the services and expects them to end well.
-    pub async fn stop(mut self) {
-        for service in [self.api.take(), self.worker.take()].into_iter().flatten() {
-            service.stop.send(()).unwrap();
-            assert_eq!(service.ended.await.unwrap().unwrap(), ExitCode::SUCCESS);
+    pub async fn stop(self) {
+        for Running { stop, ended } in self.running {
+            stop.send(()).unwrap();
+            assert_eq!(ended.await.unwrap().unwrap(), ExitCode::SUCCESS);
         }
     }
+}
+
+/// The certificate of a service, from the authority of this directory.
+fn tls(dir: &Path, service: &str) -> TlsFiles {
+    let own = Certificates::prepare(dir, &[service]).unwrap();
+    let pair = own.of(service);
+    TlsFiles { cert_file: pair.cert, key_file: pair.key, ca_file: own.ca() }
 }
 
 fn free_port() -> u16 {

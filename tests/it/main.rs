@@ -27,6 +27,7 @@ mod mitigation_kills;
 mod mitigation_stage;
 mod okta;
 mod outage;
+mod removals;
 mod reopened;
 mod scope;
 mod servers;

@@ -31,7 +31,7 @@ use crate::{
     apply::{self, Scope},
     expiry,
     request::{Request, WORK, started},
-    store_accounts, store_directories as directories, store_identities,
+    store_accounts, store_directories as directories, store_identities, store_removals,
     store_runs::{self as store, Counts, End, Phase, Run},
 };
 
@@ -350,6 +350,7 @@ impl Sync {
             return Ok(None);
         }
         let applied = apply::page(&mut tx, &scope, page.accounts).await?;
+        store_removals::seen_again(&mut tx, tenant, integration, &applied.seen).await?;
         if run.full {
             store::remember_page(&mut tx, tenant, &run, &applied.seen).await?;
         }

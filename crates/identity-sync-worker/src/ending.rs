@@ -17,10 +17,11 @@ use crate::{
     absence::{HoldReason, brake},
     apply::{self, Scope},
     drive::{Job, Step, Sync},
+    removals::{self, Gone},
     schedule,
     store_accounts::{self, Absent},
     store_directories::{self as directories, Directory, Next},
-    store_identities,
+    store_removals,
     store_runs::{self as store, Counts, End, Phase, Run},
 };
 
@@ -94,21 +95,18 @@ impl Sync {
         let absent = store_accounts::count_absent(tx, tenant, integration, run.id).await?;
         let held = brake(absent, run.seen, self.limits);
         if let Some(reason) = held {
-            let gone = absent.newly + absent.confirmed;
-            directories::hold(tx, tenant, integration, run.id, reason, absent.known, gone).await?;
+            removals::hold(tx, scope, reason, absent).await?;
             return Ok((held, Some(absent)));
         }
-        directories::supersede_plan(tx, tenant, integration).await?;
+        store_removals::supersede(tx, tenant, integration, Some(run.id)).await?;
         if absent.newly + absent.confirmed == 0 {
             return Ok((None, Some(absent)));
         }
         let (missing, removed) = store_accounts::apply_absence(tx, tenant, integration, run.id).await?;
         apply::accounts_changed(tx, scope, &missing).await?;
         if !removed.is_empty() {
-            let names = store_identities::held(tx, tenant, &removed).await?;
-            let (identifiers, _) = store_identities::delete_held(tx, tenant, &names).await?;
-            let identities = store_identities::end_identities(tx, tenant, &removed).await?;
-            apply::accounts_changed(tx, scope, &removed).await?;
+            let Gone { identities, identifiers } =
+                removals::let_go(tx, tenant, scope.cause, &removed).await?;
             let event = scope
                 .event(
                     "accounts.removed",

@@ -5,21 +5,20 @@ use shared::{
     audit::{self, Actor, Event, Outcome as Became},
     db::{StoreError, Tx},
     id::{AccountId, CauseId, IntegrationId, TenantId},
-    outbox::{self, Topic},
     queue::{Delivery, HandlerError, Outcome},
-    wire::events::AccountsChanged,
     work,
 };
 
 use crate::{
     NAME,
     drive::Sync,
+    removals::{self, Gone},
     request::WORK,
-    store_accounts, store_directories as directories, store_identities, store_keys,
+    store_accounts, store_directories as directories, store_keys, store_removals,
     store_runs::{self as store, End},
 };
 
-/// Accounts removed in one transaction; also the most that one message names.
+/// Accounts removed in one transaction.
 const PAGE: i64 = 500;
 
 impl Sync {
@@ -39,6 +38,7 @@ impl Sync {
         }
         work::cancel(&mut tx, tenant, WORK, id.uuid()).await?;
         directories::forget_directory(&mut tx, tenant, id).await?;
+        store_removals::supersede(&mut tx, tenant, id, None).await?;
         tx.commit().await?;
         loop {
             let mut tx = self.db.tenant(tenant).await?;
@@ -82,15 +82,7 @@ async fn remove_page(
     if removed.is_empty() {
         return Ok(removed);
     }
-    let names = store_identities::held(tx, tenant, &removed).await?;
-    let (identifiers, _) = store_identities::delete_held(tx, tenant, &names).await?;
-    let identities = store_identities::end_identities(tx, tenant, &removed).await?;
-    let changed = AccountsChanged {
-        tenant_id: tenant.to_string(),
-        account_ids: removed.iter().map(ToString::to_string).collect(),
-        cause_id: cause.to_string(),
-    };
-    outbox::enqueue(tx, Topic::AccountsChanged, Some(tenant), &changed).await?;
+    let Gone { identities, identifiers } = removals::let_go(tx, tenant, cause, &removed).await?;
     let message = "accounts of a deleted integration were removed";
     let event = Event::new(Some(tenant), "accounts.removed", Actor::Service(NAME), Became::Success, message)
         .integration(id)

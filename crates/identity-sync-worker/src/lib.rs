@@ -2,7 +2,7 @@
 //! to directories.
 //!
 //! Belongs here: sync runs, what is made of accounts, absence and its brake, sealing key pairs of purpose
-//! `integration`, Okta client keys, connection tests. Does not: how a directory is spoken to (`shared::provider`), nor
+//! `integration`, Okta client keys, connection tests, what a person decides about held removals. Does not: how a directory is spoken to (`shared::provider`), nor
 //! an integration's status, which integration-api derives from what is reported here.
 
 mod absence;
@@ -14,14 +14,17 @@ mod forget;
 mod keys;
 mod page;
 mod preview;
+mod removals;
 mod request;
 mod rpc;
+mod rpc_removals;
 mod schedule;
 mod store_accounts;
 mod store_directories;
 mod store_identities;
 mod store_keys;
 mod store_preview;
+mod store_removals;
 mod store_runs;
 
 use std::{future::Future, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
@@ -37,7 +40,9 @@ use shared::{
     queue,
     sealing::TopKey,
     service::{Common, Configuration, Faults, Service},
-    wire::internal::directory_service_server::DirectoryServiceServer,
+    wire::internal::{
+        directory_service_server::DirectoryServiceServer, removal_service_server::RemovalServiceServer,
+    },
     work::{Caps, Dispatcher},
 };
 
@@ -76,7 +81,8 @@ pub struct SyncConfig {
     pub changes_every_seconds: u64,
     /// Seconds a worker stays with one directory before another has its turn.
     pub slice_seconds: u64,
-    /// A full run that does not find more than this share of the accounts, in per cent, is held.
+    /// A full run that does not find more than this share of the accounts, in per cent, is held: nothing is removed
+    /// until a person decides about its plan.
     pub hold_percent: u8,
     /// A full run that does not find more than so many accounts is held.
     pub hold_accounts: u32,
@@ -141,6 +147,7 @@ pub async fn run(
     service.spawn_relay(&["outbox"]);
     service.spawn("keys", keys::reconcile(db.clone(), Arc::clone(&directories), service.stop_token()));
     grpc::Server::new()
+        .add(RemovalServiceServer::new(rpc_removals::Rpc { db: db.clone() }))
         .add(DirectoryServiceServer::new(rpc::Rpc { db, directories }))
         .listen(&service, &config.common.grpc, Callers::Peers, config.common.tls.as_ref())
         .await?;

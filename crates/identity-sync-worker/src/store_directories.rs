@@ -1,16 +1,14 @@
-//! The SQL of directories: how reading each goes, what it says about locks, which removals are held. Every transaction
-//! here is a tenant's.
+//! The SQL of directories: how reading each goes, what it says about locks. Every transaction here is a tenant's.
 
 use shared::{
     db::{StoreError, Tx},
-    id::{IntegrationId, ProviderKind, SyncRunId, TenantId},
+    id::{IntegrationId, ProviderKind, TenantId},
     provider::Cursor,
 };
 use sqlx::Row;
 use time::OffsetDateTime;
-use uuid::Uuid;
 
-use crate::{absence::HoldReason, store_runs::Run};
+use crate::store_runs::Run;
 
 /// The state of an integration's directory.
 #[derive(Clone, Debug)]
@@ -202,13 +200,12 @@ pub(crate) async fn schedule(
     Ok(())
 }
 
-/// Forgets the directory of a deleted integration: where reading goes on, what it said about locks, what is held.
+/// Forgets the directory of a deleted integration: where reading goes on, what it said about locks.
 pub(crate) async fn forget_directory(
     tx: &mut Tx,
     tenant: TenantId,
     integration: IntegrationId,
 ) -> Result<(), StoreError> {
-    supersede_plan(tx, tenant, integration).await?;
     for statement in [
         "DELETE FROM directory_policies WHERE tenant_id = $1 AND integration_id = $2",
         "DELETE FROM directories WHERE tenant_id = $1 AND integration_id = $2",
@@ -226,64 +223,5 @@ async fn change(
     integration: IntegrationId,
 ) -> Result<(), StoreError> {
     sqlx::query(statement).bind(tenant).bind(integration).execute(&mut **tx).await?;
-    Ok(())
-}
-
-/// Holds the removals of a run as a plan, in place of an older one.
-pub(crate) async fn hold(
-    tx: &mut Tx,
-    tenant: TenantId,
-    integration: IntegrationId,
-    run: SyncRunId,
-    reason: HoldReason,
-    known: i64,
-    gone: i64,
-) -> Result<(), StoreError> {
-    supersede_plan(tx, tenant, integration).await?;
-    let plan = Uuid::now_v7();
-    sqlx::query(
-        "INSERT INTO removal_plans (tenant_id, plan_id, integration_id, run_id, reason, accounts_known, accounts_gone)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
-    )
-    .bind(tenant)
-    .bind(plan)
-    .bind(integration)
-    .bind(run)
-    .bind(reason.as_str())
-    .bind(known)
-    .bind(gone)
-    .execute(&mut **tx)
-    .await?;
-    sqlx::query(
-        "WITH seen AS (SELECT unnest(accounts) AS account_id FROM run_pages WHERE tenant_id = $1 AND run_id = $4)
-         INSERT INTO removal_plan_accounts (tenant_id, plan_id, account_id)
-         SELECT $1, $2, a.account_id FROM accounts a
-         WHERE a.tenant_id = $1 AND a.integration_id = $3 AND a.removed_at IS NULL
-           AND NOT EXISTS (SELECT FROM seen s WHERE s.account_id = a.account_id)",
-    )
-    .bind(tenant)
-    .bind(plan)
-    .bind(integration)
-    .bind(run)
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-/// A newer run has the last word about what is absent.
-pub(crate) async fn supersede_plan(
-    tx: &mut Tx,
-    tenant: TenantId,
-    integration: IntegrationId,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "WITH old AS (UPDATE removal_plans SET state = 'superseded'
-                      WHERE tenant_id = $1 AND integration_id = $2 AND state = 'held' RETURNING plan_id)
-         DELETE FROM removal_plan_accounts WHERE tenant_id = $1 AND plan_id IN (SELECT plan_id FROM old)",
-    )
-    .bind(tenant)
-    .bind(integration)
-    .execute(&mut **tx)
-    .await?;
     Ok(())
 }

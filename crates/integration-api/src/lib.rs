@@ -30,7 +30,7 @@ use shared::{
         identity_service_server::IdentityServiceServer,
         installation_service_server::InstallationServiceServer,
         integration_service_server::IntegrationServiceServer,
-        mitigation_service_server::MitigationServiceServer,
+        mitigation_service_server::MitigationServiceServer, removal_service_server::RemovalServiceServer,
         validation_service_server::ValidationServiceServer,
     },
 };
@@ -105,6 +105,11 @@ pub async fn run(
         .add(guarded!(
             MitigationServiceServer,
             rpc::mitigation::Mitigations::new(db.clone()),
+            MOST_REQUEST_BYTES
+        ))
+        .add(guarded!(
+            RemovalServiceServer,
+            rpc::removal::Removals::new(db.clone(), peers.clone()),
             MOST_REQUEST_BYTES
         ))
         .add(guarded!(AuditServiceServer, rpc::audit::Audit::new(peers), MOST_REQUEST_BYTES))

@@ -8,13 +8,15 @@ use shared::{
     id::{IntegrationId, TenantId},
     service::Common,
     wire::internal::{
-        Draft, EnsureClientKeyRequest, PreviewScopeRequest, PreviewScopeResponse, SearchRequest,
-        SearchResponse, TestConnectionRequest, TestConnectionResponse, VerifyRequest, VerifyResponse,
+        ApplyRemovalsRequest, Draft, DropRemovalsRequest, EnsureClientKeyRequest, PreviewScopeRequest,
+        PreviewScopeResponse, RemovalDecision, SearchRequest, SearchResponse, TestConnectionRequest,
+        TestConnectionResponse, VerifyRequest, VerifyResponse,
         audit_query_service_client::AuditQueryServiceClient,
-        directory_service_client::DirectoryServiceClient,
+        directory_service_client::DirectoryServiceClient, removal_service_client::RemovalServiceClient,
     },
 };
 use tonic::{Code, Request, Status, Streaming, transport::Channel};
+use tonic_types::StatusExt as _;
 
 use crate::{
     config::{AUDIT_WRITER, SYNC_WORKER},
@@ -27,11 +29,13 @@ const PREVIEW_TIMEOUT: Duration = Duration::from_hours(2);
 const KEY_TIMEOUT: Duration = Duration::from_secs(10);
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(20);
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(28);
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(28);
 
 /// The other services.
 #[derive(Clone, Debug)]
 pub struct Peers {
     directory: DirectoryServiceClient<Channel>,
+    removals: RemovalServiceClient<Channel>,
     audit: AuditQueryServiceClient<Channel>,
 }
 
@@ -43,8 +47,10 @@ impl Peers {
             let peer = common.peers.get(name).with_context(|| format!("common.peers.{name} is required"))?;
             grpc::channel(peer, tls).await
         };
+        let worker = channel(SYNC_WORKER).await?;
         Ok(Self {
-            directory: DirectoryServiceClient::new(channel(SYNC_WORKER).await?),
+            directory: DirectoryServiceClient::new(worker.clone()),
+            removals: RemovalServiceClient::new(worker),
             audit: AuditQueryServiceClient::new(channel(AUDIT_WRITER).await?)
                 .max_decoding_message_size(16 * 1024 * 1024),
         })
@@ -100,6 +106,22 @@ impl Peers {
         Ok(())
     }
 
+    /// Has held removals applied.
+    pub async fn apply_removals(&self, decision: RemovalDecision) -> Result<(), ApiError> {
+        let mut request = Request::new(ApplyRemovalsRequest { decision: Some(decision) });
+        request.set_timeout(REMOVAL_TIMEOUT);
+        self.removals.clone().apply_removals(request).await.map_err(|status| undecided(&status))?;
+        Ok(())
+    }
+
+    /// Has held removals dropped.
+    pub async fn drop_removals(&self, decision: RemovalDecision) -> Result<(), ApiError> {
+        let mut request = Request::new(DropRemovalsRequest { decision: Some(decision) });
+        request.set_timeout(REMOVAL_TIMEOUT);
+        self.removals.clone().drop_removals(request).await.map_err(|status| undecided(&status))?;
+        Ok(())
+    }
+
     /// Searches a chain.
     pub async fn search(&self, search: SearchRequest) -> Result<SearchResponse, ApiError> {
         let mut request = Request::new(search);
@@ -114,6 +136,21 @@ impl Peers {
         request.set_timeout(VERIFY_TIMEOUT);
         let answer = self.audit.clone().verify(request).await;
         Ok(answer.map_err(|status| away(&status, "the audit log cannot be verified now"))?.into_inner())
+    }
+}
+
+// Why the worker did not do what was decided about a plan.
+fn undecided(status: &Status) -> ApiError {
+    let info = status.get_error_details().error_info().map(|info| info.reason.clone());
+    let known = ["EMPTY_ANSWER", "PLAN_SUPERSEDED", "PLAN_DROPPED", "PLAN_APPLIED"]
+        .into_iter()
+        .find(|known| info.as_deref() == Some(known));
+    match (status.code(), known) {
+        (Code::NotFound, _) => ApiError::NotFound("removal plan"),
+        (Code::FailedPrecondition, Some(reason)) => {
+            ApiError::Precondition { reason, message: status.message().to_owned() }
+        }
+        _ => away(status, "the sync worker did not answer in time; repeat the call, nothing happens twice"),
     }
 }
 

@@ -90,6 +90,8 @@ enum Command {
     #[command(subcommand)]
     Sync(commands::Sync),
     #[command(subcommand)]
+    Removal(commands::Removal),
+    #[command(subcommand)]
     Identity(commands::Identity),
     /// Import leaked credentials from files
     #[command(subcommand)]
@@ -130,6 +132,7 @@ impl Cli {
             Command::Tenant(args) => args.run(&global).await,
             Command::Integration(args) => args.run(&global).await,
             Command::Sync(args) => args.run(&global).await,
+            Command::Removal(args) => args.run(&global).await,
             Command::Identity(args) => args.run(&global).await,
             Command::Feed(args) => args.run(&global).await,
             Command::Exposure(args) => args.run(&global).await,

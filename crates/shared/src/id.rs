@@ -74,6 +74,8 @@ typed_id! {
     MessageId;
     /// One sync run.
     SyncRunId;
+    /// Removals of accounts that wait for a person.
+    RemovalPlanId;
     /// A row of waiting work.
     WorkId;
     /// An audit event.

@@ -15,6 +15,7 @@ mod integration_server;
 mod integration_view;
 mod integration_write;
 pub mod mitigation;
+pub mod removal;
 pub mod validation;
 pub mod watch;
 

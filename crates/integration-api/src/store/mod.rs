@@ -10,6 +10,7 @@ pub mod integrations;
 pub mod mitigations;
 
 pub mod registry;
+pub mod removals;
 pub mod retention;
 pub mod sealing;
 pub mod syncs;

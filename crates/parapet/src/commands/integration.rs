@@ -12,7 +12,7 @@ use super::{
     idempotency_key, integration_id,
     integration_scope::Preview,
     integration_update::Update,
-    integrations, output, providers,
+    integrations, output, providers, removal,
     words::{self, Action, Cloud, Status},
 };
 use crate::{cli::Global, client};
@@ -336,7 +336,11 @@ impl Integration {
             Self::Show { integration } => {
                 let id = integration_id(&api, &integration).await?;
                 let shown = client.get_integration(api::GetIntegrationRequest { id }).await?.into_inner();
-                print(global, shown.integration)
+                let integration = shown.integration.unwrap_or_default();
+                let last = integration.last_sync.as_ref().map(api::SyncProgress::phase).unwrap_or_default();
+                output::show(global, &output::json("Integration", &integration)?)?;
+                removal::hint(global, &api, last, &integration.id).await;
+                Ok(())
             }
         }
     }

@@ -91,7 +91,7 @@ fn cell(value: Option<&Value>) -> String {
     }
 }
 
-const PREFIXES: [&str; 22] = [
+const PREFIXES: [&str; 24] = [
     "VERDICT_KIND_",
     "PROVIDER_KIND_",
     "INTEGRATION_STATUS_",
@@ -113,6 +113,8 @@ const PREFIXES: [&str; 22] = [
     "FEED_SCOPE_",
     "IDENTITY_KIND_",
     "RECORD_OUTCOME_KIND_",
+    "REMOVAL_PLAN_STATE_",
+    "REMOVAL_PLAN_REASON_",
     "ROLE_",
 ];
 

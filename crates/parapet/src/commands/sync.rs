@@ -4,7 +4,7 @@ use anyhow::bail;
 use indicatif::{ProgressBar, ProgressStyle};
 use shared::wire::v1::{self as api, integration_service_client::IntegrationServiceClient};
 
-use super::{idempotency_key, integration_id, output};
+use super::{idempotency_key, integration_id, output, removal};
 use crate::{
     cli::Global,
     client::{self, Api},
@@ -60,7 +60,10 @@ impl Sync {
 
 async fn follow(global: &Global, api: &Api, integration_id: String, run_id: String) -> anyhow::Result<()> {
     let mut client = IntegrationServiceClient::new(api.clone());
-    let mut updates = client.watch_sync(api::WatchSyncRequest { integration_id, run_id }).await?.into_inner();
+    let mut updates = client
+        .watch_sync(api::WatchSyncRequest { integration_id: integration_id.clone(), run_id })
+        .await?
+        .into_inner();
     let bar = if global.json { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
     bar.set_style(ProgressStyle::with_template("{spinner} {msg}")?);
     let mut last = api::SyncProgress::default();
@@ -79,6 +82,7 @@ async fn follow(global: &Global, api: &Api, integration_id: String, run_id: Stri
     if !global.json {
         output::show(global, &output::json("SyncProgress", &last)?)?;
     }
+    removal::hint(global, api, last.phase(), &integration_id).await;
     match last.phase() {
         api::SyncPhase::Done => Ok(()),
         phase => bail!("the run ended as {phase:?}: {}", last.message),

@@ -127,6 +127,20 @@ typed! {
 }
 
 typed! {
+    /// Where a plan of removals is in its life, as typed.
+    RemovalState as RemovalPlanState {
+        /// Waits for a person
+        Held,
+        /// A person had its accounts removed
+        Applied,
+        /// A person decided that nothing is removed
+        Dropped,
+        /// A newer full sync has looked again
+        Superseded,
+    }
+}
+
+typed! {
     /// A national cloud, as typed.
     Cloud as EntraCloud {
         /// The global cloud

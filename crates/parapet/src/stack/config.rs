@@ -50,7 +50,7 @@ pub const SERVICES: [Service; 5] = [
         consumes: &["sync.requested"],
         opens: &[Purpose::Integration],
         egress: true,
-        serves: &["parapet.internal.v1.DirectoryService"],
+        serves: &["parapet.internal.v1.DirectoryService", "parapet.internal.v1.RemovalService"],
         calls: &[],
     },
     Service {
