@@ -40,6 +40,8 @@ pub const OPERATIONS: &[&str] = &[
     "okta.users.get",
     "okta.users.sessions",
     "okta.users.lifecycle",
+    "okta.users.risk",
+    "okta.groups",
     "okta.policies",
     "okta.other",
 ];

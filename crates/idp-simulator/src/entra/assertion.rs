@@ -11,6 +11,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::Tenant;
 use super::settings::App;
+use crate::tokens::numeric_date;
 use crate::wire::Request;
 use crate::world::World;
 
@@ -54,7 +55,7 @@ pub fn check(
         .map_err(|_| "The signature is invalid.")?
         .claims;
     let text = |name: &str| claims.get(name).and_then(Value::as_str);
-    let number = |name: &str| claims.get(name).and_then(Value::as_i64);
+    let number = |name: &str| numeric_date(&claims, name);
     if text("iss") != Some(&app.client_id) || text("sub") != Some(&app.client_id) {
         return Err("The issuer or subject is not the application.");
     }

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 
 use super::access::{self, Caller};
-use super::{batch, delta, directory, errors, mitigation, risk, users};
+use super::groups::Members;
+use super::{batch, delta, directory, errors, groups, mitigation, risk, users};
 use crate::wire::{self, Answer, Request};
 use crate::world::World;
 
@@ -43,7 +44,8 @@ enum Operation<'p> {
     RoleAssignments,
     Synchronization,
     Groups,
-    Members(&'p str),
+    Group(&'p str),
+    Members(Members<'p>),
     Batch,
 }
 
@@ -70,7 +72,17 @@ impl<'p> Operation<'p> {
             ["roleManagement", "directory", "roleAssignments"] if get => Self::RoleAssignments,
             ["directory", "onPremisesSynchronization"] if get => Self::Synchronization,
             ["groups"] if get => Self::Groups,
-            ["groups", id, "transitiveMembers", "microsoft.graph.user"] if get => Self::Members(id),
+            ["groups", id] if get => Self::Group(id),
+            ["groups", group, kind @ ("members" | "transitiveMembers"), rest @ ..] if get => {
+                let (users, count) = match rest {
+                    [] => (false, false),
+                    ["$count"] => (false, true),
+                    ["microsoft.graph.user" | "graph.user"] => (true, false),
+                    ["microsoft.graph.user" | "graph.user", "$count"] => (true, true),
+                    _ => return None,
+                };
+                Self::Members(Members { group, transitive: *kind == "transitiveMembers", users, count })
+            }
             ["$batch"] if post => Self::Batch,
             [principal] if get => Self::ServicePrincipal(by_app_id(principal)?),
             [principal, "appRoleAssignments"] if get => Self::AppRoles(by_app_id(principal)?),
@@ -92,7 +104,7 @@ impl<'p> Operation<'p> {
             Self::Organization => "graph.organization",
             Self::Licences => "graph.licences",
             Self::ServicePrincipal(_) | Self::AppRoles(_) => "graph.service_principal",
-            Self::Groups | Self::Members(_) => "graph.groups",
+            Self::Groups | Self::Group(_) | Self::Members(_) => "graph.groups",
             Self::Batch => "graph.batch",
             Self::Domains | Self::GroupSettings | Self::RoleAssignments | Self::Synchronization => {
                 "graph.other"
@@ -105,7 +117,8 @@ impl<'p> Operation<'p> {
         match self {
             Self::ListUsers | Self::ServicePrincipal(_) | Self::AppRoles(_) => 2,
             Self::Licences => 3,
-            Self::Members(_) => 5,
+            Self::Members(Members { transitive: true, .. }) => 5,
+            Self::Members(_) => 3,
             _ => 1,
         }
     }
@@ -176,8 +189,9 @@ fn perform(
         Operation::AppRoles(app) => directory::app_roles(world, request, caller, app),
         Operation::RoleAssignments => directory::role_assignments(world, request, caller),
         Operation::Synchronization => directory::synchronization(world, request, caller),
-        Operation::Groups => directory::groups(world, request, caller),
-        Operation::Members(id) => users::members(world, request, caller, id),
+        Operation::Groups => groups::list(world, request, caller),
+        Operation::Group(id) => groups::get(world, request, caller, id),
+        Operation::Members(members) => groups::members(world, request, caller, members),
         Operation::Batch => batch::answer(world, request),
     }
 }

@@ -9,14 +9,17 @@ mod assertion;
 mod batch;
 mod delta;
 mod directory;
+mod discovery;
 mod errors;
 mod graph;
+mod groups;
 mod login;
 mod mitigation;
 mod query;
 mod risk;
 mod ropc;
 mod settings;
+mod sign_in;
 mod user;
 mod users;
 

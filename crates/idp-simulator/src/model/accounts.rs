@@ -99,6 +99,12 @@ impl Accounts {
         (found, (at < end).then_some(at))
     }
 
+    /// How many accounts pass `keep`, one after the other in constant memory.
+    pub fn count(&self, keep: impl Fn(&Account) -> bool) -> u64 {
+        let visible = |at| self.at(at).filter(|account| account.status != Status::Deleted);
+        (0..self.len()).filter_map(visible).map(|account| u64::from(keep(&account))).sum()
+    }
+
     /// Changes an account as a reader of the directory can see; `None` when it does not exist.
     pub fn update<R>(
         &self,
@@ -175,6 +181,13 @@ impl Accounts {
         let overlay = lock(&self.overlay);
         let after = overlay.changes.range(sequence + 1..).take(limit);
         after.filter_map(|(seq, id)| Some((*seq, overlay.changed.get(id)?.clone()))).collect()
+    }
+
+    /// Accounts that are not what the plan says and pass `keep`, in the order of their last visible change.
+    pub fn changed(&self, keep: impl Fn(&Account) -> bool) -> Vec<Account> {
+        let overlay = lock(&self.overlay);
+        let accounts = overlay.changes.values().filter_map(|id| overlay.changed.get(id));
+        accounts.filter(|account| keep(account)).cloned().collect()
     }
 
     fn planned(&self) -> u64 {

@@ -8,9 +8,8 @@ use time::{Duration, OffsetDateTime};
 
 use super::journal::{Outcome, Record};
 use super::settings::{Authn, Settings};
-use super::user::timestamp;
 use super::users::named;
-use super::{Org, errors, rate};
+use super::{Org, directory, errors, rate, transaction};
 use crate::control::lock_detail;
 use crate::faults::Fault;
 use crate::log::{self, Submission, sha256_hex};
@@ -23,6 +22,8 @@ use crate::world::World;
 struct Body {
     username: String,
     password: String,
+    #[serde(rename = "stateToken")]
+    state_token: String,
 }
 
 /// What the org makes of one submission.
@@ -38,9 +39,12 @@ pub fn answer(world: &World, org: &Org, request: &Request, throttled: bool) -> A
     if request.method != Method::POST {
         return errors::error("E0000022").into();
     }
-    let Ok(Body { username, password }) = serde_json::from_slice::<Body>(&request.body) else {
+    let Ok(Body { username, password, state_token }) = serde_json::from_slice::<Body>(&request.body) else {
         return errors::error("E0000003").into();
     };
+    if username.is_empty() && password.is_empty() && !state_token.is_empty() {
+        return transaction::resume(world, org, &state_token).into();
+    }
     let account = named(org, &username);
     let id = account.as_ref().map(|account| account.id.clone());
     let fault = world.faults.take(&org.directory.id, "okta.password", id.as_deref());
@@ -98,7 +102,14 @@ fn rule(world: &World, org: &Org, request: &Request, account: Option<&Account>, 
         Authn::FactorsFirst => {
             let factors =
                 json!([{"id": "pwd1", "factorType": "password", "provider": "OKTA", "vendorName": "OKTA"}]);
-            return plain(transaction(request, "MFA_REQUIRED", account, now, json!({"factors": factors})));
+            return plain(transaction::begin(
+                world,
+                org,
+                request,
+                "MFA_REQUIRED",
+                account,
+                json!({"factors": factors}),
+            ));
         }
         Authn::Available => {}
     }
@@ -119,7 +130,9 @@ fn rule(world: &World, org: &Org, request: &Request, account: Option<&Account>, 
     }
     if right != password {
         let accounts = &org.directory.accounts;
-        let counted = accounts.update_quietly(&account.id, |a| wrong_password(settings, a, By::Wire, now));
+        let limit = directory::max_attempts(&org.directory, settings, account);
+        let counted =
+            accounts.update_quietly(&account.id, |a| wrong_password(settings, limit, a, By::Wire, now));
         let locked = counted.unwrap_or(false);
         if locked {
             // The status changed, which readers see.
@@ -134,7 +147,7 @@ fn rule(world: &World, org: &Org, request: &Request, account: Option<&Account>, 
 fn right_password(world: &World, org: &Org, request: &Request, account: &Account) -> Ruling {
     let now = world.now();
     let answer = |status, embedded| Ruling {
-        response: transaction(request, status, Some(account), now, embedded),
+        response: transaction::begin(world, org, request, status, Some(account), embedded),
         locked: false,
         reason: None,
     };
@@ -142,14 +155,19 @@ fn right_password(world: &World, org: &Org, request: &Request, account: &Account
         if gate.starts_with("E0") {
             return plain(errors::error(gate));
         }
-        return answer(gate, json!({}));
+        let expiry = || json!({"policy": {"expiration": {"passwordExpireDays": 5}, "complexity": {"minLength": 8}}});
+        return answer(gate, if gate == "PASSWORD_WARN" { expiry() } else { json!({}) });
     }
     match account.second_factor {
         SecondFactor::Required => {
             return answer(
                 "MFA_REQUIRED",
                 json!({"factors": [{"id": "ost1", "factorType": "token:software:totp",
-                "provider": "OKTA", "vendorName": "OKTA", "profile": {"credentialId": account.login}}]}),
+                "provider": "OKTA", "vendorName": "OKTA", "profile": {"credentialId": account.login},
+                "_links": {"verify": {"href": request.link("/api/v1/authn/factors/ost1/verify"),
+                    "hints": {"allow": ["POST"]}}}}],
+                "policy": {"allowRememberDevice": true, "rememberDeviceLifetimeInMinutes": 0,
+                    "rememberDeviceByDefault": false}}),
             );
         }
         SecondFactor::Unregistered => {
@@ -171,36 +189,14 @@ fn right_password(world: &World, org: &Org, request: &Request, account: &Account
     answer("SUCCESS", json!({}))
 }
 
-/// A transaction in this state.
-fn transaction(
-    request: &Request,
-    status: &str,
-    account: Option<&Account>,
+/// Counts a wrong password; true when this one locked the account, which `max_attempts` do (0 = none ever).
+pub fn wrong_password(
+    settings: &Settings,
+    max_attempts: u32,
+    account: &mut Account,
+    by: By,
     now: OffsetDateTime,
-    embedded: Value,
-) -> Response<Bytes> {
-    let mut embedded = embedded;
-    if let (Some(account), Some(embedded)) = (account, embedded.as_object_mut()) {
-        let user = json!({"id": account.id, "passwordChanged": account.password_changed.map(timestamp),
-            "profile": {"login": account.login, "firstName": account.given_name, "lastName": account.family_name,
-                "locale": "en_US", "timeZone": "America/Los_Angeles"}});
-        embedded.insert("user".into(), user);
-    }
-    let token = uuid::Uuid::new_v4().simple().to_string();
-    let mut body = json!({"expiresAt": timestamp(now + Duration::minutes(5)), "status": status, "_embedded": embedded,
-        "_links": {"cancel": {"href": request.link("/api/v1/authn/cancel"), "hints": {"allow": ["POST"]}}}});
-    if let Some(body) = body.as_object_mut() {
-        let (name, token) = match status {
-            "SUCCESS" => ("sessionToken", format!("20111{token}")),
-            _ => ("stateToken", format!("007{token}")),
-        };
-        body.insert(name.into(), token.into());
-    }
-    wire::json(StatusCode::OK, &body)
-}
-
-/// Counts a wrong password; true when this one locked the account.
-pub fn wrong_password(settings: &Settings, account: &mut Account, by: By, now: OffsetDateTime) -> bool {
+) -> bool {
     if account.lock.holds(now) {
         return false;
     }
@@ -208,7 +204,7 @@ pub fn wrong_password(settings: &Settings, account: &mut Account, by: By, now: O
         account.lock.clear(); // the lock has run out, and its count with it
     }
     account.count_failure(by);
-    if settings.max_attempts == 0 || account.lock.failures < settings.max_attempts {
+    if max_attempts == 0 || account.lock.failures < max_attempts {
         return false;
     }
     account.lock.locked = true;

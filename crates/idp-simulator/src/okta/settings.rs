@@ -32,7 +32,10 @@ pub struct Settings {
     /// The org has the feature of user blocks.
     #[serde(default = "yes")]
     pub blocks_feature: bool,
-    /// Password policies besides the default one.
+    /// The org has Identity Threat Protection: users have a risk that can be set.
+    #[serde(default = "yes")]
+    pub threat_protection: bool,
+    /// Password policies before the default one, in the order of their priority.
     #[serde(default)]
     pub policies: Vec<Policy>,
     /// Service apps.
@@ -114,6 +117,9 @@ pub struct Policy {
     pub name: String,
     /// `lockout.maxAttempts`.
     pub max_attempts: u32,
+    /// Ids of the groups it applies to.
+    #[serde(default)]
+    pub groups: Vec<String>,
     /// False: INACTIVE.
     #[serde(default = "yes")]
     pub active: bool,

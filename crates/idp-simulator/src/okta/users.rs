@@ -28,17 +28,6 @@ pub fn list(world: &World, org: &Org, request: &Request) -> Outcome {
     if !app.may(Permission::ReadUsers) {
         return Ok(wire::json(StatusCode::OK, &json!([]))); // the trap of okta.md §1.1
     }
-    let invalid = |about: &str| errors::because("E0000001", about, &[]);
-    let limit = match request.param("limit") {
-        None => LIMIT,
-        Some(text) => {
-            text.parse::<usize>().ok().filter(|n| *n > 0).ok_or_else(|| invalid("limit"))?.min(LIMIT)
-        }
-    };
-    let position = match request.param("after") {
-        None => 0,
-        Some(cursor) => position(&cursor).ok_or_else(|| invalid("after"))?,
-    };
     let parse = |name: &str, search| match request.param(name) {
         None => Ok(None),
         Some(text) => Query::parse(&text, search).map(Some).ok_or_else(|| errors::error("E0000031")),
@@ -59,10 +48,57 @@ pub fn list(world: &World, org: &Org, request: &Request) -> Outcome {
                     || starts(account.email.as_deref().unwrap_or_default(), q)
             })
     };
+    paged(world, org, request, "/api/v1/users", keep)
+}
+
+/// `GET /api/v1/groups/{id}/users`: direct members, without deprovisioned ones, who lose their memberships.
+pub fn members(world: &World, org: &Org, request: &Request, group: &str) -> Outcome {
+    let app = access::caller(world, org, request, "okta.groups.read")?;
+    if !app.may(Permission::ReadUsers) {
+        return Ok(wire::json(StatusCode::OK, &json!([])));
+    }
+    if !org.directory.groups.iter().any(|g| g.id == group) {
+        return Err(errors::because("E0000007", &format!("Resource not found: {group} (UserGroup)"), &[]));
+    }
+    let keep = |account: &Account| {
+        app.sees(account)
+            && account.status != Status::Deprovisioned
+            && org.directory.is_member(group, account)
+    };
+    paged(world, org, request, &format!("/api/v1/groups/{group}/users"), keep)
+}
+
+/// One page of users that pass `keep`.
+fn paged(
+    world: &World,
+    org: &Org,
+    request: &Request,
+    path: &str,
+    keep: impl Fn(&Account) -> bool,
+) -> Outcome {
+    let invalid = |about: &str| errors::because("E0000001", about, &[]);
+    let limit = match request.param("limit") {
+        None => LIMIT,
+        Some(text) => {
+            text.parse::<usize>().ok().filter(|n| *n > 0).ok_or_else(|| invalid("limit"))?.min(LIMIT)
+        }
+    };
+    let position = match request.param("after") {
+        None => 0,
+        Some(cursor) => position(&cursor).ok_or_else(|| invalid("after"))?,
+    };
+    let now = world.now();
     let (accounts, next) = org.directory.accounts.page(position, limit, keep);
     let items: Vec<Value> = accounts.iter().map(|account| listed(org, account, &request.base, now)).collect();
     let mut response = wire::json(StatusCode::OK, &Value::Array(items));
-    let link = |after: Option<String>| {
+    let next = next.filter(|_| request.param("q").is_none()).map(cursor);
+    links(request, path, limit, next, &mut response);
+    Ok(response)
+}
+
+/// The links of a list, in two header lines, as live orgs send them.
+pub fn links(request: &Request, path: &str, limit: usize, next: Option<String>, response: &mut Response<Bytes>) {
+    let link = |after: Option<String>, rel: &str| {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         if let Some(after) = after {
             query.append_pair("after", &after);
@@ -73,14 +109,12 @@ pub fn list(world: &World, org: &Org, request: &Request) -> Outcome {
                 query.append_pair(name, &value);
             }
         }
-        request.link(&format!("/api/v1/users?{}", query.finish()))
+        format!("<{}>; rel=\"{rel}\"", request.link(&format!("{path}?{}", query.finish())))
     };
-    // Two header lines, as live orgs send them.
-    wire::set_header(&mut response, "link", &format!("<{}>; rel=\"self\"", link(request.param("after"))));
-    if let Some(next) = next.filter(|_| q.is_none()) {
-        wire::set_header(&mut response, "link", &format!("<{}>; rel=\"next\"", link(Some(cursor(next)))));
+    wire::set_header(response, "link", &link(request.param("after"), "self"));
+    if next.is_some() {
+        wire::set_header(response, "link", &link(next, "next"));
     }
-    Ok(response)
 }
 
 /// `GET /api/v1/users/{id or login or short name}`.
