@@ -10,6 +10,7 @@ REQUESTS_CA_BUNDLE and NODE_EXTRA_CA_CERTS name the CA of the simulator's certif
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,27 +22,30 @@ import tunnel
 
 HERE = pathlib.Path(__file__).resolve().parent
 CLIENTS = {
-    "msal (python)": ["python/msal_client.py"],
-    "msgraph-sdk (python)": ["python/graph_client.py"],
-    "okta (python)": ["python/okta_client.py"],
-    "msal-node": ["node/msal.mjs"],
-    "microsoft-graph-client (node)": ["node/graph.mjs"],
-    "okta-sdk-nodejs": ["node/okta.mjs"],
-    "okta-auth-js": ["node/okta_auth.mjs"],
+    "msal (python)": "msal_client.py",
+    "msgraph-sdk (python)": "graph_client.py",
+    "okta (python)": "okta_client.py",
+    "msal-node": "msal.mjs",
+    "microsoft-graph-client (node)": "graph.mjs",
+    "okta-sdk-nodejs": "okta.mjs",
+    "okta-auth-js": "okta_auth.mjs",
 }
 LIMIT_S = 120
 
 
 def main() -> int:
     binary, node_folder, *wanted = sys.argv[1:]
+    # Node looks for packages beside the scripts.
+    for script in (HERE / "node").glob("*.mjs"):
+        shutil.copy(script, node_folder)
     failed = []
     with tempfile.TemporaryDirectory(prefix="parapet-clients-") as name:
         folder = pathlib.Path(name)
         directories = stage.prepare(folder)
         simulator, listen, control = start(binary, folder)
         try:
-            environment = surroundings(folder, control, tunnel.start(listen), node_folder)
-            for client, (script,) in CLIENTS.items():
+            environment = surroundings(folder, control, tunnel.start(listen))
+            for client, script in CLIENTS.items():
                 if wanted and not any(word in client for word in wanted):
                     continue
                 set_stage(control, directories)
@@ -64,7 +68,7 @@ def start(binary: str, folder: pathlib.Path):
     return process, addresses["listen"], f"http://{addresses['control']}"
 
 
-def surroundings(folder: pathlib.Path, control: str, proxy: str, node_folder: str) -> dict:
+def surroundings(folder: pathlib.Path, control: str, proxy: str) -> dict:
     authority = str(folder / "ca.pem")
     inherited = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
     return inherited | {
@@ -75,8 +79,6 @@ def surroundings(folder: pathlib.Path, control: str, proxy: str, node_folder: st
         "NODE_EXTRA_CA_CERTS": authority,
         "STAGE": str(folder / "stage.json"),
         "CONTROL": control,
-        "PYTHONPATH": str(HERE / "python"),
-        "NODE_FOLDER": node_folder,
     }
 
 
@@ -95,11 +97,10 @@ def call(control: str, method: str, path: str, body) -> None:
 def run(client: str, script: str, node_folder: str, environment: dict) -> bool:
     """One client; its lines `ok …` and `FAIL …` come out under its name."""
     if script.endswith(".mjs"):
-        # Node finds packages from where a script lies, so the scripts lie beside the packages for the run.
-        command = ["node", "--import", "./proxy.mjs", pathlib.Path(script).name]
+        command = ["node", "--import", "./proxy.mjs", script]
         where = node_folder
     else:
-        command, where = [sys.executable, str(HERE / script)], HERE
+        command, where = [sys.executable, str(HERE / "python" / script)], HERE
     began = time.monotonic()
     try:
         ended = subprocess.run(

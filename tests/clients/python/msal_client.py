@@ -37,7 +37,8 @@ with step("an application token by certificate, PS256"):
         text = pem.read()
     certificate = text[text.index("-----BEGIN CERTIFICATE") :]
     app = confidential({"private_key": text, "public_certificate": certificate})
-    equal(app.acquire_token_for_client(GRAPH).get("token_type"), "Bearer")
+    answer = app.acquire_token_for_client(GRAPH)
+    equal(answer.get("token_type") or answer, "Bearer")
 
 with step("a wrong client secret is told from a missing tenant"):
     equal(codes(confidential("wrong").acquire_token_for_client(GRAPH)), [7000215])

@@ -35,9 +35,10 @@ pub fn check(
     let key = app.certificates.iter().find_map(|pem| {
         let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
         let print = |algorithm| URL_SAFE_NO_PAD.encode(digest::digest(algorithm, &der));
-        let matches = text("x5t#S256").is_some_and(|given| given == print(&digest::SHA256))
-            || text("x5t")
-                .is_some_and(|given| given.trim_end_matches('=') == print(&digest::SHA1_FOR_LEGACY_USE_ONLY));
+        // Some clients leave the padding on.
+        let is = |name: &str, print: &str| text(name).is_some_and(|given| given.trim_end_matches('=') == print);
+        let matches = is("x5t#S256", &print(&digest::SHA256))
+            || is("x5t", &print(&digest::SHA1_FOR_LEGACY_USE_ONLY));
         if !matches {
             return None;
         }
