@@ -149,7 +149,7 @@ async fn answer(
             Ok(full(response))
         }
         Effect::Oversized { bytes } => Ok(oversized(bytes)),
-        _ => Ok(full(fault.instead(&request.surface, world.now()).unwrap_or(response))),
+        _ => Ok(full(fault.instead(&request, world.now()).unwrap_or(response))),
     }
 }
 

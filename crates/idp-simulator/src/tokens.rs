@@ -51,6 +51,13 @@ impl Issuer {
         jsonwebtoken::encode(&header, claims, &self.signing).unwrap_or_default()
     }
 
+    /// Signs under a header of the test's choice.
+    #[cfg(test)]
+    pub(crate) fn sign_with(&self, header: &Value, claims: &Value) -> String {
+        let header: Header = serde_json::from_value(header.clone()).unwrap();
+        jsonwebtoken::encode(&header, claims, &self.signing).unwrap()
+    }
+
     /// Claims of a token we signed; expiry and audience are the caller's business, since the simulator has its own clock.
     pub fn open(&self, token: &str) -> Option<Value> {
         let mut validation = Validation::new(Algorithm::RS256);

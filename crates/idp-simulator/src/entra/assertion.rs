@@ -36,9 +36,10 @@ pub fn check(
         let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
         let print = |algorithm| URL_SAFE_NO_PAD.encode(digest::digest(algorithm, &der));
         // Some clients leave the padding on.
-        let is = |name: &str, print: &str| text(name).is_some_and(|given| given.trim_end_matches('=') == print);
-        let matches = is("x5t#S256", &print(&digest::SHA256))
-            || is("x5t", &print(&digest::SHA1_FOR_LEGACY_USE_ONLY));
+        let is =
+            |name: &str, print: &str| text(name).is_some_and(|given| given.trim_end_matches('=') == print);
+        let matches =
+            is("x5t#S256", &print(&digest::SHA256)) || is("x5t", &print(&digest::SHA1_FOR_LEGACY_USE_ONLY));
         if !matches {
             return None;
         }

@@ -48,7 +48,7 @@ pub fn answer(world: &Arc<World>, request: &Request) -> Response<Bytes> {
 
 fn whole(world: &Arc<World>, part: &Request) -> Response<Bytes> {
     let answer = graph::dispatch(world, part, false);
-    let instead = answer.fault.and_then(|fault| fault.instead(&part.surface, world.now()));
+    let instead = answer.fault.and_then(|fault| fault.instead(part, world.now()));
     instead.unwrap_or(answer.response)
 }
 

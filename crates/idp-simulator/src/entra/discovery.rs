@@ -24,9 +24,7 @@ pub fn instance(world: &World, request: &Request) -> Response<Bytes> {
     };
     let tenant = asked.path_segments().and_then(|mut path| path.next()).unwrap_or("common");
     let host = asked.host_str().unwrap_or_default();
-    let group = |network: &str, cache: &str, aliases: &[&str]| {
-        json!({"preferred_network": network, "preferred_cache": cache, "aliases": aliases})
-    };
+    let group = |network: &str, cache: &str, aliases: &[&str]| json!({"preferred_network": network, "preferred_cache": cache, "aliases": aliases});
     let global = ["login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net"];
     let china = ["login.partner.microsoftonline.cn", "login.chinacloudapi.cn"];
     let government = ["login.microsoftonline.us", "login.usgovcloudapi.net"];

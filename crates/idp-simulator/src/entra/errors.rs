@@ -143,3 +143,13 @@ pub fn not_found(request: &Request, now: OffsetDateTime, id: &str) -> Response<B
 pub fn unsupported(request: &Request, now: OffsetDateTime, message: &str) -> Response<Bytes> {
     graph(request, now, 400, "Request_UnsupportedQuery", message)
 }
+
+/// An error of the token endpoint, without particulars.
+pub fn oauth_refusal(request: &Request, now: OffsetDateTime, code: u32) -> Response<Bytes> {
+    oauth(request, now, code, "")
+}
+
+/// An error of Graph that says no more than its code.
+pub fn graph_refusal(request: &Request, now: OffsetDateTime, status: u16, code: &str) -> Response<Bytes> {
+    graph(request, now, status, code, "The service cannot answer this request.")
+}

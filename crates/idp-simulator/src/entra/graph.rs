@@ -152,15 +152,24 @@ pub(super) fn dispatch(world: &Arc<World>, request: &Request, outermost: bool) -
         let message = format!("Resource not found for the segment '{}'.", path.last().unwrap_or(&""));
         return errors::graph(request, world.now(), 400, "BadRequest", &message).into();
     };
+    let selected = u32::from(request.param("$select").is_some());
+    let small = request.param("$top").and_then(|top| top.parse::<u32>().ok()).is_some_and(|top| top < 20);
+    let units = operation.cost().saturating_sub(selected).saturating_sub(u32::from(small)).max(1);
+    let writes = request.method != Method::GET && operation != Operation::Batch;
+    let share = match world.meters.count(request, &caller, units, writes, world.now()) {
+        Ok(share) => share,
+        Err(throttled) => return throttled.into(),
+    };
     let target = operation.target().and_then(|key| caller.tenant.directory.accounts.find(key)).map(|a| a.id);
     let fault = world.faults.take(&caller.tenant.directory.id, operation.name(), target.as_deref());
     if let Some(fault) = fault.as_ref().filter(|fault| !fault.evaluates()) {
         return Answer { response: wire::empty(StatusCode::OK), fault: Some(fault.clone()) };
     }
     let mut response = perform(world, request, &caller, operation);
-    let selected = u32::from(request.param("$select").is_some());
-    let units = operation.cost().saturating_sub(selected).max(1);
     wire::set_header(&mut response, "x-ms-resource-unit", &units.to_string());
+    if let Some(share) = share {
+        wire::set_header(&mut response, "x-ms-throttle-limit-percentage", &format!("{share:.1}"));
+    }
     Answer { response, fault }
 }
 

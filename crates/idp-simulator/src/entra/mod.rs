@@ -14,6 +14,7 @@ mod errors;
 mod graph;
 mod groups;
 mod login;
+mod meter;
 mod mitigation;
 mod query;
 mod risk;
@@ -23,8 +24,10 @@ mod sign_in;
 mod user;
 mod users;
 
+pub use errors::{graph_refusal, oauth_refusal as refusal};
 pub use graph::answer as graph;
 pub use login::answer as login;
+pub use meter::Meters;
 pub use ropc::wrong_password;
 pub use settings::{
     Agents, App, Cloud, Domain, HybridWrites, Licence, Lockout, RiskPolicy, Secret, Settings,

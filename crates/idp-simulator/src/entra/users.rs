@@ -8,8 +8,8 @@ use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::access::{Caller, READ_USERS};
-use super::query::{self, Condition, Token};
 use super::groups::typed;
+use super::query::{self, Condition, Token};
 use super::settings::{Licence, Settings};
 use super::{errors, user};
 use crate::model::{Account, Status};
@@ -104,7 +104,8 @@ pub(super) fn page(
         },
     };
     let accounts = &caller.tenant.directory.accounts;
-    let (found, next) = accounts.page(token.position, top, &keep);
+    let view = |account| accounts.lagging(account, now).filter(&keep);
+    let (found, next) = accounts.page_as(token.position, top, view);
     let mut value = Vec::with_capacity(found.len());
     for account in &found {
         match query::project(settings, account, &select) {
@@ -116,8 +117,7 @@ pub(super) fn page(
     if next.is_none() {
         value.extend(listed.last);
     }
-    let mut body =
-        json!({"@odata.context": request.link(&format!("/v1.0/$metadata#{}", listed.context)), "value": value});
+    let mut body = json!({"@odata.context": request.link(&format!("/v1.0/$metadata#{}", listed.context)), "value": value});
     if let Some(body) = body.as_object_mut() {
         if let Some(position) = next {
             let next = Token { position, issued: now.unix_timestamp(), ..token };
@@ -164,7 +164,8 @@ pub fn get(world: &Arc<World>, request: &Request, caller: &Caller, key: &str) ->
     if let Some(refusal) = activity_refusal(world, request, caller, &select, 1) {
         return refusal;
     }
-    let Some(account) = find(caller, key) else { return errors::not_found(request, now, key) };
+    let seen = find(caller, key).and_then(|account| caller.tenant.directory.accounts.lagging(account, now));
+    let Some(account) = seen else { return errors::not_found(request, now, key) };
     if select.iter().any(|name| name == "signInActivity") && account.id != key {
         let message = "Get By Key only supports UserId and the key has to be a valid Guid";
         return errors::graph(request, now, 400, "Request_BadRequest", message);

@@ -94,9 +94,11 @@ impl Directory {
             groups,
             settings: RwLock::new(Arc::new(provider)),
         };
+        // What a directory is made with is no change; only later ones lag.
         for account in &accounts {
             built.accounts.add(account, &built.settings(), now)?;
         }
+        built.accounts.set_lag(built.settings().lag_s());
         Ok(built)
     }
 
@@ -107,6 +109,7 @@ impl Directory {
 
     /// Replaces the settings.
     pub fn set_settings(&self, settings: Settings) {
+        self.accounts.set_lag(settings.lag_s());
         *write(&self.settings) = Arc::new(settings);
     }
 
@@ -159,6 +162,14 @@ impl Directory {
 }
 
 impl Settings {
+    /// Seconds for which lagging readers see what was there before a change.
+    fn lag_s(&self) -> i64 {
+        match self {
+            Self::EntraId(entra) => entra.read_lag_s,
+            Self::Okta(okta) => okta.search_lag_s,
+        }
+    }
+
     /// `entra_id` or `okta`.
     pub fn provider(&self) -> &'static str {
         match self {

@@ -40,8 +40,8 @@ pub enum Permission {
 }
 
 use Permission::{
-    ClearSessions, Lifecycle, Passwords, ReadGroups, ReadLogs, ReadPolicies, ReadRoles, ReadUsers, Risk, Suspend,
-    Unlock,
+    ClearSessions, Lifecycle, Passwords, ReadGroups, ReadLogs, ReadPolicies, ReadRoles, ReadUsers, Risk,
+    Suspend, Unlock,
 };
 
 /// Standard roles, and the single permissions of custom ones.
@@ -49,14 +49,31 @@ const ROLES: &[(&str, &[Permission])] = &[
     (
         "SUPER_ADMIN",
         &[
-            ReadUsers, ReadGroups, ReadPolicies, ReadRoles, ReadLogs, ClearSessions, Suspend, Unlock, Lifecycle,
-            Passwords, Risk,
+            ReadUsers,
+            ReadGroups,
+            ReadPolicies,
+            ReadRoles,
+            ReadLogs,
+            ClearSessions,
+            Suspend,
+            Unlock,
+            Lifecycle,
+            Passwords,
+            Risk,
         ],
     ),
     (
         "ORG_ADMIN",
         &[
-            ReadUsers, ReadGroups, ReadPolicies, ReadLogs, ClearSessions, Suspend, Unlock, Lifecycle, Passwords,
+            ReadUsers,
+            ReadGroups,
+            ReadPolicies,
+            ReadLogs,
+            ClearSessions,
+            Suspend,
+            Unlock,
+            Lifecycle,
+            Passwords,
         ],
     ),
     ("USER_ADMIN", &[ReadUsers, ReadGroups, ClearSessions, Suspend, Unlock, Lifecycle, Passwords]),

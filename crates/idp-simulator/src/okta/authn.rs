@@ -155,7 +155,8 @@ fn right_password(world: &World, org: &Org, request: &Request, account: &Account
         if gate.starts_with("E0") {
             return plain(errors::error(gate));
         }
-        let expiry = || json!({"policy": {"expiration": {"passwordExpireDays": 5}, "complexity": {"minLength": 8}}});
+        let expiry =
+            || json!({"policy": {"expiration": {"passwordExpireDays": 5}, "complexity": {"minLength": 8}}});
         return answer(gate, if gate == "PASSWORD_WARN" { expiry() } else { json!({}) });
     }
     match account.second_factor {

@@ -52,7 +52,8 @@ pub fn policies(world: &World, org: &Org, request: &Request) -> Outcome {
         return Err(errors::because("E0000001", "type", &["type: The type must be PASSWORD here."]));
     }
     let settings = &org.settings;
-    let own = settings.policies.iter().map(|p| (p.name.as_str(), p.max_attempts, p.active, p.groups.as_slice()));
+    let own =
+        settings.policies.iter().map(|p| (p.name.as_str(), p.max_attempts, p.active, p.groups.as_slice()));
     let all = own.chain([("Default Policy", settings.max_attempts, true, [].as_slice())]);
     let last = settings.policies.len();
     let shown: Vec<Value> = all

@@ -164,7 +164,9 @@ pub fn answer(world: &World, org: &Org, request: &Request) -> Result<Response<By
         next += 1;
         let inside = since.is_none_or(|since| *at >= since) && until.is_none_or(|until| *at < until);
         if inside
-            && filter.as_ref().is_none_or(|any| any.iter().any(|all| all.iter().all(|term| holds(event, term))))
+            && filter
+                .as_ref()
+                .is_none_or(|any| any.iter().any(|all| all.iter().all(|term| holds(event, term))))
         {
             found.push(event.clone());
         }

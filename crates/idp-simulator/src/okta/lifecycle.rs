@@ -100,9 +100,7 @@ fn refusal(
             invalid("Cannot suspend a user that is not active")
         }
         "unsuspend" if state != "SUSPENDED" => invalid("Cannot unsuspend a user that is not suspended"),
-        "unlock" if !locked => {
-            Err(errors::because("E0000032", "", &["The user is not locked out."]))
-        }
+        "unlock" if !locked => Err(errors::because("E0000032", "", &["The user is not locked out."])),
         "unlock" if account.authority == Authority::ActiveDirectory => Err(errors::error("E0000032")),
         "activate" if state == "ACTIVE" => Err(errors::error("E0000016")),
         "activate" if !matches!(state, "STAGED" | "DEPROVISIONED") => not_now(),

@@ -34,6 +34,7 @@ use http::{Method, Response, StatusCode};
 
 pub use authn::wrong_password;
 pub use directory::max_attempts;
+pub use errors::error as refusal;
 pub use journal::outside;
 pub use settings::{App, Authn, Buckets, Dpop, Policy, Settings};
 

@@ -35,6 +35,9 @@ pub struct Settings {
     /// The org has Identity Threat Protection: users have a risk that can be set.
     #[serde(default = "yes")]
     pub threat_protection: bool,
+    /// Seconds for which `search` still finds users as they were before a change.
+    #[serde(default)]
+    pub search_lag_s: i64,
     /// Password policies before the default one, in the order of their priority.
     #[serde(default)]
     pub policies: Vec<Policy>,

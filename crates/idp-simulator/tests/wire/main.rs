@@ -5,6 +5,7 @@
     reason = "a test that cannot set up its world fails at once, and an absent JSON member reads as null"
 )]
 
+mod clients;
 mod control;
 mod entra_graph;
 mod entra_login;
