@@ -11,4 +11,5 @@ mod entra_graph;
 mod entra_login;
 mod faults;
 mod lockout;
+mod pressure;
 mod stage;

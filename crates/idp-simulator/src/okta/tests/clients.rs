@@ -211,3 +211,49 @@ async fn the_system_log_tells_what_happened_elsewhere_and_is_filtered_by_beginni
     let kinds: Vec<&Value> = reply.body.as_array().unwrap().iter().map(|e| &e["eventType"]).collect();
     assert_eq!(kinds, ["user.lifecycle.suspend"]);
 }
+
+#[tokio::test]
+async fn a_search_lags_behind_what_a_filter_and_a_single_read_see() {
+    let stage = stage(&json!({"search_lag_s": 60}), &json!({}));
+    assert_eq!(
+        stage
+            .call(Method::POST, "/api/v1/users/ann/lifecycle/suspend", "okta.users.manage", Value::Null)
+            .await
+            .status,
+        200
+    );
+    let found = async |by: &str| {
+        let path = format!("/api/v1/users?{by}=status+eq+%22SUSPENDED%22");
+        stage.call(Method::GET, &path, "okta.users.read", Value::Null).await.body.as_array().unwrap().len()
+    };
+    assert_eq!((found("filter").await, found("search").await), (1, 0));
+    stage.world.advance(Duration::seconds(61));
+    assert_eq!(found("search").await, 1);
+}
+
+#[tokio::test]
+async fn a_fault_tells_too_many_calls_at_once_or_any_code_of_okta() {
+    let stage = Stage::plain();
+    let list = async |effect: Value| {
+        let fault = json!({"operation": "okta.users.list", "effect": effect});
+        stage.world.faults.add(serde_json::from_value(fault).unwrap());
+        let granted = stage.token(&stage.claims(), "okta.users.read").await;
+        let token = format!("Bearer {}", granted.body["access_token"].as_str().unwrap());
+        let request = Request {
+            surface: Surface::Okta("acme".into()),
+            base: HOST.into(),
+            method: Method::GET,
+            path: "/api/v1/users".into(),
+            query: String::new(),
+            headers: [(http::header::AUTHORIZATION, token.parse().unwrap())].into_iter().collect(),
+            body: Bytes::new(),
+            peer: ([127, 0, 0, 1], 1).into(),
+        };
+        let fault = answer(&stage.world, &request).await.fault.unwrap();
+        fault.instead(&request, stage.world.now()).unwrap()
+    };
+    let busy = list(json!({"throttle": {"hint": "concurrency"}})).await;
+    assert_eq!((busy.status().as_u16(), &busy.headers()["x-rate-limit-limit"]), (429, &"0".parse().unwrap()));
+    let read_only = list(json!({"code": {"code": "E0000010"}})).await;
+    assert_eq!(read_only.status(), 503);
+}
