@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 
 use crate::sync::lock;
@@ -69,6 +69,13 @@ pub enum Effect {
         #[serde(default)]
         status: Option<u16>,
     },
+    /// Any answer at all: a gateway's `{"status":404,"message":…}`, `errorCauses` as an object.
+    Answer {
+        /// HTTP status.
+        status: u16,
+        /// JSON.
+        body: Value,
+    },
     /// The right answer, late.
     Delay {
         /// Milliseconds.
@@ -113,7 +120,11 @@ impl Fault {
     pub fn evaluates(&self) -> bool {
         self.evaluate.unwrap_or(!matches!(
             self.effect,
-            Effect::Throttle { .. } | Effect::Status { .. } | Effect::Code { .. } | Effect::Redirect { .. }
+            Effect::Throttle { .. }
+                | Effect::Status { .. }
+                | Effect::Code { .. }
+                | Effect::Answer { .. }
+                | Effect::Redirect { .. }
         ))
     }
 
@@ -123,6 +134,7 @@ impl Fault {
             Effect::Throttle { .. } => "throttle".into(),
             Effect::Status { status } => format!("status {status}"),
             Effect::Code { code, .. } => format!("code {code}"),
+            Effect::Answer { status, .. } => format!("answer {status}"),
             Effect::Delay { ms } => format!("delay {ms} ms"),
             Effect::Reset => "reset".into(),
             Effect::WrongJson => "wrong json".into(),
@@ -145,6 +157,10 @@ impl Fault {
                 Surface::Graph => entra::graph_refusal(request, now, status.unwrap_or(500), code),
                 Surface::Okta(_) => okta::refusal(code),
             }),
+            Effect::Answer { status, body } => {
+                let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                Some(wire::json(status, body))
+            }
             Effect::WrongJson => Some(wire::json(StatusCode::OK, &json!({"unexpected": ["shape"]}))),
             Effect::Html => Some(html(StatusCode::OK, "<!doctype html><title>Sign in</title>")),
             Effect::Redirect { location } => {

@@ -4,6 +4,7 @@ It speaks through `requests`, which follows HTTPS_PROXY and REQUESTS_CA_BUNDLE.
 """
 
 import msal
+import requests
 
 from steps import STAGE, account, control, equal, finish, step
 
@@ -62,6 +63,13 @@ with step("a right password signs in, with an account in the cache"):
 with step("the refresh token redeems for another scope"):
     other = app.acquire_token_silent(["Mail.Read"], known)
     equal(bool(other and other.get("access_token")), True)
+
+with step("once the sessions are revoked the refresh token is dead, and the password signs in again"):
+    bearer = confidential(STAGE["secret"]).acquire_token_for_client(GRAPH)["access_token"]
+    revoke = "https://graph.microsoft.com/v1.0/users/ann@contoso.example/revokeSignInSessions"
+    equal(requests.post(revoke, headers={"Authorization": f"Bearer {bearer}"}, timeout=30).json()["value"], True)
+    equal(app.acquire_token_silent(["Calendars.Read"], known), None)
+    equal(codes(check("ann", STAGE["passwords"]["ann"])), ["signed in"])
 
 with step("a wrong password is 50126"):
     equal(codes(check("ann", "wrong")), [50126])

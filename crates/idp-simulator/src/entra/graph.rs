@@ -116,9 +116,8 @@ impl<'p> Operation<'p> {
     fn cost(self) -> u32 {
         match self {
             Self::ListUsers | Self::ServicePrincipal(_) | Self::AppRoles(_) => 2,
-            Self::Licences => 3,
             Self::Members(Members { transitive: true, .. }) => 5,
-            Self::Members(_) => 3,
+            Self::Licences | Self::Members(_) => 3,
             _ => 1,
         }
     }
