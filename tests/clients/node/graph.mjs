@@ -46,6 +46,12 @@ await step('an advanced query counts', async () => {
   equal(page['@odata.count'] > 5, true)
 })
 
+await step('a throttled call is repeated after the delay it was told', async () => {
+  await control('POST', '/faults', { operation: 'graph.users.get', effect: { throttle: { hint: { seconds: 1 } } } })
+  equal((await graph.api(`/users/${ANN}`).get()).id, ANN)
+  equal(await control('GET', '/faults'), [])
+})
+
 await step("a refusal arrives as the client's error", async () => {
   const error = await refused(graph.api('/users/nobody@contoso.example').get())
   equal([error.statusCode, error.code], [404, 'Request_ResourceNotFound'])

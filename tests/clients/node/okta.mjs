@@ -42,6 +42,13 @@ await step('a search finds by login', async () => {
 const ann = await userApi.getUser({ userId: 'ann@acme.example' })
 const status = async (userId) => (await userApi.getUser({ userId })).status
 
+await step('a throttled call is repeated once the limit is reset', async () => {
+  const effect = { throttle: { hint: { rate_limit_reset: 1 } } }
+  await control('POST', '/faults', { operation: 'okta.users.get', effect })
+  equal(await status('mia@acme.example'), 'ACTIVE') // nobody whom the SDK has in its cache
+  equal(await control('GET', '/faults'), [])
+})
+
 await step('suspending and unsuspending an account', async () => {
   await userApi.suspendUser({ userId: ann.id })
   equal(await status(ann.id), 'SUSPENDED')

@@ -99,6 +99,12 @@ async def main() -> None:
         page = await graph.users.get(request_configuration=options)
         equal(page.odata_count > 5, True)
 
+    with step("a throttled call is repeated after the delay it was told"):
+        throttle = {"operation": "graph.users.get", "effect": {"throttle": {"hint": {"seconds": 1}}}}
+        control("POST", "/faults", throttle)
+        equal((await read(graph, "accountEnabled")).account_enabled, True)
+        equal(control("GET", "/faults"), [])
+
     with step("a refusal arrives as the SDK's error"):
         try:
             await graph.users.by_user_id("nobody@contoso.example").get()

@@ -86,6 +86,12 @@ async def main() -> None:
 
     ann = await good(okta.get_user("ann@acme.example"))
 
+    with step("a throttled call is repeated once the limit is reset"):
+        throttle = {"operation": "okta.users.get", "effect": {"throttle": {"hint": {"rate_limit_reset": 1}}}}
+        control("POST", "/faults", throttle)
+        equal((await good(okta.get_user(ann.id))).id, ann.id)
+        equal(control("GET", "/faults"), [])
+
     with step("suspending and unsuspending an account"):
         await good(okta.suspend_user(ann.id))
         equal((await good(okta.get_user(ann.id))).status.value, "SUSPENDED")
