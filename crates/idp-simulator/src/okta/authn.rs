@@ -27,11 +27,13 @@ struct Body {
 }
 
 /// What the org makes of one submission.
-struct Ruling {
-    response: Response<Bytes>,
-    locked: bool,
+pub struct Ruling {
+    /// The answer.
+    pub response: Response<Bytes>,
+    /// This submission locked the account.
+    pub locked: bool,
     /// Reason in the System Log; `None` = success.
-    reason: Option<&'static str>,
+    pub reason: Option<&'static str>,
 }
 
 /// Answers a sign-in. The submission is logged before anything else happens to the answer.
@@ -45,34 +47,65 @@ pub fn answer(world: &World, org: &Org, request: &Request, throttled: bool) -> A
     if username.is_empty() && password.is_empty() && !state_token.is_empty() {
         return transaction::resume(world, org, &state_token).into();
     }
-    let account = named(org, &username);
+    let missing = username.is_empty() || password.is_empty();
+    let attempt = Attempt { username, password, client_id: None, throttled };
+    submit(world, org, request, attempt, |attempt, account| {
+        if missing {
+            let cause = ["username and password are required"];
+            return plain(errors::because("E0000001", "authentication", &cause));
+        }
+        if world.okta.rates.too_fast(org, &attempt.username, world.now()) {
+            return plain(rate::name_throttled(world.now()));
+        }
+        let ruling = rule(world, org, request, account, &attempt.password);
+        record(world, org, request, account, &attempt.username, &ruling);
+        ruling
+    })
+}
+
+/// A password as it was submitted.
+pub struct Attempt {
+    /// Name.
+    pub username: String,
+    /// Password.
+    pub password: String,
+    /// The application that asked, where the protocol has one.
+    pub client_id: Option<String>,
+    /// The bucket of the endpoint is empty.
+    pub throttled: bool,
+}
+
+/// Logs a submission, whatever becomes of it, and answers as `judge` rules unless a fault or a limit comes first.
+pub fn submit(
+    world: &World,
+    org: &Org,
+    request: &Request,
+    attempt: Attempt,
+    judge: impl FnOnce(&Attempt, Option<&Account>) -> Ruling,
+) -> Answer {
+    let account = named(org, &attempt.username);
     let id = account.as_ref().map(|account| account.id.clone());
     let fault = world.faults.take(&org.directory.id, "okta.password", id.as_deref());
-    let evaluated = !throttled && fault.as_ref().is_none_or(Fault::evaluates);
-    let ruling = if throttled {
+    let evaluated = !attempt.throttled && fault.as_ref().is_none_or(Fault::evaluates);
+    let ruling = if attempt.throttled {
         plain(errors::error("E0000047"))
     } else if !evaluated {
         plain(wire::empty(StatusCode::OK))
-    } else if username.is_empty() || password.is_empty() {
-        plain(errors::because("E0000001", "authentication", &["username and password are required"]))
-    } else if world.okta.rates.too_fast(org, &username, world.now()) {
-        plain(rate::name_throttled(world.now()))
     } else {
-        let ruling = rule(world, org, request, account.as_ref(), &password);
-        record(world, org, request, account.as_ref(), &username, &ruling);
-        ruling
+        judge(&attempt, account.as_ref())
     };
     let answer = if evaluated { describe(&ruling.response) } else { "not evaluated".to_owned() };
+    let right = account.as_ref().and_then(|account| account.password.as_ref());
     world.submitted(
         &org.directory,
         Submission {
             account: id.clone(),
-            username,
-            correct: account.as_ref().and_then(|a| a.password.as_ref()).map(|right| *right == password),
+            correct: right.map(|right| *right == attempt.password),
+            username: attempt.username,
             answer,
             fault: fault.as_ref().map(Fault::name),
-            password_sha256: sha256_hex(&password),
-            client_id: None,
+            password_sha256: sha256_hex(&attempt.password),
+            client_id: attempt.client_id,
             source: log::source(request.peer),
             by: By::Wire,
             locked: ruling.locked,
@@ -84,7 +117,8 @@ pub fn answer(world: &World, org: &Org, request: &Request, throttled: bool) -> A
     Answer { response: ruling.response, fault }
 }
 
-fn plain(response: Response<Bytes>) -> Ruling {
+/// An answer that is no verdict on the password.
+pub fn plain(response: Response<Bytes>) -> Ruling {
     Ruling { response, locked: false, reason: Some("GENERAL_NONSUCCESS") }
 }
 
@@ -93,9 +127,7 @@ fn refused(reason: &'static str) -> Ruling {
 }
 
 fn rule(world: &World, org: &Org, request: &Request, account: Option<&Account>, password: &str) -> Ruling {
-    let settings = &org.settings;
-    let now = world.now();
-    match settings.authn {
+    match org.settings.authn {
         Authn::Withdrawn => return plain(errors::error("E0000215")),
         Authn::Blocked => return plain(errors::error("E0000006")),
         Authn::Denied => return refused("VERIFICATION_ERROR"),
@@ -113,6 +145,19 @@ fn rule(world: &World, org: &Org, request: &Request, account: Option<&Account>, 
         }
         Authn::Available => {}
     }
+    judge(world, org, request, account, password)
+}
+
+/// What the password and the account's state deserve, at any endpoint.
+pub fn judge(
+    world: &World,
+    org: &Org,
+    request: &Request,
+    account: Option<&Account>,
+    password: &str,
+) -> Ruling {
+    let settings = &org.settings;
+    let now = world.now();
     let Some(account) = account else { return refused("UNKNOWN_USER") };
     let usable = account.status == Status::Active && account.authority != Authority::Federated;
     let (true, Some(right)) = (usable, &account.password) else {
@@ -216,7 +261,7 @@ pub fn wrong_password(
 }
 
 /// Writes the System Log. Every sign-in is in it, and a lock besides.
-fn record(
+pub fn record(
     world: &World,
     org: &Org,
     request: &Request,
@@ -240,6 +285,6 @@ fn record(
 /// `200 MFA_REQUIRED`, `401 E0000004`.
 fn describe(response: &Response<Bytes>) -> String {
     let body: Value = serde_json::from_slice(response.body()).unwrap_or_default();
-    let word = body.get("status").or_else(|| body.get("errorCode")).and_then(Value::as_str);
+    let word = ["status", "errorCode", "error"].iter().find_map(|name| body.get(name)?.as_str());
     format!("{} {}", response.status().as_u16(), word.unwrap_or_default()).trim_end().to_owned()
 }

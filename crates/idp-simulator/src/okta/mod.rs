@@ -18,6 +18,7 @@ mod lifecycle;
 mod query;
 mod rate;
 mod risk;
+mod ropc;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -85,6 +86,7 @@ enum Route<'a> {
     SignIn,
     Cancel,
     RevokeTokens,
+    Revoke,
     Users,
     Groups,
     Group(&'a str),
@@ -112,6 +114,7 @@ impl<'a> Route<'a> {
             ["oauth2", "v1", "token"] => Self::Token,
             ["oauth2", "v1", "keys"] => Self::Keys,
             [".well-known", document] => Self::WellKnown(document),
+            ["oauth2", "v1", "revoke"] => Self::Revoke,
             ["oauth2", "v1", "global-token-revocation"] => Self::RevokeTokens,
             ["api", "v1", "authn"] => Self::SignIn,
             ["api", "v1", "authn", "cancel"] => Self::Cancel,
@@ -141,6 +144,7 @@ impl<'a> Route<'a> {
             Self::Token => ("okta.token", None, Some(Bucket::Token)),
             Self::SignIn => ("okta.password", None, Some(Bucket::Authn)),
             Self::Users => ("okta.users.list", None, Some(Bucket::Users)),
+            Self::Revoke => ("okta.other", None, Some(Bucket::Token)),
             Self::Cancel => ("okta.other", None, Some(Bucket::Authn)),
             Self::RevokeTokens => ("okta.users.sessions", None, Some(Bucket::Token)),
             Self::Groups | Self::Group(_) | Self::Members(_) => ("okta.groups", None, Some(Bucket::Other)),
@@ -177,6 +181,8 @@ pub async fn answer(world: &Arc<World>, request: &Request) -> Answer {
     let throttled = standing.is_some_and(|standing| standing.exceeded);
     let mut answer = if let Route::SignIn = route {
         authn::answer(world, &org, request, throttled)
+    } else if matches!(route, Route::Token) && ropc::is_meant(request) {
+        ropc::answer(world, &org, request, throttled)
     } else if throttled {
         errors::error("E0000047").into()
     } else {
@@ -220,6 +226,8 @@ async fn carry_out(world: &World, org: &Org, request: &Request, route: &Route<'_
         Route::Risk(key) if get => risk::get(world, org, request, key),
         Route::Risk(key) if request.method == Method::PUT => risk::put(world, org, request, key),
         Route::Lockout if get => directory::lockout(world, org, request),
+        // Tokens of people open nothing here, so there is nothing to end.
+        Route::Revoke if request.method == Method::POST => Ok(wire::empty(StatusCode::OK)),
         Route::Cancel if request.method == Method::POST => transaction::cancel(world, org, request),
         Route::RevokeTokens if request.method == Method::POST => {
             lifecycle::revoke_tokens(world, org, request)

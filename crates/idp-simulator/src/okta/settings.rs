@@ -85,6 +85,12 @@ pub struct App {
     /// "Require Demonstrating Proof of Possession".
     #[serde(default)]
     pub dpop: Dpop,
+    /// A native application with the grant type Resource Owner Password.
+    #[serde(default)]
+    pub password_grant: bool,
+    /// Its client secret; null = a public client.
+    #[serde(default)]
+    pub secret: Option<String>,
     /// Granted scopes.
     #[serde(default)]
     pub scopes: Vec<String>,

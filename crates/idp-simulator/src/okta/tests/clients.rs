@@ -260,3 +260,39 @@ async fn a_fault_tells_too_many_calls_at_once_or_any_code_of_okta() {
         list(json!({"answer": {"status": 404, "body": {"status": 404, "message": "Resource not found"}}}));
     assert_eq!(gateway.await.status(), 404);
 }
+
+#[tokio::test]
+async fn the_password_grant_counts_like_a_sign_in_and_speaks_oauth() {
+    let stage = Stage::with(&json!({}), &json!({"password_grant": true, "secret": "shh"}));
+    let org = stage.world.directory("acme").unwrap();
+    let ann = org.accounts.by_login("ann@acme.example").unwrap().id;
+    let grant = async |secret: &str, password: &str| {
+        let form = url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("grant_type", "password")
+            .append_pair("client_id", CLIENT)
+            .append_pair("client_secret", secret)
+            .append_pair("scope", "openid")
+            .append_pair("username", "ann@acme.example")
+            .append_pair("password", password)
+            .finish();
+        stage.send(Method::POST, "/oauth2/v1/token", &[], form).await
+    };
+    assert_eq!(grant("no", "right").await.word("error"), (401, "invalid_client"));
+    assert!(grant("shh", "right").await.body["id_token"].is_string());
+    org.accounts.patch(&ann, &json!({"second_factor": "required"}), stage.world.now()).unwrap();
+    let second = grant("shh", "right").await;
+    assert_eq!(second.word("error"), (403, "mfa_required"));
+    assert!(second.body["mfa_token"].is_string());
+    stage.world.advance(Duration::seconds(2));
+    for _ in 0..3 {
+        assert_eq!(grant("shh", "wrong").await.word("error"), (400, "invalid_grant"));
+    }
+    assert!(org.accounts.get(&ann).unwrap().lock.locked);
+    let submissions = stage.world.log.after(0, 100, |e| matches!(e.event, Event::Submission(_)));
+    assert_eq!(submissions.len(), 6);
+    let told: Vec<&str> = submissions
+        .iter()
+        .filter_map(|e| if let Event::Submission(s) = &e.event { Some(s.answer.as_str()) } else { None })
+        .collect();
+    assert_eq!(told[2..4], ["403 mfa_required", "400 invalid_grant"]);
+}
