@@ -2,7 +2,8 @@
 //!
 //! What is not documented is answered as the reference the crate was written from observed it, and noted where it is an
 //! assumption: a replayed client assertion answers 700027, the sixty-first id of a risk call 400, and the wrong password
-//! that locks an account answers 50126 itself (the next one 50053).
+//! that locks an account answers 50126 itself (the next one 50053). Queries of users that Graph knows and the simulator does
+//! not (`$search`, `$orderby`, `$expand`) are refused, never ignored.
 
 mod access;
 mod assertion;

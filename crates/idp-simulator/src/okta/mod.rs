@@ -3,7 +3,8 @@
 //! What is not documented is answered as follows, and no client may depend on it: a `limit` above 200 counts as 200; a
 //! suspended, staged, federated or passwordless user's sign-in answers 401 like a wrong password; a successful sign-in
 //! forgets wrong tries and moves `lastLogin`; acting on an administrator without being a super administrator is 403
-//! E0000006; permissions are checked before the user is looked for.
+//! E0000006; permissions are checked before the user is looked for; the path of a DPoP proof is compared decoded; a user's
+//! risk in an org without Identity Threat Protection is 401 E0000015; groups are listed by name only.
 
 mod access;
 mod authn;
