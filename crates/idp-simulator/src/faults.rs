@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
 use crate::sync::lock;
@@ -69,13 +69,6 @@ pub enum Effect {
         #[serde(default)]
         status: Option<u16>,
     },
-    /// Any answer at all: a gateway's `{"status":404,"message":…}`, `errorCauses` as an object.
-    Answer {
-        /// HTTP status.
-        status: u16,
-        /// JSON.
-        body: Value,
-    },
     /// The right answer, late.
     Delay {
         /// Milliseconds.
@@ -96,6 +89,13 @@ pub enum Effect {
     Redirect {
         /// Where to.
         location: String,
+    },
+    /// An answer given word for word.
+    Answer {
+        /// HTTP status.
+        status: u16,
+        /// Body.
+        json: serde_json::Value,
     },
 }
 
@@ -134,13 +134,13 @@ impl Fault {
             Effect::Throttle { .. } => "throttle".into(),
             Effect::Status { status } => format!("status {status}"),
             Effect::Code { code, .. } => format!("code {code}"),
-            Effect::Answer { status, .. } => format!("answer {status}"),
             Effect::Delay { ms } => format!("delay {ms} ms"),
             Effect::Reset => "reset".into(),
             Effect::WrongJson => "wrong json".into(),
             Effect::Html => "html".into(),
             Effect::Oversized { bytes } => format!("oversized {bytes}"),
             Effect::Redirect { .. } => "redirect".into(),
+            Effect::Answer { status, .. } => format!("answer {status}"),
         }
     }
 
@@ -157,16 +157,16 @@ impl Fault {
                 Surface::Graph => entra::graph_refusal(request, now, status.unwrap_or(500), code),
                 Surface::Okta(_) => okta::refusal(code),
             }),
-            Effect::Answer { status, body } => {
-                let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                Some(wire::json(status, body))
-            }
             Effect::WrongJson => Some(wire::json(StatusCode::OK, &json!({"unexpected": ["shape"]}))),
             Effect::Html => Some(html(StatusCode::OK, "<!doctype html><title>Sign in</title>")),
             Effect::Redirect { location } => {
                 let mut response = wire::empty(StatusCode::TEMPORARY_REDIRECT);
                 wire::set_header(&mut response, LOCATION.as_str(), location);
                 Some(response)
+            }
+            Effect::Answer { status, json } => {
+                let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                Some(wire::json(status, json))
             }
             Effect::Delay { .. } | Effect::Reset | Effect::Oversized { .. } => None,
         }

@@ -257,7 +257,7 @@ async fn a_fault_tells_too_many_calls_at_once_or_any_code_of_okta() {
     let read_only = list(json!({"code": {"code": "E0000010"}})).await;
     assert_eq!(read_only.status(), 503);
     let gateway =
-        list(json!({"answer": {"status": 404, "body": {"status": 404, "message": "Resource not found"}}}));
+        list(json!({"answer": {"status": 404, "json": {"status": 404, "message": "Resource not found"}}}));
     assert_eq!(gateway.await.status(), 404);
 }
 
