@@ -11,11 +11,13 @@ PARAPET := $(BIN)/parapet
 
 CARGO_DENY := $(TOOLS)/bin/cargo-deny
 CARGO_DENY_VERSION := 0.20.2
+CLIENTS := $(TOOLS)/clients
+CLIENTS_READY := $(CLIENTS)/ready-$(shell cat tests/clients/python/requirements.txt tests/clients/node/package.json | sha256sum | cut -c1-16)
 BUF := $(TOOLS)/python/bin/buf
 BUF_VERSION := 1.75.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo up which down status logs clean test bench check fmt lint proto-lint deny setup
+.PHONY: help build demo up which down status logs clean test clients bench check fmt lint proto-lint deny setup
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,11 +49,15 @@ clean: ## Stop the local stack and remove all it kept
 test: setup ## Run all tests; what is missing is installed first
 	cargo test --workspace --lib --bins --tests --locked
 
+clients: $(CLIENTS_READY) ## Run official clients of both providers against the simulator (CLIENT=okta: only those)
+	cargo build --package idp-simulator --bin idp-simulator --locked
+	@$(CLIENTS)/python/bin/python tests/clients/run.py $(BIN)/idp-simulator $(CLIENTS)/node $(CLIENT)
+
 bench: setup ## Measure Parapet beside the least that does the same work (release build)
 	cargo build --release --workspace --bins --locked
 	@$(CARGO_TARGET_DIR)/release/bench
 
-check: fmt lint proto-lint deny test ## Everything a change must pass
+check: fmt lint proto-lint deny test clients ## Everything a change must pass
 
 fmt: ## Check the formatting
 	cargo fmt --all --check
@@ -64,6 +70,16 @@ proto-lint: $(BUF) ## Check the protos
 
 deny: $(CARGO_DENY) ## Check licences, sources and banned crates
 	$(CARGO_DENY) --locked check bans licenses sources
+
+$(CLIENTS_READY):
+	@command -v npm > /dev/null || apt-get install --yes --quiet nodejs npm || { echo "install nodejs and npm, then make clients"; exit 1; }
+	rm -rf $(CLIENTS)
+	mkdir -p $(CLIENTS)/node
+	python3 -m venv $(CLIENTS)/python
+	$(CLIENTS)/python/bin/pip --quiet --disable-pip-version-check install --requirement tests/clients/python/requirements.txt
+	cp tests/clients/node/package.json $(CLIENTS)/node/
+	npm --prefix $(CLIENTS)/node install --no-package-lock --no-audit --no-fund --silent
+	@touch $@
 
 $(CARGO_DENY):
 	cargo install --locked --quiet --root $(TOOLS) --target-dir $(TOOLS)/build --version $(CARGO_DENY_VERSION) cargo-deny

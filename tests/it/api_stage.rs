@@ -141,6 +141,11 @@ impl Stage {
         let (stop, stopped) = oneshot::channel();
         let worker = identity_sync_worker::run(stage.sync_worker_config(idp), async { drop(stopped.await) });
         stage.running.push(Running { stop, ended: tokio::spawn(worker) });
+        let port = stage.sync_worker;
+        until("the sync worker listens", || async {
+            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+        })
+        .await;
         let package = v1::TenantPackage {
             integration_cap: 100,
             identifier_cap: 1000,

@@ -188,6 +188,7 @@ async fn accounts(State(world): Shared, Path(d): Path<String>, Query(page): Quer
 async fn add_account(State(world): Shared, Path(d): Path<String>, Json(given): Json<Value>) -> Outcome {
     let directory = directory(&world, &d)?;
     let account = directory.accounts.add(&given, &directory.settings(), world.now())?;
+    okta::outside(&world, &directory, &account, "user.lifecycle.create", None);
     world.changed(&directory, &account.id, "added", "control", Value::Null);
     Ok(Json(serde_json::to_value(account)?))
 }
@@ -207,7 +208,34 @@ async fn patch_account(
     let members: Vec<&String> = patch.as_object().map(|p| p.keys().collect()).unwrap_or_default();
     let changed = directory.accounts.patch(&account.id, &patch, world.now())?;
     world.changed(&directory, &account.id, "patched", "control", json!({"members": members}));
+    if let Some(after) = &changed {
+        for event in events(&account, after) {
+            okta::outside(&world, &directory, after, event, None);
+        }
+    }
     Ok(Json(serde_json::to_value(changed)?))
+}
+
+/// What Okta's System Log says of a change somebody made elsewhere.
+fn events(before: &Account, after: &Account) -> Vec<&'static str> {
+    let mut events = Vec::new();
+    if before.status != after.status {
+        events.push(match after.status {
+            Status::Active if before.status == Status::Suspended => "user.lifecycle.unsuspend",
+            Status::Active | Status::Provisioned => "user.lifecycle.activate",
+            Status::Suspended | Status::Disabled => "user.lifecycle.suspend",
+            Status::Deprovisioned => "user.lifecycle.deactivate",
+            Status::Deleted => "user.lifecycle.delete.initiated",
+            Status::Staged | Status::Recovery => "user.account.reset_password",
+        });
+    }
+    if before.password != after.password {
+        events.push("user.account.update_password");
+    }
+    if events.is_empty() {
+        events.push("user.account.update_profile");
+    }
+    events
 }
 
 async fn delete_account(State(world): Shared, Path((d, a)): Path<(String, String)>) -> Outcome {
@@ -215,6 +243,7 @@ async fn delete_account(State(world): Shared, Path((d, a)): Path<(String, String
     let now = world.now();
     directory.accounts.update(&account.id, now, |account| account.set_status(Status::Deleted, now));
     world.changed(&directory, &account.id, "deleted", "control", Value::Null);
+    okta::outside(&world, &directory, &account, "user.lifecycle.delete.initiated", None);
     Ok(Json(json!({})))
 }
 
@@ -232,6 +261,7 @@ async fn sign_in(State(world): Shared, Path((d, a)): Path<(String, String)>) -> 
         account.last_sign_in = Some(now);
     });
     world.submitted(&directory, by_owner(&account, &password, "success".into(), false));
+    okta::outside(&world, &directory, &account, "user.session.start", None);
     show_account(State(world), Path((d, a))).await
 }
 
@@ -254,11 +284,21 @@ async fn wrong_passwords(
             Settings::EntraId(entra) => {
                 entra::wrong_password(entra, account, &password, By::Owner, world.now())
             }
-            Settings::Okta(okta) => okta::wrong_password(okta, account, By::Owner, world.now()),
+            Settings::Okta(okta) => {
+                let limit = okta::max_attempts(&directory, okta, account);
+                okta::wrong_password(okta, limit, account, By::Owner, world.now())
+            }
         });
         let locked = locked.unwrap_or(false);
         world.submitted(&directory, by_owner(&account, &password, "wrong password".into(), locked));
+        okta::outside(&world, &directory, &account, "user.session.start", Some("INVALID_CREDENTIALS"));
         if locked {
+            if directory.settings().provider() == "okta" {
+                // There a lock is a status, which readers see.
+                let now = world.now();
+                directory.accounts.update(&account.id, now, |account| account.status_changed = now);
+            }
+            okta::outside(&world, &directory, &account, "user.account.lock", None);
             let after = directory.accounts.get(&account.id).unwrap_or_else(|| account.clone());
             world.changed(&directory, &account.id, "lock", "owner", lock_detail(&after));
         }
@@ -275,6 +315,7 @@ async fn unlock(State(world): Shared, Path((d, a)): Path<(String, String)>) -> O
     let (directory, account) = account(&world, &d, &a)?;
     directory.accounts.update(&account.id, world.now(), |account| account.lock.clear());
     world.changed(&directory, &account.id, "unlock", "control", Value::Null);
+    okta::outside(&world, &directory, &account, "user.account.unlock_by_admin", None);
     show_account(State(world), Path((d, a))).await
 }
 

@@ -10,7 +10,8 @@ use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
 use crate::sync::lock;
-use crate::wire::{self, Surface};
+use crate::wire::{self, Request, Surface};
+use crate::{entra, okta};
 
 /// One fault waiting to fire.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,6 +61,14 @@ pub enum Effect {
         /// HTTP status.
         status: u16,
     },
+    /// A refusal in the provider's own words.
+    Code {
+        /// An Okta code (`E0000010`), an AADSTS number, or a Graph code (`ServiceUnavailable`).
+        code: String,
+        /// HTTP status of a Graph code; the others have theirs.
+        #[serde(default)]
+        status: Option<u16>,
+    },
     /// The right answer, late.
     Delay {
         /// Milliseconds.
@@ -102,6 +111,8 @@ pub enum Hint {
     HttpDate(i64),
     /// Okta: `X-Rate-Limit-Reset` as epoch seconds, this many seconds ahead.
     RateLimitReset(i64),
+    /// Okta: too many calls at once, told by a limit of 0; the reset is a mere hint.
+    Concurrency,
 }
 
 impl Fault {
@@ -109,7 +120,11 @@ impl Fault {
     pub fn evaluates(&self) -> bool {
         self.evaluate.unwrap_or(!matches!(
             self.effect,
-            Effect::Throttle { .. } | Effect::Status { .. } | Effect::Redirect { .. } | Effect::Answer { .. }
+            Effect::Throttle { .. }
+                | Effect::Status { .. }
+                | Effect::Code { .. }
+                | Effect::Answer { .. }
+                | Effect::Redirect { .. }
         ))
     }
 
@@ -118,6 +133,7 @@ impl Fault {
         match &self.effect {
             Effect::Throttle { .. } => "throttle".into(),
             Effect::Status { status } => format!("status {status}"),
+            Effect::Code { code, .. } => format!("code {code}"),
             Effect::Delay { ms } => format!("delay {ms} ms"),
             Effect::Reset => "reset".into(),
             Effect::WrongJson => "wrong json".into(),
@@ -129,13 +145,18 @@ impl Fault {
     }
 
     /// What takes the answer's place; `None` when the answer itself goes out (late) or nothing does.
-    pub fn instead(&self, surface: &Surface, now: OffsetDateTime) -> Option<Response<Bytes>> {
+    pub fn instead(&self, request: &Request, now: OffsetDateTime) -> Option<Response<Bytes>> {
         match &self.effect {
-            Effect::Throttle { hint } => Some(throttled(surface, *hint, now)),
+            Effect::Throttle { hint } => Some(throttled(&request.surface, *hint, now)),
             Effect::Status { status } => {
                 let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 Some(html(status, "<html><body>Service unavailable</body></html>"))
             }
+            Effect::Code { code, status } => Some(match &request.surface {
+                Surface::EntraLogin => entra::refusal(request, now, code.parse().unwrap_or(50000)),
+                Surface::Graph => entra::graph_refusal(request, now, status.unwrap_or(500), code),
+                Surface::Okta(_) => okta::refusal(code),
+            }),
             Effect::WrongJson => Some(wire::json(StatusCode::OK, &json!({"unexpected": ["shape"]}))),
             Effect::Html => Some(html(StatusCode::OK, "<!doctype html><title>Sign in</title>")),
             Effect::Redirect { location } => {
@@ -186,14 +207,16 @@ pub fn throttled(surface: &Surface, hint: Option<Hint>, now: OffsetDateTime) -> 
             let text = http_date(now + Duration::seconds(ahead));
             wire::set_header(&mut response, RETRY_AFTER.as_str(), &text);
         }
-        Some(Hint::RateLimitReset(ahead)) => {
-            let reset = (now + Duration::seconds(ahead)).unix_timestamp();
-            wire::set_header(&mut response, "x-rate-limit-limit", "1");
-            wire::set_header(&mut response, "x-rate-limit-remaining", "0");
-            wire::set_header(&mut response, "x-rate-limit-reset", &reset.to_string());
-        }
+        Some(Hint::RateLimitReset(ahead)) => rate_limit(&mut response, "1", now + Duration::seconds(ahead)),
+        Some(Hint::Concurrency) => rate_limit(&mut response, "0", now + Duration::minutes(1)),
     }
     response
+}
+
+fn rate_limit(response: &mut Response<Bytes>, limit: &str, resets: OffsetDateTime) {
+    wire::set_header(response, "x-rate-limit-limit", limit);
+    wire::set_header(response, "x-rate-limit-remaining", "0");
+    wire::set_header(response, "x-rate-limit-reset", &resets.unix_timestamp().to_string());
 }
 
 /// A date as HTTP headers spell it (RFC 9110 §5.6.7).

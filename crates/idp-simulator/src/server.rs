@@ -136,6 +136,8 @@ async fn answer(
         Surface::Graph => entra::graph(world, &request),
         Surface::Okta(_) => okta::answer(world, &request).await,
     };
+    tracing::debug!(surface = ?request.surface, method = %request.method, path = request.path,
+        status = response.status().as_u16(), fault = ?fault.as_ref().map(crate::faults::Fault::name), "answered");
     let Some(fault) = fault else { return Ok(full(response)) };
     match fault.effect {
         Effect::Reset => {
@@ -147,7 +149,7 @@ async fn answer(
             Ok(full(response))
         }
         Effect::Oversized { bytes } => Ok(oversized(bytes)),
-        _ => Ok(full(fault.instead(&request.surface, world.now()).unwrap_or(response))),
+        _ => Ok(full(fault.instead(&request, world.now()).unwrap_or(response))),
     }
 }
 

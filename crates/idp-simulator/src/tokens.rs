@@ -51,6 +51,13 @@ impl Issuer {
         jsonwebtoken::encode(&header, claims, &self.signing).unwrap_or_default()
     }
 
+    /// Signs under a header of the test's choice.
+    #[cfg(test)]
+    pub(crate) fn sign_with(&self, header: &Value, claims: &Value) -> String {
+        let header: Header = serde_json::from_value(header.clone()).unwrap();
+        jsonwebtoken::encode(&header, claims, &self.signing).unwrap()
+    }
+
     /// Claims of a token we signed; expiry and audience are the caller's business, since the simulator has its own clock.
     pub fn open(&self, token: &str) -> Option<Value> {
         let mut validation = Validation::new(Algorithm::RS256);
@@ -67,6 +74,13 @@ impl Issuer {
     }
 }
 
+/// A claim that is a time, in whole seconds: JSON numbers with a fraction count too (RFC 7519 §2).
+#[expect(clippy::cast_possible_truncation, reason = "whole seconds are meant, and out of range saturates")]
+pub fn numeric_date(claims: &Value, name: &str) -> Option<i64> {
+    let value = claims.get(name)?;
+    value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds.floor() as i64))
+}
+
 /// PKCS#8 as PEM: the only form of it that the JWT library reads (its DER is PKCS#1).
 fn pem(pkcs8: &[u8]) -> String {
     let text = STANDARD.encode(pkcs8);
@@ -78,6 +92,14 @@ fn pem(pkcs8: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_with_a_fraction_of_a_second_is_a_time() {
+        let claims = serde_json::json!({"exp": 1_700_000_000.75, "nbf": 1_700_000_000, "iat": "soon"});
+        let date = |name| numeric_date(&claims, name);
+        assert_eq!((date("exp"), date("nbf")), (Some(1_700_000_000), Some(1_700_000_000)));
+        assert_eq!((date("iat"), date("none")), (None, None));
+    }
 
     #[test]
     fn a_token_that_was_signed_here_opens_here_and_nowhere_else() {

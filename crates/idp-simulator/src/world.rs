@@ -40,6 +40,8 @@ pub const OPERATIONS: &[&str] = &[
     "okta.users.get",
     "okta.users.sessions",
     "okta.users.lifecycle",
+    "okta.users.risk",
+    "okta.groups",
     "okta.policies",
     "okta.other",
 ];
@@ -57,6 +59,8 @@ pub struct World {
     pub http: reqwest::Client,
     /// What Okta orgs remember between requests.
     pub okta: crate::okta::State,
+    /// What applications used of their Graph quotas.
+    pub meters: crate::entra::Meters,
     directories: RwLock<Vec<Arc<Directory>>>,
     ahead_ms: AtomicI64,
     /// Assertions already used → when they expire, in epoch seconds.
@@ -91,6 +95,7 @@ impl World {
             tokens: Issuer::generate()?,
             http: http.build()?,
             okta: crate::okta::State::default(),
+            meters: crate::entra::Meters::default(),
             directories: RwLock::default(),
             ahead_ms: AtomicI64::new(0),
             used: Mutex::default(),
@@ -206,6 +211,7 @@ impl World {
         write(&self.directories).clear();
         self.faults.clear();
         self.okta.clear();
+        self.meters.clear();
         self.log.clear();
         lock(&self.used).clear();
         lock(&self.paced).clear();

@@ -11,6 +11,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::Tenant;
 use super::settings::App;
+use crate::tokens::numeric_date;
 use crate::wire::Request;
 use crate::world::World;
 
@@ -34,9 +35,11 @@ pub fn check(
     let key = app.certificates.iter().find_map(|pem| {
         let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
         let print = |algorithm| URL_SAFE_NO_PAD.encode(digest::digest(algorithm, &der));
-        let matches = text("x5t#S256").is_some_and(|given| given == print(&digest::SHA256))
-            || text("x5t")
-                .is_some_and(|given| given.trim_end_matches('=') == print(&digest::SHA1_FOR_LEGACY_USE_ONLY));
+        // Some clients leave the padding on.
+        let is =
+            |name: &str, print: &str| text(name).is_some_and(|given| given.trim_end_matches('=') == print);
+        let matches =
+            is("x5t#S256", &print(&digest::SHA256)) || is("x5t", &print(&digest::SHA1_FOR_LEGACY_USE_ONLY));
         if !matches {
             return None;
         }
@@ -54,7 +57,7 @@ pub fn check(
         .map_err(|_| "The signature is invalid.")?
         .claims;
     let text = |name: &str| claims.get(name).and_then(Value::as_str);
-    let number = |name: &str| claims.get(name).and_then(Value::as_i64);
+    let number = |name: &str| numeric_date(&claims, name);
     if text("iss") != Some(&app.client_id) || text("sub") != Some(&app.client_id) {
         return Err("The issuer or subject is not the application.");
     }

@@ -48,7 +48,7 @@ pub fn answer(world: &Arc<World>, request: &Request) -> Response<Bytes> {
 
 fn whole(world: &Arc<World>, part: &Request) -> Response<Bytes> {
     let answer = graph::dispatch(world, part, false);
-    let instead = answer.fault.and_then(|fault| fault.instead(&part.surface, world.now()));
+    let instead = answer.fault.and_then(|fault| fault.instead(part, world.now()));
     instead.unwrap_or(answer.response)
 }
 
@@ -75,8 +75,20 @@ fn render(id: &str, response: &Response<Bytes>) -> Value {
     let headers: Map<String, Value> = response
         .headers()
         .iter()
-        .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.into())))
+        .filter_map(|(name, value)| Some((title(name.as_str()), value.to_str().ok()?.into())))
         .collect();
     let body: Value = serde_json::from_slice(response.body()).unwrap_or(Value::Null);
     json!({"id": id, "status": response.status().as_u16(), "headers": headers, "body": body})
+}
+
+/// A header's name as Graph spells it inside a batch, where clients look for it in this spelling.
+fn title(name: &str) -> String {
+    if name.starts_with("x-") || name.ends_with("-id") {
+        return name.to_owned();
+    }
+    let word = |word: &str| {
+        let (head, tail) = word.split_at(1.min(word.len()));
+        head.to_uppercase() + tail
+    };
+    name.split('-').map(word).collect::<Vec<_>>().join("-")
 }

@@ -16,6 +16,8 @@ use crate::world::World;
 
 /// Objects on one page; `$top` is not supported here.
 const PAGE: usize = 200;
+/// Objects one filter may name.
+const MAX_IDS: usize = 50;
 /// Life of a delta token.
 const LIFE: Duration = Duration::days(7);
 
@@ -31,6 +33,14 @@ pub fn page(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<
             return errors::graph(request, now, 400, "Request_BadRequest", &message);
         }
     }
+    let wanted = match request.param("$filter").map(|filter| ids(&filter)) {
+        None => None,
+        Some(Some(ids)) if ids.len() <= MAX_IDS => Some(ids),
+        Some(_) => {
+            return errors::unsupported(request, now, "Only id eq '…' or id eq '…' is supported here.");
+        }
+    };
+    let keep = |account: &Account| wanted.as_ref().is_none_or(|ids| ids.contains(&account.id));
     let accounts = &caller.tenant.directory.accounts;
     let fresh =
         Token { position: 0, sequence: accounts.sequence(), issued: now.unix_timestamp(), changes: false };
@@ -59,9 +69,9 @@ pub fn page(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<
     let (found, next) = if token.changes {
         let changed = accounts.changed_since(token.position.max(token.sequence), PAGE);
         let next = (changed.len() == PAGE).then(|| changed.last().map_or(0, |(sequence, _)| *sequence));
-        (changed.into_iter().map(|(_, account)| account).collect::<Vec<_>>(), next)
+        (changed.into_iter().map(|(_, account)| account).filter(keep).collect::<Vec<_>>(), next)
     } else {
-        accounts.page(token.position, PAGE, |_| true)
+        accounts.page(token.position, PAGE, keep)
     };
     let select = query::selected(request);
     let mut value = Vec::with_capacity(found.len());
@@ -86,6 +96,12 @@ pub fn page(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<
         let done = Token { position: 0, sequence, issued: now.unix_timestamp(), changes: true };
         answer(request, &value, "@odata.deltaLink", "$deltatoken", done)
     }
+}
+
+/// `id eq 'a' or id eq 'b'` → the ids.
+fn ids(filter: &str) -> Option<Vec<String>> {
+    let one = |term: &str| Some(term.trim().strip_prefix("id eq '")?.strip_suffix('\'')?.to_owned());
+    filter.split(" or ").map(one).collect()
 }
 
 /// The page, with its first object twice when replays are switched on.

@@ -201,15 +201,3 @@ pub fn synchronization(world: &Arc<World>, request: &Request, caller: &Caller) -
         [json!({"id": settings.tenant_id, "features": features})],
     )
 }
-
-/// `GET /groups`
-pub fn groups(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<Bytes> {
-    if !caller.has_any(&["GroupMember.Read.All", "Group.Read.All", "Directory.Read.All"]) {
-        return errors::denied(request, world.now());
-    }
-    let groups = caller.tenant.directory.groups.iter().map(|group| {
-        json!({"id": group.id, "displayName": group.name, "groupTypes": [], "securityEnabled": true,
-            "mailEnabled": false, "onPremisesSyncEnabled": null, "isAssignableToRole": null})
-    });
-    listing(request, "groups", groups)
-}

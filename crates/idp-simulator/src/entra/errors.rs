@@ -16,6 +16,7 @@ const CODES: &[(u32, u16, &str, &str, &str)] = &[
     (50012, 401, "invalid_client", "", "Authentication failed."),
     (50020, 400, "invalid_grant", "", "User account from identity provider does not exist in tenant and cannot access the application."),
     (50034, 400, "invalid_grant", "", "The user account {EmailHidden} does not exist in the directory. To sign into this application, the account must be added to the directory."),
+    (50049, 400, "invalid_instance", "", "Unknown or invalid instance."),
     (50053, 400, "invalid_grant", "", "The account is locked, you've tried to sign in too many times with an incorrect user ID or password."),
     (50055, 400, "invalid_grant", "user_password_expired", "The password is expired."),
     (50056, 400, "invalid_grant", "", "Invalid or null password: password does not exist in the directory for this user."),
@@ -30,6 +31,7 @@ const CODES: &[(u32, u16, &str, &str, &str)] = &[
     (50158, 400, "invalid_grant", "", "External security challenge not satisfied."),
     (53000, 400, "invalid_grant", "message_only", "Device is not in required device state: compliant."),
     (53003, 400, "invalid_grant", "message_only", "Access has been blocked by Conditional Access policies. The access policy does not allow token issuance."),
+    (50173, 400, "invalid_grant", "bad_token", "The provided grant has expired due to it being revoked, a fresh auth token is needed. The user might have changed or reset their password."),
     (65001, 400, "invalid_grant", "consent_required", "The user or administrator has not consented to use the application."),
     (70003, 400, "unsupported_grant_type", "", "The app requested an unsupported grant type."),
     (70011, 400, "invalid_scope", "", "The provided request must include a 'scope' input parameter. The provided value is not valid."),
@@ -39,6 +41,7 @@ const CODES: &[(u32, u16, &str, &str, &str)] = &[
     (90002, 400, "invalid_tenant", "", "Tenant not found. Check to make sure you have the correct tenant ID and are signing into the correct cloud."),
     (500011, 400, "invalid_resource", "", "The resource principal was not found in the tenant."),
     (500208, 400, "invalid_grant", "", "The domain is not a valid login domain for the account type."),
+    (700005, 400, "invalid_grant", "", "The provided Authorization Code or Refresh Token is intended to be used against another tenant or application."),
     (700016, 400, "unauthorized_client", "", "Application was not found in the directory. This can happen if the application has not been installed by the administrator of the tenant."),
     (700025, 401, "invalid_client", "", "Client is public so neither 'client_assertion' nor 'client_secret' should be presented."),
     (700027, 401, "invalid_client", "", "The certificate with identifier used to sign the client assertion is not registered on application."),
@@ -51,6 +54,7 @@ const CODES: &[(u32, u16, &str, &str, &str)] = &[
     (7000218, 401, "invalid_client", "", "The request body must contain the following parameter: 'client_assertion' or 'client_secret'."),
     (7000222, 401, "invalid_client", "", "The provided client secret keys are expired."),
     (9001023, 400, "invalid_request", "", "The grant type is not supported over the /common or /consumers endpoints. Please use the /organizations or tenant-specific endpoint."),
+    (9002313, 400, "invalid_request", "", "Invalid request. Request is malformed or invalid."),
 ];
 
 /// Codes whose live answers carried no `error_uri`.
@@ -138,4 +142,14 @@ pub fn not_found(request: &Request, now: OffsetDateTime, id: &str) -> Response<B
 /// 400 in the words Graph uses for queries it does not support.
 pub fn unsupported(request: &Request, now: OffsetDateTime, message: &str) -> Response<Bytes> {
     graph(request, now, 400, "Request_UnsupportedQuery", message)
+}
+
+/// An error of the token endpoint, without particulars.
+pub fn oauth_refusal(request: &Request, now: OffsetDateTime, code: u32) -> Response<Bytes> {
+    oauth(request, now, code, "")
+}
+
+/// An error of Graph that says no more than its code.
+pub fn graph_refusal(request: &Request, now: OffsetDateTime, status: u16, code: &str) -> Response<Bytes> {
+    graph(request, now, status, code, "The service cannot answer this request.")
 }

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 
 use super::access::{self, Caller};
-use super::{application, batch, delta, directory, errors, mitigation, risk, users};
+use super::groups::Members;
+use super::{application, batch, delta, directory, errors, groups, mitigation, risk, users};
 use crate::wire::{self, Answer, Request};
 use crate::world::World;
 
@@ -44,7 +45,8 @@ enum Operation<'p> {
     RoleAssignments,
     Synchronization,
     Groups,
-    Members(&'p str),
+    Group(&'p str),
+    Members(Members<'p>),
     Batch,
 }
 
@@ -71,7 +73,17 @@ impl<'p> Operation<'p> {
             ["roleManagement", "directory", "roleAssignments"] if get => Self::RoleAssignments,
             ["directory", "onPremisesSynchronization"] if get => Self::Synchronization,
             ["groups"] if get => Self::Groups,
-            ["groups", id, "transitiveMembers", "microsoft.graph.user"] if get => Self::Members(id),
+            ["groups", id] if get => Self::Group(id),
+            ["groups", group, kind @ ("members" | "transitiveMembers"), rest @ ..] if get => {
+                let (users, count) = match rest {
+                    [] => (false, false),
+                    ["$count"] => (false, true),
+                    ["microsoft.graph.user" | "graph.user"] => (true, false),
+                    ["microsoft.graph.user" | "graph.user", "$count"] => (true, true),
+                    _ => return None,
+                };
+                Self::Members(Members { group, transitive: *kind == "transitiveMembers", users, count })
+            }
             ["$batch"] if post => Self::Batch,
             [named] if get && named.starts_with("applications") => {
                 Self::Application(by_app_id("applications", named)?)
@@ -99,7 +111,7 @@ impl<'p> Operation<'p> {
             Self::Licences => "graph.licences",
             Self::ServicePrincipal(_) | Self::AppRoles(_) => "graph.service_principal",
             Self::Application(_) => "graph.application",
-            Self::Groups | Self::Members(_) => "graph.groups",
+            Self::Groups | Self::Group(_) | Self::Members(_) => "graph.groups",
             Self::Batch => "graph.batch",
             Self::Domains | Self::GroupSettings | Self::RoleAssignments | Self::Synchronization => {
                 "graph.other"
@@ -111,8 +123,8 @@ impl<'p> Operation<'p> {
     fn cost(self) -> u32 {
         match self {
             Self::ListUsers | Self::ServicePrincipal(_) | Self::AppRoles(_) => 2,
-            Self::Licences => 3,
-            Self::Members(_) => 5,
+            Self::Members(Members { transitive: true, .. }) => 5,
+            Self::Licences | Self::Members(_) => 3,
             _ => 1,
         }
     }
@@ -146,15 +158,24 @@ pub(super) fn dispatch(world: &Arc<World>, request: &Request, outermost: bool) -
         let message = format!("Resource not found for the segment '{}'.", path.last().unwrap_or(&""));
         return errors::graph(request, world.now(), 400, "BadRequest", &message).into();
     };
+    let selected = u32::from(request.param("$select").is_some());
+    let small = request.param("$top").and_then(|top| top.parse::<u32>().ok()).is_some_and(|top| top < 20);
+    let units = operation.cost().saturating_sub(selected).saturating_sub(u32::from(small)).max(1);
+    let writes = request.method != Method::GET && operation != Operation::Batch;
+    let share = match world.meters.count(request, &caller, units, writes, world.now()) {
+        Ok(share) => share,
+        Err(throttled) => return throttled.into(),
+    };
     let target = operation.target().and_then(|key| caller.tenant.directory.accounts.find(key)).map(|a| a.id);
     let fault = world.faults.take(&caller.tenant.directory.id, operation.name(), target.as_deref());
     if let Some(fault) = fault.as_ref().filter(|fault| !fault.evaluates()) {
         return Answer { response: wire::empty(StatusCode::OK), fault: Some(fault.clone()) };
     }
     let mut response = perform(world, request, &caller, operation);
-    let selected = u32::from(request.param("$select").is_some());
-    let units = operation.cost().saturating_sub(selected).max(1);
     wire::set_header(&mut response, "x-ms-resource-unit", &units.to_string());
+    if let Some(share) = share {
+        wire::set_header(&mut response, "x-ms-throttle-limit-percentage", &format!("{share:.1}"));
+    }
     Answer { response, fault }
 }
 
@@ -184,8 +205,9 @@ fn perform(
         Operation::AppRoles(app) => directory::app_roles(world, request, caller, app),
         Operation::RoleAssignments => directory::role_assignments(world, request, caller),
         Operation::Synchronization => directory::synchronization(world, request, caller),
-        Operation::Groups => directory::groups(world, request, caller),
-        Operation::Members(id) => users::members(world, request, caller, id),
+        Operation::Groups => groups::list(world, request, caller),
+        Operation::Group(id) => groups::get(world, request, caller, id),
+        Operation::Members(members) => groups::members(world, request, caller, members),
         Operation::Batch => batch::answer(world, request),
     }
 }

@@ -1,4 +1,4 @@
-//! The login host: discovery, home realm, and the token endpoint with its order of checks (entra.md §2, §4.3).
+//! The login host: the token endpoint with its order of checks (entra.md §2, §4.3).
 
 use std::sync::Arc;
 
@@ -6,11 +6,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::settings::{App, Cloud};
-use super::{Tenant, assertion, errors, ropc};
-use crate::model::{Authority, Settings as AnySettings};
+use super::{Tenant, assertion, discovery, errors, ropc, sign_in};
 use crate::wire::{self, Answer, Form, Request};
 use crate::world::World;
 
@@ -23,18 +22,19 @@ pub fn answer(world: &Arc<World>, request: &Request) -> Answer {
         (&Method::POST, [tenant, "oauth2", "v2.0", "token"]) => token(world, request, tenant),
         (&Method::GET, [tenant, "v2.0", ".well-known", "openid-configuration"]) => {
             let fault = world.faults.take("", "entra.discovery", None);
-            Answer { response: discovery(world, request, tenant), fault }
+            Answer { response: discovery::metadata(world, request, tenant), fault }
         }
         (&Method::GET, [_, "discovery", "v2.0", "keys"]) => {
             wire::json(StatusCode::OK, &world.tokens.jwks()).into()
         }
-        (&Method::GET, ["common", "userrealm", user]) => realm(world, request, user).into(),
+        (&Method::GET, ["common", "discovery", "instance"]) => discovery::instance(world, request).into(),
+        (&Method::GET, ["common", "userrealm", user]) => discovery::realm(world, request, user).into(),
         _ => wire::empty(StatusCode::NOT_FOUND).into(),
     }
 }
 
 /// The tenant a path segment names, if it lives in the cloud of the host that was called.
-fn find_tenant(world: &World, request: &Request, key: &str) -> Option<Tenant> {
+pub(super) fn find_tenant(world: &World, request: &Request, key: &str) -> Option<Tenant> {
     let directory = world.directory(key)?;
     let tenant = Tenant::of(directory)?;
     let host = url::Url::parse(&request.base).ok()?.host_str()?.to_owned();
@@ -43,7 +43,7 @@ fn find_tenant(world: &World, request: &Request, key: &str) -> Option<Tenant> {
     (!elsewhere).then_some(tenant)
 }
 
-fn unknown_tenant(world: &World, request: &Request, key: &str) -> Response<Bytes> {
+pub(super) fn unknown_tenant(world: &World, request: &Request, key: &str) -> Response<Bytes> {
     let plausible = uuid::Uuid::parse_str(key).is_ok() || key.contains('.');
     errors::oauth(request, world.now(), if plausible { 90002 } else { 900_023 }, "")
 }
@@ -83,6 +83,7 @@ fn token(world: &World, request: &Request, key: &str) -> Answer {
         Ok(app) => match grant {
             None => errors::oauth(request, now, 900_144, "grant_type"),
             Some("client_credentials") => app_token(world, request, &tenant, app, &form),
+            Some("refresh_token") => sign_in::redeem(world, request, &tenant, app, &form),
             Some(_) => errors::oauth(request, now, 70003, ""),
         },
     };
@@ -113,7 +114,7 @@ pub(super) fn client<'t>(
     let secret = form.get("client_secret").map(str::to_owned).or_else(|| basic.map(|(_, secret)| secret));
     let signed = form.get("client_assertion");
     // Public client flows exist for user grants only: an app-only token needs a credential whatever the switch says.
-    let public = app.public && form.get("grant_type") == Some("password");
+    let public = app.public && matches!(form.get("grant_type"), Some("password" | "refresh_token"));
     match (secret, signed) {
         (Some(_), _) | (_, Some(_)) if public => Err(no(700_025, "")),
         (None, None) if public => Ok(app),
@@ -172,61 +173,4 @@ fn is_graph(cloud: Cloud, resource: &str, request: &Request) -> bool {
     resource == format!("https://{}", cloud.graph_host())
         || resource == super::access::GRAPH_APP_ID
         || request.base.strip_suffix("/entra-login").is_some_and(|root| resource == format!("{root}/graph"))
-}
-
-fn discovery(world: &World, request: &Request, key: &str) -> Response<Bytes> {
-    let Some(tenant) = find_tenant(world, request, key) else { return unknown_tenant(world, request, key) };
-    let id = &tenant.settings.tenant_id;
-    let at = |path: &str| request.link(&format!("/{id}{path}"));
-    let graph = tenant.settings.cloud.graph_host();
-    wire::json(
-        StatusCode::OK,
-        &json!({
-            "issuer": at("/v2.0"),
-            "authorization_endpoint": at("/oauth2/v2.0/authorize"),
-            "token_endpoint": at("/oauth2/v2.0/token"),
-            "device_authorization_endpoint": at("/oauth2/v2.0/devicecode"),
-            "end_session_endpoint": at("/oauth2/v2.0/logout"),
-            "jwks_uri": at("/discovery/v2.0/keys"),
-            "userinfo_endpoint": format!("https://{graph}/oidc/userinfo"),
-            "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt", "client_secret_basic"],
-            "response_modes_supported": ["query", "fragment", "form_post"],
-            "response_types_supported": ["code", "id_token", "code id_token", "id_token token"],
-            "subject_types_supported": ["pairwise"],
-            "id_token_signing_alg_values_supported": ["RS256"],
-            "scopes_supported": ["openid", "profile", "email", "offline_access"],
-            "claims_supported": ["sub", "iss", "aud", "exp", "iat", "nonce", "preferred_username", "name", "tid", "ver"],
-            "request_uri_parameter_supported": false,
-            "http_logout_supported": true,
-            "frontchannel_logout_supported": true,
-            "tenant_region_scope": "EU",
-            "cloud_instance_name": tenant.settings.cloud.login_hosts().first(),
-            "cloud_graph_host_name": "graph.windows.net",
-            "msgraph_host": graph,
-            "rbac_url": "https://pas.windows.net",
-        }),
-    )
-}
-
-/// Home realm discovery: who checks the password of this user (entra.md §4.2).
-fn realm(world: &World, request: &Request, user: &str) -> Response<Bytes> {
-    let domain = user.rsplit_once('@').map_or("", |(_, domain)| domain);
-    let cloud = "microsoftonline.com";
-    let authority =
-        find_tenant(world, request, domain).and_then(|tenant| match &*tenant.directory.settings() {
-            AnySettings::EntraId(entra) => Some(entra.authority_of(user)),
-            AnySettings::Okta(_) => None,
-        });
-    let body: Value = match authority {
-        None => json!({"ver": "1.0", "account_type": "Unknown", "cloud_instance_name": cloud}),
-        Some(Authority::Federated) => {
-            json!({"ver": "1.0", "account_type": "Federated", "domain_name": domain,
-            "federation_protocol": "WSTrust", "federation_metadata_url": format!("https://sts.{domain}/adfs/services/trust/mex"),
-            "federation_active_auth_url": format!("https://sts.{domain}/adfs/services/trust/2005/usernamemixed"),
-            "cloud_instance_name": cloud, "cloud_audience_urn": "urn:federation:MicrosoftOnline"})
-        }
-        Some(_) => json!({"ver": "1.0", "account_type": "Managed", "domain_name": domain,
-            "cloud_instance_name": cloud, "cloud_audience_urn": "urn:federation:MicrosoftOnline"}),
-    };
-    wire::json(StatusCode::OK, &body)
 }

@@ -37,9 +37,10 @@ pub fn update(world: &Arc<World>, request: &Request, caller: &Caller, key: &str)
         return errors::denied(request, now);
     }
     let bad = |message: &str| errors::graph(request, now, 400, "Request_BadRequest", message);
-    let Some(Value::Object(patch)) = request.json() else {
+    let Some(Value::Object(mut patch)) = request.json() else {
         return bad("Empty Payload. JSON content expected.");
     };
+    patch.retain(|name, _| !name.contains('@')); // annotations such as @odata.type say nothing new
     let Some(enabled) = patch.get("accountEnabled").and_then(Value::as_bool).filter(|_| patch.len() == 1)
     else {
         return bad("One or more properties contains invalid values.");

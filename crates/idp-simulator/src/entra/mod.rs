@@ -2,7 +2,8 @@
 //!
 //! What is not documented is answered as the reference the crate was written from observed it, and noted where it is an
 //! assumption: a replayed client assertion answers 700027, the sixty-first id of a risk call 400, and the wrong password
-//! that locks an account answers 50126 itself (the next one 50053).
+//! that locks an account answers 50126 itself (the next one 50053). Queries of users that Graph knows and the simulator does
+//! not (`$search`, `$orderby`, `$expand`) are refused, never ignored.
 
 mod access;
 mod application;
@@ -10,19 +11,25 @@ mod assertion;
 mod batch;
 mod delta;
 mod directory;
+mod discovery;
 mod errors;
 mod graph;
+mod groups;
 mod login;
+mod meter;
 mod mitigation;
 mod query;
 mod risk;
 mod ropc;
 mod settings;
+mod sign_in;
 mod user;
 mod users;
 
+pub use errors::{graph_refusal, oauth_refusal as refusal};
 pub use graph::answer as graph;
 pub use login::answer as login;
+pub use meter::Meters;
 pub use ropc::wrong_password;
 pub use settings::{
     Agents, App, Cloud, Domain, HybridWrites, Licence, Lockout, RiskPolicy, Secret, Settings,

@@ -56,8 +56,12 @@ pub fn link(request: &Request, path: &str, token_name: &str, token: &Token) -> S
 
 /// Whether the request asks for the advanced query engine: header and `$count=true`, on every page.
 pub fn advanced(request: &Request) -> bool {
+    eventual(request) && request.param("$count").is_some_and(|count| count.eq_ignore_ascii_case("true"))
+}
+
+/// Whether the request accepts answers of an index that lags behind.
+pub fn eventual(request: &Request) -> bool {
     request.header("ConsistencyLevel").is_some_and(|level| level.eq_ignore_ascii_case("eventual"))
-        && request.param("$count").as_deref() == Some("true")
 }
 
 /// `$top` within 1 to 999, or 100.

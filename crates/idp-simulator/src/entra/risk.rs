@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 
 use super::access::Caller;
+use super::query::Condition;
 use super::settings::Licence;
 use super::{errors, user};
 use crate::faults::throttled;
@@ -52,13 +53,25 @@ pub fn list(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<
     let top = request.param("$top").and_then(|top| top.parse().ok()).unwrap_or(100).clamp(1, 500);
     let from = request.param("$skiptoken").and_then(|token| token.parse().ok()).unwrap_or(0_usize);
     let now = world.now();
-    let changed = caller.tenant.directory.accounts.changed_since(0, usize::MAX);
-    let risky: Vec<&Account> =
-        changed.iter().map(|(_, account)| account).filter(|account| !account.risk.level.is_empty()).collect();
+    let conditions = match request.param("$filter").map(|filter| Condition::parse(&filter)) {
+        None => Vec::new(),
+        Some(Some(conditions)) => conditions,
+        Some(None) => return errors::graph(request, now, 400, "BadRequest", "Invalid filter clause"),
+    };
+    let risky = caller.tenant.directory.accounts.changed(|account| {
+        let shown = || render(account, now);
+        !account.risk.level.is_empty()
+            && (conditions.is_empty()
+                || shown().as_object().is_some_and(|shown| conditions.iter().all(|c| c.holds(shown))))
+    });
     let value: Vec<Value> = risky.iter().skip(from).take(top).map(|account| render(account, now)).collect();
     let mut body = json!({"value": value});
     if let (Some(body), true) = (body.as_object_mut(), risky.len() > from + top) {
-        let next = request.link(&format!("{}?$top={top}&$skiptoken={}", request.path, from + top));
+        let filter = request.param("$filter").map_or_else(String::new, |filter| {
+            let mut query = url::form_urlencoded::Serializer::new(String::new());
+            format!("&{}", query.append_pair("$filter", &filter).finish())
+        });
+        let next = request.link(&format!("{}?$top={top}{filter}&$skiptoken={}", request.path, from + top));
         body.insert("@odata.nextLink".into(), next.into());
     }
     wire::json(StatusCode::OK, &body)

@@ -1,11 +1,11 @@
 //! The password grant: smart lockout, the first factor and everything behind it, in the vendor's order (entra.md §4.3).
 
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 
 use super::settings::{Agents, RiskPolicy, Settings};
-use super::{Tenant, errors, login};
+use super::{Tenant, errors, login, sign_in};
 use crate::control::lock_detail;
 use crate::log::{self, Submission, sha256_hex};
 use crate::model::{Account, Authority, By, SecondFactor, Status};
@@ -43,9 +43,9 @@ pub(super) fn answer(world: &World, request: &Request, tenant: &Tenant, form: &F
             |()| {
                 let ruling = rule(world, tenant, account.as_ref(), password);
                 locked = ruling.locked;
-                match ruling.code {
-                    Some(code) => errors::oauth(request, world.now(), code, ""),
-                    None => signed_in(world, tenant, form, username),
+                match (ruling.code, &account) {
+                    (None, Some(account)) => sign_in::tokens(world, request, tenant, form, account),
+                    (code, _) => errors::oauth(request, world.now(), code.unwrap_or(50034), ""),
                 }
             },
         )
@@ -197,27 +197,6 @@ pub fn wrong_password(
     account.lock.locks += 1;
     account.lock.until = Some(now + Duration::seconds(doubled));
     true
-}
-
-fn signed_in(world: &World, tenant: &Tenant, form: &Form, username: &str) -> http::Response<bytes::Bytes> {
-    let issued = world.now().unix_timestamp();
-    let claims = json!({"aud": form.get("client_id"), "tid": tenant.settings.tenant_id, "upn": username,
-        "iat": issued, "nbf": issued, "exp": issued + tenant.settings.token_life_s, "ver": "2.0"});
-    let token = world.tokens.sign("JWT", &claims);
-    let scope = form.get("scope").unwrap_or_default();
-    let mut body = json!({"token_type": "Bearer", "scope": scope, "expires_in": tenant.settings.token_life_s,
-        "ext_expires_in": tenant.settings.token_life_s, "access_token": token});
-    if let Some(body) = body.as_object_mut() {
-        if scope.split(' ').any(|s| s == "openid") {
-            body.insert("id_token".into(), token.clone().into());
-        }
-        if scope.split(' ').any(|s| s == "offline_access") {
-            body.insert("refresh_token".into(), uuid::Uuid::new_v4().to_string().into());
-        }
-    }
-    let mut response = wire::json(StatusCode::OK, &body);
-    errors::no_store(&mut response);
-    response
 }
 
 /// `400 AADSTS50126`, or `200` for a token.

@@ -44,6 +44,15 @@ pub struct Settings {
     /// At most one Identity Protection call a second, throttled without a delay hint (entra.md §7.4).
     #[serde(default = "yes")]
     pub risk_throttling: bool,
+    /// Resource units an application may use in ten seconds (a tenant of 500 users really has 8,000); null = no limit.
+    #[serde(default)]
+    pub resource_units: Option<u32>,
+    /// Writes an application may make in 150 seconds (really 3,000); null = no limit.
+    #[serde(default)]
+    pub writes: Option<u32>,
+    /// Seconds for which reading users still shows what was there before a change.
+    #[serde(default)]
+    pub read_lag_s: i64,
     /// Seconds for which a risk change is reported as still being processed.
     #[serde(default)]
     pub risk_processing_s: i64,

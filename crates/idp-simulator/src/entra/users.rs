@@ -8,8 +8,9 @@ use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::access::{Caller, READ_USERS};
+use super::groups::typed;
 use super::query::{self, Condition, Token};
-use super::settings::Licence;
+use super::settings::{Licence, Settings};
 use super::{errors, user};
 use crate::model::{Account, Status};
 use crate::wire::{self, Request};
@@ -18,69 +19,68 @@ use crate::world::World;
 /// Largest page once `signInActivity` is selected.
 const MAX_TOP_WITH_ACTIVITY: usize = 500;
 
+/// How a page of users is presented.
+pub struct Listed<'c> {
+    /// Its `@odata.context`.
+    pub context: &'c str,
+    /// Each says that it is a user.
+    pub typed: bool,
+    /// Objects that follow the last user.
+    pub last: Vec<Value>,
+}
+
 /// `GET /users`
 pub fn list(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<Bytes> {
-    if !caller.has_any(READ_USERS) {
-        return errors::denied(request, world.now());
-    }
+    let conditions = match conditions(world, request, caller) {
+        Ok(conditions) => conditions,
+        Err(refusal) => return refusal,
+    };
+    let settings = &caller.tenant.settings;
+    let listed = Listed { context: "users", typed: false, last: Vec::new() };
+    page(world, request, caller, listed, |account| hold(&conditions, settings, account))
+}
+
+/// The request's filter, when the caller may read users and the query is one Graph answers.
+fn conditions(world: &World, request: &Request, caller: &Caller) -> Result<Vec<Condition>, Response<Bytes>> {
     let now = world.now();
+    if !caller.has_any(READ_USERS) {
+        return Err(errors::denied(request, now));
+    }
     if request.param("$skip").is_some() {
-        return errors::graph(
-            request,
-            now,
-            400,
-            "Request_BadRequest",
-            "'$skip' is not supported by the service.",
-        );
+        let message = "'$skip' is not supported by the service.";
+        return Err(errors::graph(request, now, 400, "Request_BadRequest", message));
+    }
+    // Known to Graph and not to the simulator: silence would look like an answer.
+    if let Some(name) = ["$search", "$orderby", "$expand"].iter().find(|name| request.param(name).is_some()) {
+        let message = format!("Unsupported Query: '{name}' is not simulated.");
+        return Err(errors::unsupported(request, now, &message));
     }
     let conditions = match request.param("$filter").map(|filter| Condition::parse(&filter)) {
         None => Vec::new(),
         Some(Some(conditions)) => conditions,
-        Some(None) => return errors::unsupported(request, now, "Unsupported Query."),
+        Some(None) => return Err(errors::unsupported(request, now, "Unsupported Query.")),
     };
     let counts = request.param("$count").is_some();
     if (counts || conditions.iter().any(Condition::is_advanced)) && !query::advanced(request) {
-        return errors::unsupported(
-            request,
-            now,
-            "Unsupported Query. ConsistencyLevel: eventual and $count=true are needed.",
-        );
+        let message = "Unsupported Query. ConsistencyLevel: eventual and $count=true are needed.";
+        return Err(errors::unsupported(request, now, message));
     }
-    let settings = &caller.tenant.settings;
-    page(world, request, caller, "users", |account| {
-        conditions.is_empty() || {
-            let rendered = user::render(settings, account);
-            conditions.iter().all(|condition| condition.holds(&rendered))
-        }
-    })
+    Ok(conditions)
 }
 
-/// `GET /groups/{id}/transitiveMembers/microsoft.graph.user`: the cast needs the advanced engine (entra.md §9).
-pub fn members(world: &Arc<World>, request: &Request, caller: &Caller, group: &str) -> Response<Bytes> {
-    let now = world.now();
-    if !caller.has_any(&["GroupMember.Read.All", "Group.Read.All", "Directory.Read.All"]) {
-        return errors::denied(request, now);
+fn hold(conditions: &[Condition], settings: &Settings, account: &Account) -> bool {
+    conditions.is_empty() || {
+        let rendered = user::render(settings, account);
+        conditions.iter().all(|condition| condition.holds(&rendered))
     }
-    let directory = &caller.tenant.directory;
-    if !directory.groups.iter().any(|g| g.id == group) {
-        return errors::not_found(request, now, group);
-    }
-    if !query::advanced(request) {
-        return errors::unsupported(
-            request,
-            now,
-            "Unsupported Query. OData cast needs ConsistencyLevel: eventual and $count=true.",
-        );
-    }
-    page(world, request, caller, "directoryObjects", |account| directory.is_member(group, account))
 }
 
 /// One page of users that pass `keep`.
-fn page(
+pub(super) fn page(
     world: &Arc<World>,
     request: &Request,
     caller: &Caller,
-    context: &str,
+    listed: Listed<'_>,
     keep: impl Fn(&Account) -> bool,
 ) -> Response<Bytes> {
     let now = world.now();
@@ -104,16 +104,20 @@ fn page(
         },
     };
     let accounts = &caller.tenant.directory.accounts;
-    let (found, next) = accounts.page(token.position, top, &keep);
+    let view = |account| accounts.lagging(account, now).filter(&keep);
+    let (found, next) = accounts.page_as(token.position, top, view);
     let mut value = Vec::with_capacity(found.len());
     for account in &found {
         match query::project(settings, account, &select) {
+            Ok(user) if listed.typed => value.push(typed("user", user)),
             Ok(user) => value.push(user),
             Err(message) => return errors::graph(request, now, 400, "Request_BadRequest", &message),
         }
     }
-    let mut body =
-        json!({"@odata.context": request.link(&format!("/v1.0/$metadata#{context}")), "value": value});
+    if next.is_none() {
+        value.extend(listed.last);
+    }
+    let mut body = json!({"@odata.context": request.link(&format!("/v1.0/$metadata#{}", listed.context)), "value": value});
     if let Some(body) = body.as_object_mut() {
         if let Some(position) = next {
             let next = Token { position, issued: now.unix_timestamp(), ..token };
@@ -123,9 +127,8 @@ fn page(
             );
         }
         let first = request.param("$skiptoken").is_none();
-        if first && request.param("$count").as_deref() == Some("true") {
-            let (all, _) = accounts.page(0, usize::MAX, &keep);
-            body.insert("@odata.count".into(), all.len().into());
+        if first && query::advanced(request) {
+            body.insert("@odata.count".into(), accounts.count(&keep).into());
         }
     }
     wire::json(StatusCode::OK, &body)
@@ -133,21 +136,19 @@ fn page(
 
 /// `GET /users/$count`
 pub fn count(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<Bytes> {
-    if !caller.has_any(READ_USERS) {
-        return errors::denied(request, world.now());
-    }
-    let eventual =
-        request.header("ConsistencyLevel").is_some_and(|level| level.eq_ignore_ascii_case("eventual"));
-    if !eventual {
+    if !query::eventual(request) {
         return errors::unsupported(request, world.now(), "$count is not currently supported.");
     }
-    let mut position = Some(0);
-    let mut count = 0;
-    while let Some(from) = position {
-        let (found, next) = caller.tenant.directory.accounts.page(from, 1000, |_| true);
-        count += found.len();
-        position = next;
-    }
+    let conditions = match conditions(world, request, caller) {
+        Ok(conditions) => conditions,
+        Err(refusal) => return refusal,
+    };
+    let settings = &caller.tenant.settings;
+    plain_count(caller.tenant.directory.accounts.count(|account| hold(&conditions, settings, account)))
+}
+
+/// A number as text: the answer of every `$count` segment.
+pub fn plain_count(count: u64) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(count.to_string()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response
@@ -163,7 +164,8 @@ pub fn get(world: &Arc<World>, request: &Request, caller: &Caller, key: &str) ->
     if let Some(refusal) = activity_refusal(world, request, caller, &select, 1) {
         return refusal;
     }
-    let Some(account) = find(caller, key) else { return errors::not_found(request, now, key) };
+    let seen = find(caller, key).and_then(|account| caller.tenant.directory.accounts.lagging(account, now));
+    let Some(account) = seen else { return errors::not_found(request, now, key) };
     if select.iter().any(|name| name == "signInActivity") && account.id != key {
         let message = "Get By Key only supports UserId and the key has to be a valid Guid";
         return errors::graph(request, now, 400, "Request_BadRequest", message);

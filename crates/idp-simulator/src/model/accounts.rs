@@ -4,10 +4,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use anyhow::Context as _;
 use serde_json::Value;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use super::{Account, Settings, Status};
 use crate::generate::{self, Plan};
@@ -18,6 +19,8 @@ use crate::sync::lock;
 pub struct Accounts {
     plan: Option<Plan>,
     overlay: Mutex<Overlay>,
+    /// Seconds for which a lagging reader still sees what was there before a change.
+    lag_s: AtomicI64,
 }
 
 #[derive(Debug, Default)]
@@ -31,12 +34,14 @@ struct Overlay {
     /// Visible changes: sequence → id, at most one entry for an id.
     changes: BTreeMap<u64, String>,
     last_change: HashMap<String, u64>,
+    /// What lagging readers see until then; nothing = the account is too new for them.
+    before: HashMap<String, (OffsetDateTime, Option<Account>)>,
     sequence: u64,
 }
 
 impl Accounts {
     pub(super) fn new(plan: Option<Plan>) -> Self {
-        Self { plan, overlay: Mutex::default() }
+        Self { plan, overlay: Mutex::default(), lag_s: AtomicI64::new(0) }
     }
 
     /// How many there are, deleted ones included.
@@ -77,6 +82,19 @@ impl Accounts {
         self.get(key).or_else(|| self.by_login(key))
     }
 
+    /// Sets for how long changes stay hidden from lagging readers.
+    pub fn set_lag(&self, seconds: i64) {
+        self.lag_s.store(seconds, Ordering::Relaxed);
+    }
+
+    /// The account as a lagging reader sees it now.
+    pub fn lagging(&self, account: Account, now: OffsetDateTime) -> Option<Account> {
+        match lock(&self.overlay).before.get(&account.id) {
+            Some((until, before)) if now < *until => before.clone(),
+            _ => Some(account),
+        }
+    }
+
     /// Up to `limit` accounts from `position` on that pass `keep`, and the position to go on from.
     pub fn page(
         &self,
@@ -84,19 +102,31 @@ impl Accounts {
         limit: usize,
         keep: impl Fn(&Account) -> bool,
     ) -> (Vec<Account>, Option<u64>) {
+        self.page_as(position, limit, |account| Some(account).filter(&keep))
+    }
+
+    /// Like [`page`](Self::page), of accounts as `view` shows them; it sees deleted ones too and may hide any.
+    pub fn page_as(
+        &self,
+        position: u64,
+        limit: usize,
+        view: impl Fn(Account) -> Option<Account>,
+    ) -> (Vec<Account>, Option<u64>) {
         let end = self.len();
         let mut found = Vec::with_capacity(limit.min(1024));
         let mut at = position;
         while at < end && found.len() < limit {
-            if let Some(account) = self.at(at)
-                && account.status != Status::Deleted
-                && keep(&account)
-            {
-                found.push(account);
-            }
+            let account = self.at(at).and_then(&view);
+            found.extend(account.filter(|account| account.status != Status::Deleted));
             at += 1;
         }
         (found, (at < end).then_some(at))
+    }
+
+    /// How many accounts pass `keep`, one after the other in constant memory.
+    pub fn count(&self, keep: impl Fn(&Account) -> bool) -> u64 {
+        let visible = |at| self.at(at).filter(|account| account.status != Status::Deleted);
+        (0..self.len()).filter_map(visible).map(|account| u64::from(keep(&account))).sum()
     }
 
     /// Changes an account as a reader of the directory can see; `None` when it does not exist.
@@ -107,6 +137,7 @@ impl Accounts {
         change: impl FnOnce(&mut Account) -> R,
     ) -> Option<R> {
         self.write(id, |overlay, account| {
+            overlay.hide(id, Some(account.clone()), now, self.lag_s.load(Ordering::Relaxed));
             let result = change(account);
             account.updated = now;
             overlay.note(id);
@@ -136,9 +167,10 @@ impl Accounts {
         if account.password.is_some() && account.password_changed.is_none() {
             account.password_changed = Some(account.created);
         }
-        let known = self.get(&id).is_some();
+        let known = self.get(&id);
         let mut overlay = lock(&self.overlay);
-        if !known {
+        overlay.hide(&id, known.clone(), now, self.lag_s.load(Ordering::Relaxed));
+        if known.is_none() {
             overlay.added.push(id.clone());
         }
         overlay.put(account.clone());
@@ -177,6 +209,13 @@ impl Accounts {
         after.filter_map(|(seq, id)| Some((*seq, overlay.changed.get(id)?.clone()))).collect()
     }
 
+    /// Accounts that are not what the plan says and pass `keep`, in the order of their last visible change.
+    pub fn changed(&self, keep: impl Fn(&Account) -> bool) -> Vec<Account> {
+        let overlay = lock(&self.overlay);
+        let accounts = overlay.changes.values().filter_map(|id| overlay.changed.get(id));
+        accounts.filter(|account| keep(account)).cloned().collect()
+    }
+
     fn planned(&self) -> u64 {
         self.plan.as_ref().map_or(0, Plan::count)
     }
@@ -212,6 +251,15 @@ impl Overlay {
         }
         self.logins.insert(account.login.to_lowercase(), account.id.clone());
         self.changed.insert(account.id.clone(), account);
+    }
+
+    /// Keeps what lagging readers go on seeing, unless they still see something older.
+    fn hide(&mut self, id: &str, before: Option<Account>, now: OffsetDateTime, lag_s: i64) {
+        if lag_s <= 0 {
+            return;
+        }
+        self.before.retain(|_, (until, _)| now < *until);
+        self.before.entry(id.to_owned()).or_insert((now + Duration::seconds(lag_s), before));
     }
 
     fn note(&mut self, id: &str) {

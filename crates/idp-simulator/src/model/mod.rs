@@ -94,9 +94,11 @@ impl Directory {
             groups,
             settings: RwLock::new(Arc::new(provider)),
         };
+        // What a directory is made with is no change; only later ones lag.
         for account in &accounts {
             built.accounts.add(account, &built.settings(), now)?;
         }
+        built.accounts.set_lag(built.settings().lag_s());
         Ok(built)
     }
 
@@ -107,6 +109,7 @@ impl Directory {
 
     /// Replaces the settings.
     pub fn set_settings(&self, settings: Settings) {
+        self.accounts.set_lag(settings.lag_s());
         *write(&self.settings) = Arc::new(settings);
     }
 
@@ -121,28 +124,52 @@ impl Directory {
         }
     }
 
+    /// The group with this id.
+    pub fn group(&self, id: &str) -> Option<&Group> {
+        self.groups.iter().find(|group| group.id == id)
+    }
+
+    /// The groups inside a group, at any depth, each once.
+    pub fn nested(&self, group: &str) -> Vec<&Group> {
+        let mut found: Vec<&Group> = Vec::new();
+        let mut waiting: Vec<&Group> = self.group(group).into_iter().collect();
+        while let Some(next) = waiting.pop() {
+            for inner in next.groups.iter().filter_map(|id| self.group(id)) {
+                if inner.id != group && !found.iter().any(|known| known.id == inner.id) {
+                    found.push(inner);
+                    waiting.push(inner);
+                }
+            }
+        }
+        found
+    }
+
     /// Whether an account belongs to a group, through nested groups too.
     pub fn is_member(&self, group: &str, account: &Account) -> bool {
-        let index = self.accounts.index_of(&account.id);
-        let mut waiting = vec![group];
-        let mut seen = Vec::new();
-        while let Some(id) = waiting.pop() {
-            if seen.contains(&id) {
-                continue;
-            }
-            seen.push(id);
-            let Some(group) = self.groups.iter().find(|g| g.id == id) else { continue };
-            let by_rule = group.every.zip(index).is_some_and(|(n, index)| n > 0 && index % n == 0);
-            if by_rule || group.members.contains(&account.id) {
-                return true;
-            }
-            waiting.extend(group.groups.iter().map(String::as_str));
-        }
-        false
+        let Some(itself) = self.group(group) else { return false };
+        self.is_direct_member(itself, account)
+            || self.nested(group).into_iter().any(|inner| self.is_direct_member(inner, account))
+    }
+
+    /// Whether an account is a direct member of a group.
+    pub fn is_direct_member(&self, group: &Group, account: &Account) -> bool {
+        let by_rule = || {
+            let index = self.accounts.index_of(&account.id);
+            group.every.zip(index).is_some_and(|(n, index)| n > 0 && index % n == 0)
+        };
+        group.members.contains(&account.id) || by_rule()
     }
 }
 
 impl Settings {
+    /// Seconds for which lagging readers see what was there before a change.
+    fn lag_s(&self) -> i64 {
+        match self {
+            Self::EntraId(entra) => entra.read_lag_s,
+            Self::Okta(okta) => okta.search_lag_s,
+        }
+    }
+
     /// `entra_id` or `okta`.
     pub fn provider(&self) -> &'static str {
         match self {

@@ -29,23 +29,65 @@ pub enum Permission {
     Suspend,
     /// Unlock.
     Unlock,
+    /// Activate, deactivate, reactivate.
+    Lifecycle,
+    /// Expire and reset passwords.
+    Passwords,
+    /// Read groups.
+    ReadGroups,
+    /// Read and set a user's risk.
+    Risk,
 }
 
-use Permission::{ClearSessions, ReadLogs, ReadPolicies, ReadRoles, ReadUsers, Suspend, Unlock};
+use Permission::{
+    ClearSessions, Lifecycle, Passwords, ReadGroups, ReadLogs, ReadPolicies, ReadRoles, ReadUsers, Risk,
+    Suspend, Unlock,
+};
 
 /// Standard roles, and the single permissions of custom ones.
 const ROLES: &[(&str, &[Permission])] = &[
-    ("SUPER_ADMIN", &[ReadUsers, ReadPolicies, ReadRoles, ReadLogs, ClearSessions, Suspend, Unlock]),
-    ("ORG_ADMIN", &[ReadUsers, ReadPolicies, ReadLogs, ClearSessions, Suspend, Unlock]),
-    ("USER_ADMIN", &[ReadUsers, ClearSessions, Suspend, Unlock]),
-    ("HELP_DESK_ADMIN", &[ReadUsers, ClearSessions, Unlock]),
-    ("READ_ONLY_ADMIN", &[ReadUsers, ReadPolicies, ReadLogs]),
+    (
+        "SUPER_ADMIN",
+        &[
+            ReadUsers,
+            ReadGroups,
+            ReadPolicies,
+            ReadRoles,
+            ReadLogs,
+            ClearSessions,
+            Suspend,
+            Unlock,
+            Lifecycle,
+            Passwords,
+            Risk,
+        ],
+    ),
+    (
+        "ORG_ADMIN",
+        &[
+            ReadUsers,
+            ReadGroups,
+            ReadPolicies,
+            ReadLogs,
+            ClearSessions,
+            Suspend,
+            Unlock,
+            Lifecycle,
+            Passwords,
+        ],
+    ),
+    ("USER_ADMIN", &[ReadUsers, ReadGroups, ClearSessions, Suspend, Unlock, Lifecycle, Passwords]),
+    ("HELP_DESK_ADMIN", &[ReadUsers, ReadGroups, ClearSessions, Unlock, Passwords]),
+    ("READ_ONLY_ADMIN", &[ReadUsers, ReadGroups, ReadPolicies, ReadLogs]),
     ("okta.users.read", &[ReadUsers]),
+    ("okta.groups.read", &[ReadGroups]),
     ("okta.users.lifecycle.clearSessions", &[ClearSessions]),
     ("okta.users.lifecycle.suspend", &[Suspend]),
     ("okta.users.lifecycle.unsuspend", &[Suspend]),
     ("okta.users.lifecycle.unlock", &[Unlock]),
-    ("okta.users.manage", &[ReadUsers, ClearSessions, Suspend, Unlock]),
+    ("okta.users.lifecycle.manage", &[ClearSessions, Suspend, Unlock, Lifecycle]),
+    ("okta.users.credentials.manage", &[Passwords]),
+    ("okta.users.manage", &[ReadUsers, ClearSessions, Suspend, Unlock, Lifecycle, Passwords]),
     ("okta.iam.read", &[ReadRoles]),
 ];
 

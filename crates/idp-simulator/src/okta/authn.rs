@@ -8,9 +8,8 @@ use time::{Duration, OffsetDateTime};
 
 use super::journal::{Outcome, Record};
 use super::settings::{Authn, Settings};
-use super::user::timestamp;
 use super::users::named;
-use super::{Org, errors, rate};
+use super::{Org, directory, errors, rate, transaction};
 use crate::control::lock_detail;
 use crate::faults::Fault;
 use crate::log::{self, Submission, sha256_hex};
@@ -23,14 +22,18 @@ use crate::world::World;
 struct Body {
     username: String,
     password: String,
+    #[serde(rename = "stateToken")]
+    state_token: String,
 }
 
 /// What the org makes of one submission.
-struct Ruling {
-    response: Response<Bytes>,
-    locked: bool,
+pub struct Ruling {
+    /// The answer.
+    pub response: Response<Bytes>,
+    /// This submission locked the account.
+    pub locked: bool,
     /// Reason in the System Log; `None` = success.
-    reason: Option<&'static str>,
+    pub reason: Option<&'static str>,
 }
 
 /// Answers a sign-in. The submission is logged before anything else happens to the answer.
@@ -38,37 +41,71 @@ pub fn answer(world: &World, org: &Org, request: &Request, throttled: bool) -> A
     if request.method != Method::POST {
         return errors::error("E0000022").into();
     }
-    let Ok(Body { username, password }) = serde_json::from_slice::<Body>(&request.body) else {
+    let Ok(Body { username, password, state_token }) = serde_json::from_slice::<Body>(&request.body) else {
         return errors::error("E0000003").into();
     };
-    let account = named(org, &username);
+    if username.is_empty() && password.is_empty() && !state_token.is_empty() {
+        return transaction::resume(world, org, &state_token).into();
+    }
+    let missing = username.is_empty() || password.is_empty();
+    let attempt = Attempt { username, password, client_id: None, throttled };
+    submit(world, org, request, attempt, |attempt, account| {
+        if missing {
+            let cause = ["username and password are required"];
+            return plain(errors::because("E0000001", "authentication", &cause));
+        }
+        if world.okta.rates.too_fast(org, &attempt.username, world.now()) {
+            return plain(rate::name_throttled(world.now()));
+        }
+        let ruling = rule(world, org, request, account, &attempt.password);
+        record(world, org, request, account, &attempt.username, &ruling);
+        ruling
+    })
+}
+
+/// A password as it was submitted.
+pub struct Attempt {
+    /// Name.
+    pub username: String,
+    /// Password.
+    pub password: String,
+    /// The application that asked, where the protocol has one.
+    pub client_id: Option<String>,
+    /// The bucket of the endpoint is empty.
+    pub throttled: bool,
+}
+
+/// Logs a submission, whatever becomes of it, and answers as `judge` rules unless a fault or a limit comes first.
+pub fn submit(
+    world: &World,
+    org: &Org,
+    request: &Request,
+    attempt: Attempt,
+    judge: impl FnOnce(&Attempt, Option<&Account>) -> Ruling,
+) -> Answer {
+    let account = named(org, &attempt.username);
     let id = account.as_ref().map(|account| account.id.clone());
     let fault = world.faults.take(&org.directory.id, "okta.password", id.as_deref());
-    let evaluated = !throttled && fault.as_ref().is_none_or(Fault::evaluates);
-    let ruling = if throttled {
+    let evaluated = !attempt.throttled && fault.as_ref().is_none_or(Fault::evaluates);
+    let ruling = if attempt.throttled {
         plain(errors::error("E0000047"))
     } else if !evaluated {
         plain(wire::empty(StatusCode::OK))
-    } else if username.is_empty() || password.is_empty() {
-        plain(errors::because("E0000001", "authentication", &["username and password are required"]))
-    } else if world.okta.rates.too_fast(org, &username, world.now()) {
-        plain(rate::name_throttled(world.now()))
     } else {
-        let ruling = rule(world, org, request, account.as_ref(), &password);
-        record(world, org, request, account.as_ref(), &username, &ruling);
-        ruling
+        judge(&attempt, account.as_ref())
     };
     let answer = if evaluated { describe(&ruling.response) } else { "not evaluated".to_owned() };
+    let right = account.as_ref().and_then(|account| account.password.as_ref());
     world.submitted(
         &org.directory,
         Submission {
             account: id.clone(),
-            username,
-            correct: account.as_ref().and_then(|a| a.password.as_ref()).map(|right| *right == password),
+            correct: right.map(|right| *right == attempt.password),
+            username: attempt.username,
             answer,
             fault: fault.as_ref().map(Fault::name),
-            password_sha256: sha256_hex(&password),
-            client_id: None,
+            password_sha256: sha256_hex(&attempt.password),
+            client_id: attempt.client_id,
             source: log::source(request.peer),
             by: By::Wire,
             locked: ruling.locked,
@@ -80,7 +117,8 @@ pub fn answer(world: &World, org: &Org, request: &Request, throttled: bool) -> A
     Answer { response: ruling.response, fault }
 }
 
-fn plain(response: Response<Bytes>) -> Ruling {
+/// An answer that is no verdict on the password.
+pub fn plain(response: Response<Bytes>) -> Ruling {
     Ruling { response, locked: false, reason: Some("GENERAL_NONSUCCESS") }
 }
 
@@ -89,19 +127,37 @@ fn refused(reason: &'static str) -> Ruling {
 }
 
 fn rule(world: &World, org: &Org, request: &Request, account: Option<&Account>, password: &str) -> Ruling {
-    let settings = &org.settings;
-    let now = world.now();
-    match settings.authn {
+    match org.settings.authn {
         Authn::Withdrawn => return plain(errors::error("E0000215")),
         Authn::Blocked => return plain(errors::error("E0000006")),
         Authn::Denied => return refused("VERIFICATION_ERROR"),
         Authn::FactorsFirst => {
             let factors =
                 json!([{"id": "pwd1", "factorType": "password", "provider": "OKTA", "vendorName": "OKTA"}]);
-            return plain(transaction(request, "MFA_REQUIRED", account, now, json!({"factors": factors})));
+            return plain(transaction::begin(
+                world,
+                org,
+                request,
+                "MFA_REQUIRED",
+                account,
+                json!({"factors": factors}),
+            ));
         }
         Authn::Available => {}
     }
+    judge(world, org, request, account, password)
+}
+
+/// What the password and the account's state deserve, at any endpoint.
+pub fn judge(
+    world: &World,
+    org: &Org,
+    request: &Request,
+    account: Option<&Account>,
+    password: &str,
+) -> Ruling {
+    let settings = &org.settings;
+    let now = world.now();
     let Some(account) = account else { return refused("UNKNOWN_USER") };
     let usable = account.status == Status::Active && account.authority != Authority::Federated;
     let (true, Some(right)) = (usable, &account.password) else {
@@ -119,7 +175,9 @@ fn rule(world: &World, org: &Org, request: &Request, account: Option<&Account>, 
     }
     if right != password {
         let accounts = &org.directory.accounts;
-        let counted = accounts.update_quietly(&account.id, |a| wrong_password(settings, a, By::Wire, now));
+        let limit = directory::max_attempts(&org.directory, settings, account);
+        let counted =
+            accounts.update_quietly(&account.id, |a| wrong_password(settings, limit, a, By::Wire, now));
         let locked = counted.unwrap_or(false);
         if locked {
             // The status changed, which readers see.
@@ -134,7 +192,7 @@ fn rule(world: &World, org: &Org, request: &Request, account: Option<&Account>, 
 fn right_password(world: &World, org: &Org, request: &Request, account: &Account) -> Ruling {
     let now = world.now();
     let answer = |status, embedded| Ruling {
-        response: transaction(request, status, Some(account), now, embedded),
+        response: transaction::begin(world, org, request, status, Some(account), embedded),
         locked: false,
         reason: None,
     };
@@ -142,14 +200,20 @@ fn right_password(world: &World, org: &Org, request: &Request, account: &Account
         if gate.starts_with("E0") {
             return plain(errors::error(gate));
         }
-        return answer(gate, json!({}));
+        let expiry =
+            || json!({"policy": {"expiration": {"passwordExpireDays": 5}, "complexity": {"minLength": 8}}});
+        return answer(gate, if gate == "PASSWORD_WARN" { expiry() } else { json!({}) });
     }
     match account.second_factor {
         SecondFactor::Required => {
             return answer(
                 "MFA_REQUIRED",
                 json!({"factors": [{"id": "ost1", "factorType": "token:software:totp",
-                "provider": "OKTA", "vendorName": "OKTA", "profile": {"credentialId": account.login}}]}),
+                "provider": "OKTA", "vendorName": "OKTA", "profile": {"credentialId": account.login},
+                "_links": {"verify": {"href": request.link("/api/v1/authn/factors/ost1/verify"),
+                    "hints": {"allow": ["POST"]}}}}],
+                "policy": {"allowRememberDevice": true, "rememberDeviceLifetimeInMinutes": 0,
+                    "rememberDeviceByDefault": false}}),
             );
         }
         SecondFactor::Unregistered => {
@@ -171,36 +235,14 @@ fn right_password(world: &World, org: &Org, request: &Request, account: &Account
     answer("SUCCESS", json!({}))
 }
 
-/// A transaction in this state.
-fn transaction(
-    request: &Request,
-    status: &str,
-    account: Option<&Account>,
+/// Counts a wrong password; true when this one locked the account, which `max_attempts` do (0 = none ever).
+pub fn wrong_password(
+    settings: &Settings,
+    max_attempts: u32,
+    account: &mut Account,
+    by: By,
     now: OffsetDateTime,
-    embedded: Value,
-) -> Response<Bytes> {
-    let mut embedded = embedded;
-    if let (Some(account), Some(embedded)) = (account, embedded.as_object_mut()) {
-        let user = json!({"id": account.id, "passwordChanged": account.password_changed.map(timestamp),
-            "profile": {"login": account.login, "firstName": account.given_name, "lastName": account.family_name,
-                "locale": "en_US", "timeZone": "America/Los_Angeles"}});
-        embedded.insert("user".into(), user);
-    }
-    let token = uuid::Uuid::new_v4().simple().to_string();
-    let mut body = json!({"expiresAt": timestamp(now + Duration::minutes(5)), "status": status, "_embedded": embedded,
-        "_links": {"cancel": {"href": request.link("/api/v1/authn/cancel"), "hints": {"allow": ["POST"]}}}});
-    if let Some(body) = body.as_object_mut() {
-        let (name, token) = match status {
-            "SUCCESS" => ("sessionToken", format!("20111{token}")),
-            _ => ("stateToken", format!("007{token}")),
-        };
-        body.insert(name.into(), token.into());
-    }
-    wire::json(StatusCode::OK, &body)
-}
-
-/// Counts a wrong password; true when this one locked the account.
-pub fn wrong_password(settings: &Settings, account: &mut Account, by: By, now: OffsetDateTime) -> bool {
+) -> bool {
     if account.lock.holds(now) {
         return false;
     }
@@ -208,7 +250,7 @@ pub fn wrong_password(settings: &Settings, account: &mut Account, by: By, now: O
         account.lock.clear(); // the lock has run out, and its count with it
     }
     account.count_failure(by);
-    if settings.max_attempts == 0 || account.lock.failures < settings.max_attempts {
+    if max_attempts == 0 || account.lock.failures < max_attempts {
         return false;
     }
     account.lock.locked = true;
@@ -219,7 +261,7 @@ pub fn wrong_password(settings: &Settings, account: &mut Account, by: By, now: O
 }
 
 /// Writes the System Log. Every sign-in is in it, and a lock besides.
-fn record(
+pub fn record(
     world: &World,
     org: &Org,
     request: &Request,
@@ -243,6 +285,6 @@ fn record(
 /// `200 MFA_REQUIRED`, `401 E0000004`.
 fn describe(response: &Response<Bytes>) -> String {
     let body: Value = serde_json::from_slice(response.body()).unwrap_or_default();
-    let word = body.get("status").or_else(|| body.get("errorCode")).and_then(Value::as_str);
+    let word = ["status", "errorCode", "error"].iter().find_map(|name| body.get(name)?.as_str());
     format!("{} {}", response.status().as_u16(), word.unwrap_or_default()).trim_end().to_owned()
 }

@@ -5,7 +5,11 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::access::{self, Permission};
+use super::settings::{Policy, Settings};
+use super::user::timestamp;
+use super::users::find;
 use super::{Org, errors};
+use crate::model::{Account, Directory};
 use crate::wire::{self, Request};
 use crate::world::World;
 
@@ -48,16 +52,18 @@ pub fn policies(world: &World, org: &Org, request: &Request) -> Outcome {
         return Err(errors::because("E0000001", "type", &["type: The type must be PASSWORD here."]));
     }
     let settings = &org.settings;
-    let own = settings.policies.iter().map(|p| (p.name.as_str(), p.max_attempts, p.active, false));
-    let all = own.chain([("Default Policy", settings.max_attempts, true, true)]);
+    let own =
+        settings.policies.iter().map(|p| (p.name.as_str(), p.max_attempts, p.active, p.groups.as_slice()));
+    let all = own.chain([("Default Policy", settings.max_attempts, true, [].as_slice())]);
+    let last = settings.policies.len();
     let shown: Vec<Value> = all
         .enumerate()
-        .map(|(index, (name, attempts, active, system))| {
+        .map(|(index, (name, attempts, active, groups))| {
             let href = request.link(&format!("/api/v1/policies/00p{index:017}"));
             json!({"type": "PASSWORD", "id": format!("00p{index:017}"),
                 "status": if active { "ACTIVE" } else { "INACTIVE" },
-                "name": name, "priority": index + 1, "system": system,
-                "conditions": {"people": {"groups": {"include": []}}, "authProvider": {"provider": "OKTA"}},
+                "name": name, "priority": index + 1, "system": index == last,
+                "conditions": {"people": {"groups": {"include": groups}}, "authProvider": {"provider": "OKTA"}},
                 "settings": {"password": {
                     "complexity": {"minLength": 8, "minLowerCase": 1, "minUpperCase": 1, "minNumber": 1,
                         "minSymbol": 0, "excludeUsername": true},
@@ -93,6 +99,53 @@ pub fn client_roles(world: &World, org: &Org, request: &Request, client: &str) -
         })
         .collect();
     Ok(wire::json(StatusCode::OK, &Value::Array(roles)))
+}
+
+/// Wrong tries that lock a user: of the first active policy that has one of the user's groups, else of the default one.
+pub fn max_attempts(directory: &Directory, settings: &Settings, account: &Account) -> u32 {
+    let applies = |policy: &&Policy| {
+        policy.active && policy.groups.iter().any(|group| directory.is_member(group, account))
+    };
+    settings.policies.iter().find(applies).map_or(settings.max_attempts, |policy| policy.max_attempts)
+}
+
+/// `GET /attack-protection/api/v1/user-lockout-settings`.
+pub fn lockout(world: &World, org: &Org, request: &Request) -> Outcome {
+    access::caller(world, org, request, "okta.orgs.read")?;
+    let body = json!([{"preventBruteForceLockoutFromUnknownDevices": org.settings.unknown_device_lockout}]);
+    Ok(wire::json(StatusCode::OK, &body))
+}
+
+/// `GET /api/v1/users/{id}/roles`: standard roles. Their ids are the same for every user, as live orgs' are (okta.md §3.7).
+pub fn roles(world: &World, org: &Org, request: &Request, key: &str) -> Outcome {
+    let app = access::caller(world, org, request, "okta.roles.read")?;
+    if !app.may(Permission::ReadRoles) {
+        return Err(errors::error("E0000006"));
+    }
+    let account = find(org, key).ok_or_else(|| errors::no_user(key))?;
+    let made = timestamp(account.created);
+    let shown = account.roles.iter().map(|role| {
+        let href = request.link(&format!("/api/v1/users/{}", account.id));
+        json!({"id": base32(role), "label": role, "type": role, "status": "ACTIVE", "created": made,
+            "lastUpdated": made, "assignmentType": "USER", "_links": {"assignee": {"href": href}}})
+    });
+    Ok(wire::json(StatusCode::OK, &shown.collect()))
+}
+
+/// RFC 4648 without padding.
+fn base32(text: &str) -> String {
+    const DIGITS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    text.as_bytes()
+        .chunks(5)
+        .flat_map(|chunk| {
+            let value = chunk.iter().fold(0_u64, |value, byte| (value << 8) | u64::from(*byte));
+            let (value, digits) = (value << (8 * (5 - chunk.len())), (chunk.len() * 8).div_ceil(5));
+            (0..digits).map(move |at| {
+                let digit = usize::try_from((value >> (35 - 5 * at)) & 31).unwrap_or(0);
+                char::from(DIGITS.get(digit).copied().unwrap_or(b'A'))
+            })
+        })
+        .collect()
 }
 
 /// `GET /api/v1/iam/assignees/users`. Its next links name the admin console's host, as live orgs' do (okta.md §3.7).

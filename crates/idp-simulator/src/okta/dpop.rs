@@ -2,7 +2,7 @@
 
 use super::Org;
 use super::jwt::{Jwt, sha256, thumbprint};
-use crate::wire::Request;
+use crate::wire::{self, Request};
 use crate::world::World;
 
 /// Why a proof is refused.
@@ -48,7 +48,9 @@ pub fn check(
     if proof.claim("htm") != Some(request.method.as_str()) {
         return wrong("The 'htm' claim in the DPoP proof JWT is invalid.");
     }
-    if proof.claim("htu") != Some(&request.link(&request.path)) {
+    // Clients differ in what they percent-encode in a path (`@` of a login), so it is compared decoded.
+    let target = wire::decode(&request.link(&request.path));
+    if proof.claim("htu").map(wire::decode) != Some(target) {
         return wrong("The 'htu' claim in the DPoP proof JWT is invalid.");
     }
     let now = world.now().unix_timestamp();

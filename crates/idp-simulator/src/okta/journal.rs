@@ -13,7 +13,7 @@ use super::access::{self, Permission};
 use super::query::words;
 use super::user::timestamp;
 use super::{Org, errors};
-use crate::model::Account;
+use crate::model::{Account, Directory, Settings};
 use crate::sync::lock;
 use crate::wire::{self, Request};
 use crate::world::World;
@@ -54,9 +54,44 @@ pub struct Record<'a> {
     pub outcome: Outcome,
 }
 
+/// Where it came from.
+struct Source<'a> {
+    agent: Option<&'a str>,
+    address: String,
+    path: &'a str,
+}
+
+/// Appends what happened to an account without a request of the wire: through the control port or by itself. `reason`
+/// tells a failure.
+pub fn outside(
+    world: &World,
+    directory: &Directory,
+    account: &Account,
+    event: &str,
+    reason: Option<&'static str>,
+) {
+    if !matches!(&*directory.settings(), Settings::Okta(_)) {
+        return;
+    }
+    let source = Source { agent: Some("Mozilla/5.0"), address: "198.51.100.7".into(), path: "/" };
+    let actor = (account.id.as_str(), "User", account.login.as_str());
+    let outcome = Outcome { success: reason.is_none(), reason };
+    let record = Record { event, actor, target: Some(account), outcome };
+    world.okta.journal.append(world.now(), &directory.id, &source, &record);
+}
+
 impl Journal {
-    /// Appends one event.
+    /// Appends what a request did.
     pub fn record(&self, now: OffsetDateTime, org: &Org, request: &Request, record: &Record<'_>) {
+        let source = Source {
+            agent: request.header("user-agent"),
+            address: request.peer.ip().to_string(),
+            path: &request.path,
+        };
+        self.append(now, &org.directory.id, &source, record);
+    }
+
+    fn append(&self, now: OffsetDateTime, org: &str, source: &Source<'_>, record: &Record<'_>) {
         let (id, kind, name) = record.actor;
         let target: Vec<Value> = record
             .target
@@ -70,19 +105,19 @@ impl Journal {
             "uuid": uuid::Uuid::new_v4(), "published": timestamp(now), "eventType": record.event, "version": "0",
             "severity": "INFO", "displayMessage": record.event,
             "actor": {"id": id, "type": kind, "alternateId": name, "displayName": name, "detailEntry": null},
-            "client": {"userAgent": {"rawUserAgent": request.header("user-agent")}, "zone": "null",
-                "device": "Unknown", "id": null, "ipAddress": request.peer.ip()},
+            "client": {"userAgent": {"rawUserAgent": source.agent}, "zone": "null",
+                "device": "Unknown", "id": null, "ipAddress": source.address},
             "device": null,
             "outcome": {"result": if record.outcome.success { "SUCCESS" } else { "FAILURE" },
                 "reason": record.outcome.reason},
             "target": target,
             "transaction": {"type": "WEB", "id": uuid::Uuid::new_v4().simple().to_string(), "detail": {}},
-            "debugContext": {"debugData": {"requestUri": request.path}},
+            "debugContext": {"debugData": {"requestUri": source.path}},
             "authenticationContext": {"authenticationStep": 0, "externalSessionId": null},
             "securityContext": {"isProxy": null},
         });
         let mut orgs = lock(&self.orgs);
-        let events = orgs.entry(org.directory.id.clone()).or_default();
+        let events = orgs.entry(org.to_owned()).or_default();
         events.kept.push_back((now, event));
         if events.kept.len() > KEPT {
             events.kept.pop_front();
@@ -129,7 +164,9 @@ pub fn answer(world: &World, org: &Org, request: &Request) -> Result<Response<By
         next += 1;
         let inside = since.is_none_or(|since| *at >= since) && until.is_none_or(|until| *at < until);
         if inside
-            && filter.as_ref().is_none_or(|all| all.iter().all(|(path, value)| holds(event, path, value)))
+            && filter
+                .as_ref()
+                .is_none_or(|any| any.iter().any(|all| all.iter().all(|term| holds(event, term))))
         {
             found.push(event.clone());
         }
@@ -151,24 +188,42 @@ pub fn answer(world: &World, org: &Org, request: &Request) -> Result<Response<By
     Ok(response)
 }
 
-/// `a eq "b" and c eq "d"`: what telling one user's failed sign-ins apart needs.
-fn conditions(text: &str) -> Option<Vec<(String, String)>> {
+/// Alternatives of conditions, each a path into the event, whether its beginning suffices, and the text wanted.
+type Filter = Vec<Vec<(String, bool, String)>>;
+
+/// `a eq "b" and c sw "d" or …`
+fn conditions(text: &str) -> Option<Filter> {
     let mut words = words(text)?.into_iter();
-    let mut found = Vec::new();
+    let mut found = vec![Vec::new()];
     loop {
         let property = words.next()?;
-        if words.next()? != "eq" {
-            return None;
-        }
-        found.push((format!("/{}", property.replace('.', "/")), words.next()?));
+        let begins = match words.next()?.as_str() {
+            "eq" => false,
+            "sw" => true,
+            _ => return None,
+        };
+        let path = format!("/{}", property.replace('.', "/"));
+        found.last_mut()?.push((path, begins, words.next()?));
         match words.next().as_deref() {
             None => return Some(found),
             Some("and") => {}
+            Some("or") => found.push(Vec::new()),
             Some(_) => return None,
         }
     }
 }
 
-fn holds(event: &Value, path: &str, value: &str) -> bool {
-    event.pointer(path).and_then(Value::as_str) == Some(value)
+/// A condition on the targets holds when one of them meets it.
+fn holds(event: &Value, (path, begins, wanted): &(String, bool, String)) -> bool {
+    let is = |value: Option<&Value>| {
+        let text = value.and_then(Value::as_str);
+        text.is_some_and(|text| if *begins { text.starts_with(wanted) } else { text == wanted })
+    };
+    match path.strip_prefix("/target") {
+        Some(rest) => {
+            let targets = event.get("target").and_then(Value::as_array);
+            targets.into_iter().flatten().any(|target| is(target.pointer(rest)))
+        }
+        None => is(event.pointer(path)),
+    }
 }

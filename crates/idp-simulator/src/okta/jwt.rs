@@ -7,6 +7,8 @@ use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::Value;
 
+use crate::tokens::numeric_date;
+
 /// A JWT taken apart, its signature not checked yet.
 pub struct Jwt<'a> {
     /// Header.
@@ -45,9 +47,9 @@ impl<'a> Jwt<'a> {
         self.claims.get(name)?.as_str()
     }
 
-    /// A claim as a number.
+    /// A claim as a time.
     pub fn number(&self, name: &str) -> Option<i64> {
-        self.claims.get(name)?.as_i64()
+        numeric_date(&self.claims, name)
     }
 
     /// The algorithm, when it is one Okta accepts.

@@ -3,23 +3,28 @@
 //! What is not documented is answered as follows, and no client may depend on it: a `limit` above 200 counts as 200; a
 //! suspended, staged, federated or passwordless user's sign-in answers 401 like a wrong password; a successful sign-in
 //! forgets wrong tries and moves `lastLogin`; acting on an administrator without being a super administrator is 403
-//! E0000006; permissions are checked before the user is looked for.
+//! E0000006; permissions are checked before the user is looked for; the path of a DPoP proof is compared decoded; a user's
+//! risk in an org without Identity Threat Protection is 401 E0000015; groups are listed by name only.
 
 mod access;
 mod authn;
 mod directory;
 mod dpop;
 mod errors;
+mod groups;
 mod journal;
 mod jwt;
 mod keys;
 mod lifecycle;
 mod query;
 mod rate;
+mod risk;
+mod ropc;
 mod settings;
 #[cfg(test)]
 mod tests;
 mod token;
+mod transaction;
 mod user;
 mod users;
 
@@ -30,6 +35,9 @@ use http::header::CONTENT_LENGTH;
 use http::{Method, Response, StatusCode};
 
 pub use authn::wrong_password;
+pub use directory::max_attempts;
+pub use errors::error as refusal;
+pub use journal::outside;
 pub use settings::{App, Authn, Buckets, Dpop, Policy, Settings};
 
 use crate::faults::{Fault, http_date};
@@ -44,6 +52,7 @@ pub struct State {
     keys: keys::Keys,
     rates: rate::Rates,
     journal: journal::Journal,
+    transactions: transaction::Transactions,
 }
 
 impl State {
@@ -52,6 +61,7 @@ impl State {
         self.keys.clear();
         self.rates.clear();
         self.journal.clear();
+        self.transactions.clear();
     }
 }
 
@@ -75,8 +85,17 @@ impl Org {
 enum Route<'a> {
     Token,
     SignIn,
+    Cancel,
+    RevokeTokens,
+    Revoke,
     Users,
+    Groups,
+    Group(&'a str),
     Members(&'a str),
+    GroupsOf(&'a str),
+    Risk(&'a str),
+    RolesOf(&'a str),
+    Lockout,
     User(&'a str),
     Blocks(&'a str),
     Sessions(&'a str),
@@ -98,17 +117,26 @@ impl<'a> Route<'a> {
             ["oauth2", "v1", "clients", id, "roles"] => Self::ClientRoles(id),
             ["oauth2", "v1", "keys"] => Self::Keys,
             [".well-known", document] => Self::WellKnown(document),
+            ["oauth2", "v1", "revoke"] => Self::Revoke,
+            ["oauth2", "v1", "global-token-revocation"] => Self::RevokeTokens,
             ["api", "v1", "authn"] => Self::SignIn,
+            ["api", "v1", "authn", "cancel"] => Self::Cancel,
             ["api", "v1", "org"] => Self::Organization,
             ["api", "v1", "users"] => Self::Users,
+            ["api", "v1", "groups"] => Self::Groups,
+            ["api", "v1", "groups", id] => Self::Group(id),
             ["api", "v1", "groups", id, "users"] => Self::Members(id),
             ["api", "v1", "users", id] => Self::User(id),
             ["api", "v1", "users", id, "blocks"] => Self::Blocks(id),
+            ["api", "v1", "users", id, "groups"] => Self::GroupsOf(id),
+            ["api", "v1", "users", id, "risk"] => Self::Risk(id),
+            ["api", "v1", "users", id, "roles"] => Self::RolesOf(id),
             ["api", "v1", "users", id, "sessions"] => Self::Sessions(id),
             ["api", "v1", "users", id, "lifecycle", step] => Self::Lifecycle(id, step),
             ["api", "v1", "policies"] => Self::Policies,
             ["api", "v1", "iam", "assignees", "users"] => Self::Administrators,
             ["api", "v1", "logs"] => Self::Logs,
+            ["attack-protection", "api", "v1", "user-lockout-settings"] => Self::Lockout,
             _ => Self::Nowhere,
         }
     }
@@ -119,15 +147,22 @@ impl<'a> Route<'a> {
             Self::Token => ("okta.token", None, Some(Bucket::Token)),
             Self::SignIn => ("okta.password", None, Some(Bucket::Authn)),
             Self::Users => ("okta.users.list", None, Some(Bucket::Users)),
-            Self::Members(_) => ("okta.groups", None, Some(Bucket::Other)),
+            Self::Revoke => ("okta.other", None, Some(Bucket::Token)),
+            Self::Cancel => ("okta.other", None, Some(Bucket::Authn)),
+            Self::RevokeTokens => ("okta.users.sessions", None, Some(Bucket::Token)),
+            Self::Groups | Self::Group(_) | Self::Members(_) => ("okta.groups", None, Some(Bucket::Other)),
             Self::User(id) | Self::Blocks(id) => ("okta.users.get", Some(id), Some(Bucket::User)),
+            Self::GroupsOf(id) | Self::RolesOf(id) => ("okta.users.get", Some(id), Some(Bucket::Other)),
+            Self::Risk(id) => ("okta.users.risk", Some(id), Some(Bucket::Other)),
             Self::Sessions(id) => ("okta.users.sessions", Some(id), Some(Bucket::UserWrite)),
             Self::Lifecycle(id, _) => ("okta.users.lifecycle", Some(id), Some(Bucket::UserWrite)),
             Self::Policies => ("okta.policies", None, Some(Bucket::Other)),
             Self::Logs => ("okta.other", None, Some(Bucket::Logs)),
-            Self::Administrators | Self::ClientRoles(_) | Self::Organization | Self::Nowhere => {
-                ("okta.other", None, Some(Bucket::Other))
-            }
+            Self::Administrators
+            | Self::ClientRoles(_)
+            | Self::Organization
+            | Self::Lockout
+            | Self::Nowhere => ("okta.other", None, Some(Bucket::Other)),
             Self::WellKnown(_) | Self::Keys => ("okta.other", None, None),
         }
     }
@@ -151,6 +186,8 @@ pub async fn answer(world: &Arc<World>, request: &Request) -> Answer {
     let throttled = standing.is_some_and(|standing| standing.exceeded);
     let mut answer = if let Route::SignIn = route {
         authn::answer(world, &org, request, throttled)
+    } else if matches!(route, Route::Token) && ropc::is_meant(request) {
+        ropc::answer(world, &org, request, throttled)
     } else if throttled {
         errors::error("E0000047").into()
     } else {
@@ -187,6 +224,19 @@ async fn carry_out(world: &World, org: &Org, request: &Request, route: &Route<'_
         Route::Keys if get => Ok(wire::json(StatusCode::OK, &world.tokens.jwks())),
         Route::Organization if get => directory::organization(world, org, request),
         Route::Users if get => users::list(world, org, request),
+        Route::Groups if get => groups::list(world, org, request),
+        Route::Group(id) if get => groups::get(world, org, request, id),
+        Route::GroupsOf(key) if get => groups::of_user(world, org, request, key),
+        Route::RolesOf(key) if get => directory::roles(world, org, request, key),
+        Route::Risk(key) if get => risk::get(world, org, request, key),
+        Route::Risk(key) if request.method == Method::PUT => risk::put(world, org, request, key),
+        Route::Lockout if get => directory::lockout(world, org, request),
+        // Tokens of people open nothing here, so there is nothing to end.
+        Route::Revoke if request.method == Method::POST => Ok(wire::empty(StatusCode::OK)),
+        Route::Cancel if request.method == Method::POST => transaction::cancel(world, org, request),
+        Route::RevokeTokens if request.method == Method::POST => {
+            lifecycle::revoke_tokens(world, org, request)
+        }
         Route::Members(group) if get => users::members(world, org, request, group),
         Route::User(key) if get => users::get(world, org, request, key),
         Route::Blocks(key) if get => users::blocks(world, org, request, key),

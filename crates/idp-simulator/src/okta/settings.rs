@@ -32,7 +32,13 @@ pub struct Settings {
     /// The org has the feature of user blocks.
     #[serde(default = "yes")]
     pub blocks_feature: bool,
-    /// Password policies besides the default one.
+    /// The org has Identity Threat Protection: users have a risk that can be set.
+    #[serde(default = "yes")]
+    pub threat_protection: bool,
+    /// Seconds for which `search` still finds users as they were before a change.
+    #[serde(default)]
+    pub search_lag_s: i64,
+    /// Password policies before the default one, in the order of their priority.
     #[serde(default)]
     pub policies: Vec<Policy>,
     /// Service apps.
@@ -79,6 +85,12 @@ pub struct App {
     /// "Require Demonstrating Proof of Possession".
     #[serde(default)]
     pub dpop: Dpop,
+    /// A native application with the grant type Resource Owner Password.
+    #[serde(default)]
+    pub password_grant: bool,
+    /// Its client secret; null = a public client.
+    #[serde(default)]
+    pub secret: Option<String>,
     /// Granted scopes.
     #[serde(default)]
     pub scopes: Vec<String>,
@@ -114,6 +126,9 @@ pub struct Policy {
     pub name: String,
     /// `lockout.maxAttempts`.
     pub max_attempts: u32,
+    /// Ids of the groups it applies to.
+    #[serde(default)]
+    pub groups: Vec<String>,
     /// False: INACTIVE.
     #[serde(default = "yes")]
     pub active: bool,

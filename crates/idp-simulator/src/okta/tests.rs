@@ -8,6 +8,8 @@ use super::*;
 use crate::log::{Event, Log};
 use crate::tokens::Issuer;
 
+mod clients;
+
 const CLIENT: &str = "0oa1";
 const HOST: &str = "https://acme.okta.com";
 
@@ -83,6 +85,14 @@ impl Stage {
             .append_pair("client_assertion", &assertion)
             .finish();
         self.send(Method::POST, "/oauth2/v1/token", &[], form).await
+    }
+
+    /// A call under one scope.
+    async fn call(&self, method: Method, target: &str, scope: &str, body: Value) -> Reply {
+        let granted = self.token(&self.claims(), scope).await;
+        let token = format!("Bearer {}", granted.body["access_token"].as_str().unwrap());
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.send(method, target, &[("authorization", token)], body).await
     }
 
     async fn api(&self, method: Method, target: &str) -> Reply {

@@ -64,9 +64,9 @@ pub fn listed(org: &Org, account: &Account, base: &str, now: OffsetDateTime) -> 
             "login": account.login,
             "email": account.email,
             "secondEmail": account.other_emails.first(),
-            "firstName": account.given_name,
-            "lastName": account.family_name,
-            "displayName": account.display_name,
+            "firstName": filled(&account.given_name),
+            "lastName": filled(&account.family_name),
+            "displayName": filled(&account.display_name),
             "mobilePhone": null,
             "department": account.department,
             "title": account.job_title,
@@ -74,6 +74,11 @@ pub fn listed(org: &Org, account: &Account, base: &str, now: OffsetDateTime) -> 
         "credentials": credentials,
         "_links": {"self": {"href": format!("{base}/api/v1/users/{}", account.id)}},
     })
+}
+
+/// An attribute without a value is null: Okta has no empty ones.
+fn filled(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
 }
 
 /// The object read alone, with a link for each step its status allows.

@@ -48,7 +48,12 @@ pub fn list(world: &World, org: &Org, request: &Request) -> Outcome {
                     || starts(account.email.as_deref().unwrap_or_default(), q)
             })
     };
-    paged(world, org, request, "/api/v1/users", keep)
+    let lags = search.is_some();
+    let view = |account: Account| {
+        let seen = if lags { org.directory.accounts.lagging(account, now) } else { Some(account) };
+        seen.filter(&keep)
+    };
+    paged(world, org, request, "/api/v1/users", view)
 }
 
 /// `GET /api/v1/groups/{id}/users`: direct members, without deprovisioned ones, who lose their memberships.
@@ -65,16 +70,18 @@ pub fn members(world: &World, org: &Org, request: &Request, group: &str) -> Outc
             && account.status != Status::Deprovisioned
             && org.directory.is_member(group, account)
     };
-    paged(world, org, request, &format!("/api/v1/groups/{group}/users"), keep)
+    paged(world, org, request, &format!("/api/v1/groups/{group}/users"), |account| {
+        Some(account).filter(&keep)
+    })
 }
 
-/// One page of users that pass `keep`.
+/// One page of users as `view` shows them.
 fn paged(
     world: &World,
     org: &Org,
     request: &Request,
     path: &str,
-    keep: impl Fn(&Account) -> bool,
+    view: impl Fn(Account) -> Option<Account>,
 ) -> Outcome {
     let invalid = |about: &str| errors::because("E0000001", about, &[]);
     let limit = match request.param("limit") {
@@ -88,10 +95,23 @@ fn paged(
         Some(cursor) => position(&cursor).ok_or_else(|| invalid("after"))?,
     };
     let now = world.now();
-    let (accounts, next) = org.directory.accounts.page(position, limit, keep);
+    let (accounts, next) = org.directory.accounts.page_as(position, limit, view);
     let items: Vec<Value> = accounts.iter().map(|account| listed(org, account, &request.base, now)).collect();
     let mut response = wire::json(StatusCode::OK, &Value::Array(items));
-    let link = |after: Option<String>| {
+    let next = next.filter(|_| request.param("q").is_none()).map(cursor);
+    links(request, path, limit, next, &mut response);
+    Ok(response)
+}
+
+/// The links of a list, in two header lines, as live orgs send them.
+pub fn links(
+    request: &Request,
+    path: &str,
+    limit: usize,
+    next: Option<String>,
+    response: &mut Response<Bytes>,
+) {
+    let link = |after: Option<String>, rel: &str| {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         if let Some(after) = after {
             query.append_pair("after", &after);
@@ -102,14 +122,12 @@ fn paged(
                 query.append_pair(name, &value);
             }
         }
-        request.link(&format!("{path}?{}", query.finish()))
+        format!("<{}>; rel=\"{rel}\"", request.link(&format!("{path}?{}", query.finish())))
     };
-    // Two header lines, as live orgs send them.
-    wire::set_header(&mut response, "link", &format!("<{}>; rel=\"self\"", link(request.param("after"))));
-    if let Some(next) = next.filter(|_| request.param("q").is_none()) {
-        wire::set_header(&mut response, "link", &format!("<{}>; rel=\"next\"", link(Some(cursor(next)))));
+    wire::set_header(response, "link", &link(request.param("after"), "self"));
+    if next.is_some() {
+        wire::set_header(response, "link", &link(next, "next"));
     }
-    Ok(response)
 }
 
 /// `GET /api/v1/users/{id or login or short name}`.

@@ -284,7 +284,7 @@ async fn a_batch_answers_each_item_by_id_with_its_own_status() {
     let answer =
         |id: &str| body["responses"].as_array().unwrap().iter().find(|r| r["id"] == id).unwrap().clone();
     assert_eq!(answer("1")["body"]["id"], ANN);
-    assert_eq!((&answer("2")["status"], &answer("2")["headers"]["retry-after"]), (&json!(429), &json!("7")));
+    assert_eq!((&answer("2")["status"], &answer("2")["headers"]["Retry-After"]), (&json!(429), &json!("7")));
     assert_eq!(answer("3")["status"], 424);
     let many: Vec<Value> =
         (0..21).map(|n| json!({"id": n.to_string(), "method": "GET", "url": "/users"})).collect();

@@ -260,6 +260,13 @@ mod assertion {
         assert!(ask(signed(&stranger, &print, &endpoint, 300)).await.1.contains("signature is invalid"));
         assert!(ask(signed(&key, &print, "https://elsewhere.example/", 300)).await.1.contains("audience"));
         assert!(ask(signed(&key, &print, &endpoint, -1)).await.1.contains("expired"));
+        // MSAL for Python pads the thumbprint, and its times have fractions.
+        let header =
+            Header { alg: Algorithm::PS256, x5t_s256: Some(format!("{print}=")), ..Header::default() };
+        let now = time::OffsetDateTime::now_utc().unix_timestamp();
+        let claims = json!({"aud": endpoint, "iss": APP, "sub": APP, "jti": uuid::Uuid::new_v4(),
+            "exp": format!("{}.25", now + 300).parse::<f64>().unwrap()});
+        assert!(ask(jsonwebtoken::encode(&header, &claims, &key).unwrap()).await.0);
         assert!(ask("garbage".into()).await.1.contains("malformed"));
     }
 }

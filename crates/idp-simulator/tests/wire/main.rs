@@ -5,9 +5,11 @@
     reason = "a test that cannot set up its world fails at once, and an absent JSON member reads as null"
 )]
 
+mod clients;
 mod control;
 mod entra_graph;
 mod entra_login;
 mod faults;
 mod lockout;
+mod pressure;
 mod stage;
