@@ -17,6 +17,7 @@ mod database;
 mod doctor;
 mod entra;
 mod feeds;
+mod interruptions;
 #[cfg(feature = "fail-points")]
 mod kills;
 mod limiter;
