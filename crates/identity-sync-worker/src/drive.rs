@@ -350,7 +350,9 @@ impl Sync {
             return Ok(None);
         }
         let applied = apply::page(&mut tx, &scope, page.accounts).await?;
-        store_removals::seen_again(&mut tx, tenant, integration, &applied.seen).await?;
+        if !scope.known_only {
+            store_removals::seen_again(&mut tx, tenant, integration, &applied.seen).await?;
+        }
         if run.full {
             store::remember_page(&mut tx, tenant, &run, &applied.seen).await?;
         }
