@@ -205,6 +205,13 @@ impl Stage {
         stage
     }
 
+    /// Writes a file beside the keys and returns its path.
+    pub fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.files.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
     /// The configuration of a sync worker that the API finds, with directories at this simulator.
     pub fn sync_worker_config(&self, idp: &Idp) -> identity_sync_worker::Config {
         let dir = self.files.path();

@@ -16,6 +16,7 @@ mod conformance;
 mod database;
 mod entra;
 mod feeds;
+mod interruptions;
 #[cfg(feature = "fail-points")]
 mod kills;
 mod limiter;
