@@ -194,6 +194,17 @@ impl World {
         self.run(run).await.is_some_and(|(state, ..)| state != "running")
     }
 
+    /// What is known of a run that does not go on.
+    async fn stuck(&mut self, run: SyncRunId) -> String {
+        let work: Vec<String> = sqlx::query_scalar(
+            "SELECT format('%s, now %s', to_jsonb(w), clock_timestamp()) FROM sync.work w",
+        )
+        .fetch_all(&mut self.db)
+        .await
+        .unwrap();
+        format!("{run} does not go on: {:?}; met {:?}; its work {work:?}", self.run(run).await, self.met)
+    }
+
     async fn ends_well(&mut self, run: SyncRunId) {
         let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
         loop {
@@ -202,12 +213,8 @@ impl World {
                     assert_eq!(state, "finished", "{run}: {message}; met {:?}", self.met);
                     return;
                 }
-                other => assert!(
-                    tokio::time::Instant::now() < deadline,
-                    "{run} does not end: {other:?}; met {:?}; unfired {:?}",
-                    self.met,
-                    self.idp.simulator.world.faults.unfired()
-                ),
+                _ if tokio::time::Instant::now() > deadline => panic!("{}", self.stuck(run).await),
+                _ => {}
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -275,13 +282,8 @@ impl World {
                 simulator.faults.clear();
                 return false;
             }
-            let stuck = tokio::time::Instant::now() > deadline;
-            assert!(
-                !stuck,
-                "{kind:?} at {operation} after {skip}: {:?}; met {:?}",
-                self.run(run).await,
-                self.met
-            );
+            let late = tokio::time::Instant::now() > deadline;
+            assert!(!late, "{kind:?} at {operation} after {skip}: {}", self.stuck(run).await);
             tokio::time::sleep(Duration::from_millis(15)).await;
         }
         match kind {
@@ -310,6 +312,15 @@ impl World {
 
     async fn kill(&mut self) {
         self.worker.kill().await.unwrap();
+        self.start_another().await;
+    }
+
+    async fn start_another(&mut self) {
+        // The lease of what the dead process held would run for ten minutes.
+        sqlx::query("UPDATE sync.work SET lease_until = clock_timestamp() WHERE state = 'in_flight'")
+            .execute(&mut self.db)
+            .await
+            .unwrap();
         self.worker = started(&self.config);
     }
 
@@ -332,7 +343,7 @@ impl World {
         .execute(&mut self.db)
         .await
         .unwrap();
-        self.worker = started(&self.config);
+        self.start_another().await;
     }
 
     /// The directory as its control port tells it.
