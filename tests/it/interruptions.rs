@@ -316,7 +316,8 @@ impl World {
     }
 
     async fn start_another(&mut self) {
-        // The lease of what the dead process held would run for ten minutes.
+        // A message with which five workers died is parked as the cause of it, and the run goes on when its lease ends.
+        // Here workers die that often in a row, and nobody waits for ten minutes.
         sqlx::query("UPDATE sync.work SET lease_until = clock_timestamp() WHERE state = 'in_flight'")
             .execute(&mut self.db)
             .await

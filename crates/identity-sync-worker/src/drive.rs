@@ -158,8 +158,11 @@ impl Sync {
                     return self.settle(delivery, &job.integration, work, wait).await;
                 }
                 Ok(Step::Ended) => return self.settle(delivery, &job.integration, work, None).await,
-                // The other worker puts the work back.
-                Ok(Step::Overtaken) => return self.acknowledge(delivery, tenant).await,
+                // By another worker, which goes on; or by the last commit of one that died, whose run goes on only if
+                // the work is put back here. Two workers on one run cost a page that is fetched twice.
+                Ok(Step::Overtaken) => {
+                    return self.settle(delivery, &job.integration, work, Some(self.slice)).await;
+                }
                 Err(StepError::Store(error)) => return Err(error.into()),
                 Err(StepError::Provider(error)) => {
                     let wait = self.failed(&job.integration, &run, error).await?;
@@ -386,20 +389,13 @@ impl Sync {
             directories::lock_directory(&mut tx, tenant, integration.id, integration.provider).await?;
         let now = tx.clock().await?;
         let (until, reason) = match (store::running(&mut tx, tenant, integration.id).await?, wait) {
-            (Some(_), Some(wait)) => (now + wait, "the directory cannot be read now"),
+            (Some(_), Some(wait)) => (now + wait, "the run goes on after a pause"),
             (Some(_), None) => (now, "the run goes on"),
             (None, _) => {
                 (directory.next_changes_at.min(directory.next_full_at), "until the next sync is due")
             }
         };
         work::postpone(&mut tx, work, until, reason).await?;
-        tx.commit().await?;
-        Ok(Outcome::Done)
-    }
-
-    async fn acknowledge(&self, delivery: &Delivery, tenant: TenantId) -> Result<Outcome, HandlerError> {
-        let mut tx = self.db.tenant(tenant).await?;
-        delivery.done(&mut tx).await?;
         tx.commit().await?;
         Ok(Outcome::Done)
     }

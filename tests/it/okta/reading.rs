@@ -66,7 +66,7 @@ async fn a_run_outlives_its_token_and_the_nonce() {
 #[tokio::test]
 async fn an_api_that_asks_for_nonces_gets_them() {
     let stage = Stage::people(json!({"api_nonce": true})).await;
-    assert_eq!(stage.account("ann@acme.example").await.display_name, "");
+    assert_eq!(stage.account("ann@acme.example").await.display_name, "Ann Lee");
     stage.patch_settings(json!({"dpop_nonces": ["rotated"]}));
     stage.account("ann@acme.example").await;
 }

@@ -1,5 +1,7 @@
 //! IntegrationService: what each call that reads, tests, switches, syncs or deletes decides and stores.
 
+use std::time::{Duration, Instant};
+
 use shared::{
     audit::{self, Event, Outcome},
     db::{Db, Tx},
@@ -27,6 +29,9 @@ use crate::{
     sealers::Sealers,
     store::{integrations, registry, syncs},
 };
+
+/// How long the first run of an active integration may be on its way.
+const FIRST_RUN_WITHIN: Duration = Duration::from_secs(15);
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -278,18 +283,23 @@ impl Integrations {
         let tenant = caller.tenant()?;
         let integration = id("integration_id", &request.integration_id)?;
         let asked: Option<SyncRunId> = optional_id("run_id", &request.run_id)?;
-        let mut tx = self.db.tenant(tenant).await?;
-        integrations::get(&mut tx, tenant, integration).await?.ok_or(ApiError::NotFound("integration"))?;
-        let run = match asked {
-            Some(run) => run,
-            None => {
-                syncs::newest(&mut tx, tenant, integration)
-                    .await?
-                    .ok_or(ApiError::NotFound("sync run"))?
-                    .run_id
+        let patience = Instant::now() + FIRST_RUN_WITHIN;
+        let run = loop {
+            let mut tx = self.db.tenant(tenant).await?;
+            let found = integrations::get(&mut tx, tenant, integration)
+                .await?
+                .ok_or(ApiError::NotFound("integration"))?;
+            let newest = syncs::newest(&mut tx, tenant, integration).await?.map(|run| run.run_id);
+            tx.rollback().await?;
+            match asked.or(newest) {
+                Some(run) => break run,
+                // Its first run is on its way to the worker: whoever just activated it asks for exactly that.
+                None if found.status == Derived::Active && Instant::now() < patience => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                None => return Err(ApiError::NotFound("sync run")),
             }
         };
-        tx.rollback().await?;
         Ok(watch::stream(self.db.clone(), self.stop.clone(), tenant, integration, run))
     }
 

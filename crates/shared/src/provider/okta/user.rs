@@ -89,6 +89,7 @@ impl From<User> for Account {
         };
         let Profile { login, email, second_email, display_name, first_name, last_name } = profile;
         let display_name = display_name
+            .filter(|name| !name.is_empty())
             .unwrap_or_else(|| [first_name, last_name].into_iter().flatten().collect::<Vec<_>>().join(" "));
         let mut addresses: Vec<String> = Vec::new();
         let verified = credentials.into_iter().flat_map(|c| c.emails).filter_map(|e| e.value);
