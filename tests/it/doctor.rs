@@ -217,6 +217,14 @@ async fn the_catalogue_says_what_each_provider_needs_before_anything_is_set_up()
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
+    // Nobody reads what is printed: that is no reason to panic.
+    let mut unread = viewer.command(["integration", "providers"]);
+    let mut unread =
+        unread.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop(unread.stdout.take());
+    let ended = unread.wait_with_output().await.unwrap();
+    assert!(ended.status.success() && ended.stderr.is_empty(), "{}", String::from_utf8_lossy(&ended.stderr));
+
     let listed = viewer.asks("integration providers").await;
     assert_eq!(listed[0]["capabilities"][0]["permissions"][0]["name"], "User.Read.All");
     stage.stop().await;

@@ -101,6 +101,7 @@ impl Entra {
         let Users { next, value, .. } = match answer.status {
             200 => answer.json()?,
             404 => return Err(ProviderError::Refused(group_missing(group))),
+            403 => return Err(ProviderError::Refused(groups_unreadable())),
             _ => return Err(super::graph::error(&answer)),
         };
         let accounts = value.into_iter().map(|user| user.into_account(facts)).collect();
@@ -125,6 +126,7 @@ impl Entra {
             match answer.status {
                 200 => {}
                 404 => return Err(ProviderError::Refused(group_missing(group))),
+                403 => return Err(ProviderError::Refused(groups_unreadable())),
                 _ => return Err(super::graph::error(&answer)),
             }
         }
@@ -184,6 +186,16 @@ impl Entra {
 
 fn members_path(group: &str) -> Result<String, ProviderError> {
     Ok(format!("/groups/{}/transitiveMembers/microsoft.graph.user", object_id_segment(group)?))
+}
+
+fn groups_unreadable() -> Missing {
+    Missing {
+        reason: "consent_missing",
+        message:
+            "Add the application permission GroupMember.Read.All to the application and grant admin consent."
+                .into(),
+        not_granted: true,
+    }
 }
 
 /// A group of the scope is not there (any more). Never an empty group: its members would be taken for gone.
