@@ -114,7 +114,7 @@ async fn without_the_inbox_cut_connections_repeat_effects() {
         cut.bus.count(repeated).await > 0,
         "the inbox was taken out and nothing went wrong: the test proves nothing"
     );
-    cut.running.stop().await;
+    assert_eq!(cut.running.stop().await, ExitCode::SUCCESS);
 }
 
 /// A consumer under load whose connections can be cut.
@@ -135,8 +135,6 @@ impl Cut {
         let mut common = bus.common_as("parapet_validator");
         common.database.port = database.port();
         common.broker.port = broker.port();
-        // A connection that was cut in the middle of a close is given up after a minute, which is just the default grace.
-        common.lifecycle.grace_seconds = 180;
         let running = e2e::bus::start("validator", common).await;
         let handler = Effect::new(running.service.db(), Duration::from_millis(2));
         let consumer = Arc::clone(&handler) as Arc<dyn Handler>;

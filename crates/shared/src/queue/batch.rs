@@ -121,7 +121,10 @@ impl Batches {
         match self.together(&mut batch).await {
             Together::Done => {
                 for raw in &acks {
-                    worker.acknowledge(raw).await;
+                    // Gone with its channel, and so are the others: no need to find that out one by one.
+                    if !worker.acknowledge(raw).await {
+                        break;
+                    }
                 }
             }
             Together::Failed => apart.splice(0..0, acks).for_each(drop),

@@ -1,6 +1,6 @@
 //! Where the broker is and how a connection to it is made.
 
-use std::{path::PathBuf, time::Duration};
+use std::{future::Future, path::PathBuf, time::Duration};
 
 use lapin::{
     Connection, ConnectionProperties,
@@ -72,6 +72,20 @@ pub enum BrokerError {
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for the broker's part in one call.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Waits for one call to the broker, but not for ever.
+///
+/// INVARIANT: no call to lapin is waited for without a bound. When a connection is cut at the wrong moment, the future of
+/// a call that was under way stays open for ever (lapin 4: an acknowledgement, in one of some ten runs of
+/// `tests/it/outage.rs`). It would keep a place among the messages at work, and the service from ending.
+pub(super) async fn answered<T>(call: impl Future<Output = lapin::Result<T>>) -> Result<T, BrokerError> {
+    match tokio::time::timeout(ANSWER_LIMIT, call).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(BrokerError::Timeout),
+    }
+}
 
 impl BrokerConfig {
     /// Opens a connection that broker operators see under this name. Files are read each time, so that a new
@@ -112,5 +126,17 @@ impl BrokerConfig {
         .await
         .map_err(|_| BrokerError::Timeout)?
         .map_err(BrokerError::Amqp)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_stays_open_is_given_up() {
+        let answer = answered(std::future::pending::<lapin::Result<()>>()).await;
+        assert!(matches!(answer, Err(BrokerError::Timeout)), "{answer:?}");
+        assert_eq!(answered(async { Ok(7) }).await.unwrap(), 7);
     }
 }

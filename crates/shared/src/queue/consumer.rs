@@ -22,7 +22,7 @@ use tracing::Instrument;
 
 use super::{
     Delivery, Handler, HandlerError, Outcome,
-    config::{BrokerConfig, BrokerError},
+    config::{BrokerConfig, BrokerError, answered},
     link::{self, LinkState},
 };
 use crate::{
@@ -101,18 +101,17 @@ impl Worker {
         &self,
         connection: &Connection,
     ) -> Result<(Channel, lapin::Consumer), BrokerError> {
-        let channel = connection.create_channel().await?;
-        channel.basic_qos(self.prefetch, BasicQosOptions::default()).await?;
+        let channel = answered(connection.create_channel()).await?;
+        answered(channel.basic_qos(self.prefetch, BasicQosOptions::default())).await?;
         let look = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        channel.queue_declare(self.topic.as_str().into(), look, FieldTable::default()).await?;
-        let consumer = channel
-            .basic_consume(
-                self.topic.as_str().into(),
-                self.service.name().into(),
-                BasicConsumeOptions::default(),
-                FieldTable::default(),
-            )
-            .await?;
+        answered(channel.queue_declare(self.topic.as_str().into(), look, FieldTable::default())).await?;
+        let consumer = answered(channel.basic_consume(
+            self.topic.as_str().into(),
+            self.service.name().into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        ))
+        .await?;
         self.state.up();
         Ok((channel, consumer))
     }
@@ -151,9 +150,9 @@ impl Worker {
         channel: &Channel,
         consumer: &lapin::Consumer,
     ) -> Result<(), BrokerError> {
-        channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
+        answered(channel.basic_cancel(consumer.tag(), BasicCancelOptions::default())).await?;
         let _all = self.slots.acquire_many(u32::from(self.at_once)).await;
-        connection.close(200, "stopping".into()).await?;
+        answered(connection.close(200, "stopping".into())).await?;
         Ok(())
     }
 
@@ -178,7 +177,10 @@ impl Worker {
         async {
             loop {
                 match self.attempt(&mut delivery).await {
-                    Step::Acknowledge => return self.acknowledge(&raw).await,
+                    Step::Acknowledge => {
+                        self.acknowledge(&raw).await;
+                        return;
+                    }
                     Step::Leave => return,
                     Step::TryAgain(pause) => {
                         tokio::select! {
@@ -313,12 +315,14 @@ impl Worker {
         tx.commit().await
     }
 
-    // A lost acknowledgement undoes nothing: the message comes again and the inbox knows it.
-    pub(super) async fn acknowledge(&self, raw: &message::Delivery) {
-        if !matches!(raw.acker.ack(BasicAckOptions::default()).await, Ok(true)) {
+    /// Whether the acknowledgement arrived. A lost one undoes nothing: the message comes again and the inbox knows it.
+    pub(super) async fn acknowledge(&self, raw: &message::Delivery) -> bool {
+        let arrived = matches!(answered(raw.acker.ack(BasicAckOptions::default())).await, Ok(true));
+        if !arrived {
             metrics::counter!("parapet_acks_lost_total", "topic" => self.topic.as_str()).increment(1);
             tracing::debug!(topic = %self.topic, "acknowledgement lost with its channel");
         }
+        arrived
     }
 
     pub(super) fn count(&self, outcome: &'static str) {

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    config::{BrokerConfig, BrokerError},
+    config::{BrokerConfig, BrokerError, answered},
     link::{self, LinkState},
 };
 use crate::id::{MessageId, TenantId};
@@ -130,8 +130,8 @@ impl Publisher {
 
     async fn session(&self, connection: Connection, stop: &CancellationToken) -> Result<(), BrokerError> {
         let mut events = std::pin::pin!(connection.events_listener());
-        let channel = connection.create_channel().await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        let channel = answered(connection.create_channel()).await?;
+        answered(channel.confirm_select(ConfirmSelectOptions::default())).await?;
         self.inner.line.send_replace(Line::Open(channel.clone()));
         self.inner.state.up();
         loop {
@@ -169,7 +169,7 @@ impl Publisher {
         let window = u32::try_from(WINDOW).unwrap_or(u32::MAX);
         let _drained =
             tokio::time::timeout(Duration::from_secs(5), self.inner.window.acquire_many(window)).await;
-        connection.close(200, "stopping".into()).await?;
+        answered(connection.close(200, "stopping".into())).await?;
         Ok(())
     }
 
@@ -210,11 +210,15 @@ async fn confirmed(channel: &Channel, message: Message) -> Result<(), PublishErr
         .with_content_type(message.content_type.into())
         .with_delivery_mode(PERSISTENT)
         .with_headers(headers);
-    let sent = channel
-        .basic_publish(ShortString::default(), message.topic.into(), MUST_ROUTE, &message.body, properties)
-        .await?;
+    let confirmed = async {
+        let topic = message.topic.into();
+        let sent = channel
+            .basic_publish(ShortString::default(), topic, MUST_ROUTE, &message.body, properties)
+            .await?;
+        sent.await
+    };
     // INVARIANT: only Ack(None) is success. An unroutable message is acknowledged too, and returned.
-    match tokio::time::timeout(CONFIRM_TIMEOUT, sent).await {
+    match tokio::time::timeout(CONFIRM_TIMEOUT, confirmed).await {
         Ok(Ok(Confirmation::Ack(None))) => Ok(()),
         Ok(Ok(Confirmation::Ack(Some(_)))) => Err(PublishError::Unroutable),
         Ok(Ok(Confirmation::Nack(_))) => Err(PublishError::Refused),

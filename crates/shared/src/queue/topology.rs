@@ -5,7 +5,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-use super::config::{BrokerConfig, BrokerError};
+use super::config::{BrokerConfig, BrokerError, answered};
 use crate::outbox::Topic;
 
 /// Returns of a message after which the broker gives it up. It only ends crash loops: the inbox parks long before.
@@ -19,18 +19,18 @@ pub fn dead_letter_queue(topic: Topic) -> String {
 /// Declares every queue, on a connection of its own, since a queue that exists with other arguments closes it.
 pub async fn declare_topology(config: &BrokerConfig) -> Result<(), BrokerError> {
     let connection = config.connect("parapet topology").await?;
-    let channel = connection.create_channel().await?;
+    let channel = answered(connection.create_channel()).await?;
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     for &topic in Topic::ALL {
         let dead = dead_letter_queue(topic);
-        channel.queue_declare(dead.as_str().into(), durable, quorum()).await?;
+        answered(channel.queue_declare(dead.as_str().into(), durable, quorum())).await?;
         let mut arguments = quorum();
         arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
         arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
         arguments.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString(dead.into()));
-        channel.queue_declare(topic.as_str().into(), durable, arguments).await?;
+        answered(channel.queue_declare(topic.as_str().into(), durable, arguments)).await?;
     }
-    connection.close(200, "done".into()).await?;
+    answered(connection.close(200, "done".into())).await?;
     Ok(())
 }
 
