@@ -9,6 +9,7 @@
 pub mod bus;
 pub mod idp;
 pub mod permits;
+pub mod process;
 pub mod proxy;
 pub mod servers;
 pub mod validation;

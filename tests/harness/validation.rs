@@ -1,6 +1,6 @@
 //! A tenant with a simulated Entra ID directory and leaked credentials for it: the world of validator tests.
 
-use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use identity_sync_worker::{Config as SyncWorker, KeyConfig, SyncConfig};
 use idp_simulator::{log::Submission, model::Directory};
@@ -20,14 +20,12 @@ use shared::{
     wire::events::{FeedBatchReceived, SyncRequested, ValidationRequested},
 };
 use sqlx::PgConnection;
-use tokio::{
-    process::{Child, Command},
-    sync::oneshot,
-};
+use tokio::{process::Child, sync::oneshot};
 use uuid::Uuid;
 
 use crate::{
     idp::Idp,
+    process,
     servers::{Database, ROLE_PASSWORD, Vhost, database, servers, unique, vhost},
 };
 
@@ -378,37 +376,26 @@ impl World {
 
     /// Starts a validator process. `fail_point`: the stage at which it is to die.
     pub fn validator(&self, program: &Path, fail_point: Option<&str>) -> Child {
-        let config = self.dir.path().join("validator.json");
         let key = |name: &str| self.dir.path().join(name);
+        let common = Common {
+            database: DatabaseConfig {
+                host: "127.0.0.1".into(),
+                port: self.port,
+                database: self.database.name.clone(),
+                user: "parapet_validator".into(),
+                password_file: Some(self.broker.password_file.clone()),
+                ..DatabaseConfig::default()
+            },
+            broker: self.broker.clone(),
+            ..Common::default()
+        };
         let options = json!({
-            "common": {
-                "database": {
-                    "host": "127.0.0.1", "port": self.port, "database": self.database.name,
-                    "user": "parapet_validator", "password_file": self.broker.password_file,
-                },
-                "broker": {
-                    "host": self.broker.host, "port": self.broker.port, "vhost": self.broker.vhost,
-                    "user": self.broker.user, "password_file": self.broker.password_file,
-                },
-                "telemetry": { "log": "warn" },
-            },
-            "idp": {
-                "extra_ca": self.idp.ca(),
-                "resolve": [
-                    { "suffix": "microsoftonline.com", "address": self.idp.simulator.addr },
-                    { "suffix": "microsoft.com", "address": self.idp.simulator.addr },
-                ],
-            },
+            "common": process::common(&common),
+            "idp": process::egress(&self.idp.egress_config()),
             "keys": { "integration": key("integration.key"), "leak": key("leak.key"), "digest": key("digest.hex") },
             "validator": { "concurrency": if fail_point.is_some() { 1 } else { 8 } },
         });
-        std::fs::write(&config, options.to_string()).unwrap();
-        let mut command = Command::new(program);
-        command.arg("--config").arg(config).stdin(Stdio::null()).kill_on_drop(true);
-        if let Some(stage) = fail_point {
-            command.env("PARAPET_FAIL_POINT", stage);
-        }
-        command.spawn().unwrap()
+        process::start(program, &process::file(self.dir.path(), &options), fail_point)
     }
 }
 

@@ -5,13 +5,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-    process::Stdio,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use e2e::{Idp, until};
+use e2e::{Idp, process, until};
 use idp_simulator::{
     faults::Fault,
     model::{Directory, Settings},
@@ -24,7 +23,7 @@ use shared::{
     wire::v1::{self, integration_service_client::IntegrationServiceClient},
 };
 use sqlx::{PgConnection, Row as _};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use crate::api_stage::{Api, Stage, package};
 
@@ -427,41 +426,20 @@ fn okta(people: &Value, jwks: &Value) -> Value {
 /// The worker's configuration, as a file.
 fn worker_file(stage: &Stage, idp: &Idp) -> PathBuf {
     let config = stage.sync_worker_config(idp);
-    let (common, sync) = (&config.common, &config.sync);
-    let (database, broker, tls) = (&common.database, &common.broker, common.tls.as_ref().unwrap());
-    let resolve: Vec<_> =
-        config.idp.resolve.iter().map(|f| json!({ "suffix": f.suffix, "address": f.address })).collect();
     let options = json!({
-        "common": {
-            "database": {
-                "host": database.host, "port": database.port, "database": database.database,
-                "user": database.user, "password_file": database.password_file,
-            },
-            "broker": {
-                "host": broker.host, "port": broker.port, "vhost": broker.vhost, "user": broker.user,
-                "password_file": broker.password_file,
-            },
-            "tls": { "cert_file": tls.cert_file, "key_file": tls.key_file, "ca_file": tls.ca_file },
-            "grpc": { "listen": common.grpc.listen, "allow": common.grpc.allow },
-            "telemetry": { "log": "error" },
-        },
-        "idp": { "extra_ca": config.idp.extra_ca, "resolve": resolve },
+        "common": process::common(&config.common),
+        "idp": process::egress(&config.idp),
         "keys": { "integration": config.keys.integration },
         "sync": {
-            "changes_every_seconds": sync.changes_every_seconds, "slice_seconds": sync.slice_seconds,
+            "changes_every_seconds": config.sync.changes_every_seconds,
+            "slice_seconds": config.sync.slice_seconds,
         },
     });
     stage.file("worker.json", &options.to_string())
 }
 
-fn started(config: &PathBuf) -> Child {
-    Command::new(e2e::program("identity-sync-worker"))
-        .arg("--config")
-        .arg(config)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
+fn started(config: &Path) -> Child {
+    process::start(&e2e::program("identity-sync-worker"), config, None)
 }
 
 async fn ends_with_what_the_directory_holds(provider: v1::ProviderKind) {

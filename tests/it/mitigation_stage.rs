@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
+#[cfg(feature = "fail-points")]
+use e2e::process;
 use e2e::{Bus, Idp};
 use idp_simulator::model::Directory;
 use mitigation_executor::config::{Brake, Config, Keys, Tuning};
@@ -227,22 +229,9 @@ impl Stage {
     #[cfg(feature = "fail-points")]
     pub fn process(&self, program: &std::path::Path, fail_point: Option<&str>) -> tokio::process::Child {
         let Config { common, idp, keys, executor, brake } = &self.config;
-        let (database, broker) = (&common.database, &common.broker);
-        let resolve =
-            idp.resolve.iter().map(|fixed| json!({"suffix": fixed.suffix, "address": fixed.address}));
         let options = json!({
-            "common": {
-                "database": {
-                    "host": database.host, "port": database.port, "database": database.database,
-                    "user": database.user, "password_file": database.password_file,
-                },
-                "broker": {
-                    "host": broker.host, "port": broker.port, "vhost": broker.vhost, "user": broker.user,
-                    "password_file": broker.password_file,
-                },
-                "telemetry": { "log": "warn" },
-            },
-            "idp": { "extra_ca": idp.extra_ca, "resolve": resolve.collect::<Vec<_>>() },
+            "common": process::common(common),
+            "idp": process::egress(idp),
             "keys": { "integration": keys.integration },
             "executor": { "concurrency": 1, "check_after_seconds": executor.check_after_seconds },
             "brake": {
@@ -250,14 +239,7 @@ impl Stage {
                 "share_from_accounts": brake.share_from_accounts, "hold_first_run": brake.hold_first_run,
             },
         });
-        let file = self.files.path().join("executor.json");
-        std::fs::write(&file, options.to_string()).unwrap();
-        let mut command = tokio::process::Command::new(program);
-        command.arg("--config").arg(file).stdin(std::process::Stdio::null()).kill_on_drop(true);
-        if let Some(place) = fail_point {
-            command.env("PARAPET_FAIL_POINT", place);
-        }
-        command.spawn().unwrap()
+        process::start(program, &process::file(self.files.path(), &options), fail_point)
     }
 
     pub async fn stop(&mut self) {

@@ -8,7 +8,7 @@ use shared::{
     id::{IntegrationId, TenantId},
     integration_store::{self, Integration},
     provider::{Listing, Next, Provider, ProviderError},
-    wire::internal::PreviewScopeResponse,
+    wire::{internal, v1::PreviewScopeResponse},
 };
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -39,6 +39,13 @@ pub(crate) struct Seen {
     pub identifiers: i32,
 }
 
+/// What the caller hears.
+type Heard = Result<internal::PreviewScopeResponse, Status>;
+
+fn wrapped(preview: PreviewScopeResponse) -> internal::PreviewScopeResponse {
+    internal::PreviewScopeResponse { preview: Some(preview) }
+}
+
 enum Broken {
     Provider(ProviderError),
     Store(StoreError),
@@ -63,14 +70,10 @@ impl Preview {
     }
 
     /// Reads, compares, answers; leaves nothing behind.
-    pub async fn run(
-        self,
-        provider: Arc<dyn Provider>,
-        heard: mpsc::Sender<Result<PreviewScopeResponse, Status>>,
-    ) {
+    pub async fn run(self, provider: Arc<dyn Provider>, heard: mpsc::Sender<Heard>) {
         let id = Uuid::now_v7();
         let last = match self.read(id, provider.as_ref(), &heard).await {
-            Ok(result) => Some(Ok(result)),
+            Ok(result) => Some(Ok(wrapped(result))),
             Err(Broken::Unheard) => None,
             Err(Broken::Store(error)) => Some(Err(error.into())),
             Err(Broken::Provider(ProviderError::Refused(missing))) => {
@@ -91,7 +94,7 @@ impl Preview {
         &self,
         id: Uuid,
         provider: &dyn Provider,
-        heard: &mpsc::Sender<Result<PreviewScopeResponse, Status>>,
+        heard: &mpsc::Sender<Heard>,
     ) -> Result<PreviewScopeResponse, Broken> {
         let (mut read, mut at, mut failures) = (0_i64, None, 0);
         loop {
@@ -128,7 +131,7 @@ impl Preview {
             store::remember(&mut tx, self.tenant, id, &seen).await?;
             tx.commit().await?;
             let progress = PreviewScopeResponse { accounts_read: read, ..PreviewScopeResponse::default() };
-            heard.send(Ok(progress)).await.map_err(|_| Broken::Unheard)?;
+            heard.send(Ok(wrapped(progress))).await.map_err(|_| Broken::Unheard)?;
             match page.next {
                 Next::Page(cursor) => at = Some(cursor),
                 Next::End(_) => break,
@@ -137,7 +140,14 @@ impl Preview {
         let mut tx = self.db.tenant(self.tenant).await?;
         let compared = store::compare(&mut tx, self.tenant, self.integration, id).await?;
         tx.rollback().await?;
-        Ok(PreviewScopeResponse { accounts_read: read, done: true, identifier_cap: self.cap, ..compared })
+        let over = compared.identifiers_used + compared.identifiers_added - self.cap;
+        Ok(PreviewScopeResponse {
+            accounts_read: read,
+            done: true,
+            identifier_cap: self.cap,
+            identifiers_over_cap: over.clamp(0, compared.identifiers_added),
+            ..compared
+        })
     }
 
     async fn forget(&self, id: Uuid) -> Result<(), StoreError> {

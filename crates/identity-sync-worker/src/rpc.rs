@@ -11,10 +11,13 @@ use shared::{
         Capability, CapabilityTest, ProviderError, TestReport, Warning,
         directory::{ConnectError, Directories},
     },
-    wire::internal::{
-        CapabilityResult, ConnectionWarning, Draft, EnsureClientKeyRequest, EnsureClientKeyResponse,
-        PreviewScopeRequest, PreviewScopeResponse, TestConnectionRequest, TestConnectionResponse,
-        directory_service_server::DirectoryService,
+    wire::{
+        internal::{
+            CapabilityResult, Draft, EnsureClientKeyRequest, EnsureClientKeyResponse, PreviewScopeRequest,
+            PreviewScopeResponse, TestConnectionRequest, TestConnectionResponse,
+            directory_service_server::DirectoryService,
+        },
+        v1::ConnectionWarning,
     },
 };
 use tokio::sync::mpsc;

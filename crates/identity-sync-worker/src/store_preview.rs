@@ -3,7 +3,7 @@
 use shared::{
     db::{StoreError, Tx},
     id::{IntegrationId, TenantId},
-    wire::internal::PreviewScopeResponse,
+    wire::v1::PreviewScopeResponse,
 };
 use sqlx::Row;
 use uuid::Uuid;

@@ -9,10 +9,27 @@
     reason = "generated; the contract is documented in proto/"
 )]
 
-/// The public API, `parapet.v1`.
-pub mod v1 {
-    tonic::include_proto!("parapet.v1");
+// Generated code finds other packages by their place among these modules.
+mod parapet {
+    /// The public API, `parapet.v1`.
+    pub mod v1 {
+        tonic::include_proto!("parapet.v1");
+    }
+    pub mod internal {
+        /// Calls between services, `parapet.internal.v1`.
+        pub mod v1 {
+            tonic::include_proto!("parapet.internal.v1");
+        }
+    }
+    pub mod events {
+        /// Messages on the broker, `parapet.events.v1`.
+        pub mod v1 {
+            tonic::include_proto!("parapet.events.v1");
+        }
+    }
 }
+pub use parapet::{events::v1 as events, internal::v1 as internal, v1};
+
 // INVARIANT (I8): a wire message with a secret does not print it; the build leaves their derived Debug out.
 macro_rules! opaque_debug {
     ($($name:ident),*) => {$(
@@ -24,15 +41,6 @@ macro_rules! opaque_debug {
     )*};
 }
 opaque_debug!(EntraCredentials, FeedRecord, SecretHash, Cookie);
-
-/// Calls between services, `parapet.internal.v1`.
-pub mod internal {
-    tonic::include_proto!("parapet.internal.v1");
-}
-/// Messages on the broker, `parapet.events.v1`.
-pub mod events {
-    tonic::include_proto!("parapet.events.v1");
-}
 
 /// The encoded descriptors of all three packages, custom options included, for reflection and for access checks.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));

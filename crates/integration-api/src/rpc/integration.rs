@@ -169,7 +169,7 @@ impl Integrations {
             integration: Some(shown),
             passed,
             sync_run_id,
-            warnings: integration_view::warnings(warnings),
+            warnings,
         })
     }
 

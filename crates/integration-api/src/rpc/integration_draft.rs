@@ -9,10 +9,7 @@ use shared::{
     id::{IntegrationId, TenantId},
     integration::{Connection, Settings, ValidationSettings},
     sealing::{Owner, column},
-    wire::{
-        internal::{self, Draft},
-        v1,
-    },
+    wire::{internal::Draft, v1},
 };
 use tonic::Status;
 use zeroize::Zeroizing;
@@ -98,7 +95,7 @@ impl Integrations {
         Ok(v1::TestIntegrationResponse {
             results: integration_view::health(&draft),
             passed,
-            warnings: integration_view::warnings(report.warnings),
+            warnings: report.warnings,
             ..v1::TestIntegrationResponse::default()
         })
     }
@@ -179,7 +176,7 @@ impl Integrations {
         edit::check_scope("scope.group_ids", found.provider, &scope)?;
         let answers = self.peers.preview(tenant, integration, scope.group_ids).await?;
         Ok(Box::pin(answers.map(|answer| match answer {
-            Ok(answer) => Ok(shown(answer)),
+            Ok(answer) => Ok(answer.preview.unwrap_or_default()),
             Err(status) => Err(refusal(&status).into()),
         })))
     }
@@ -191,36 +188,5 @@ fn refusal(status: &Status) -> ApiError {
             ApiError::Precondition { reason: "SCOPE_NOT_READABLE", message: status.message().to_owned() }
         }
         _ => ApiError::Unavailable("the directory cannot be read now; try the preview again"),
-    }
-}
-
-fn shown(from: internal::PreviewScopeResponse) -> v1::PreviewScopeResponse {
-    let internal::PreviewScopeResponse {
-        accounts_read,
-        done,
-        accounts_added,
-        accounts_kept,
-        accounts_removed,
-        identifiers_added,
-        identifiers_removed,
-        identifiers_used,
-        identifier_cap,
-        added_sample,
-        removed_sample,
-    } = from;
-    v1::PreviewScopeResponse {
-        accounts_read,
-        done,
-        accounts_added,
-        accounts_kept,
-        accounts_removed,
-        identifiers_added,
-        identifiers_removed,
-        identifiers_used,
-        identifier_cap,
-        identifiers_over_cap: (identifiers_used + identifiers_added - identifier_cap)
-            .clamp(0, identifiers_added),
-        added_sample,
-        removed_sample,
     }
 }

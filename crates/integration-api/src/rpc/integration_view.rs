@@ -7,7 +7,7 @@ use shared::{
         SyncScope, ValidationSettings,
     },
     provider::Capability,
-    wire::{internal, v1},
+    wire::v1,
 };
 
 use super::convert;
@@ -149,12 +149,6 @@ fn settings(from: Settings) -> v1::IntegrationSettings {
         }),
         scope: Some(v1::SyncScope { group_ids }),
     }
-}
-
-/// Warnings of a test.
-pub(super) fn warnings(from: Vec<internal::ConnectionWarning>) -> Vec<v1::ConnectionWarning> {
-    let shown = |internal::ConnectionWarning { reason, message }| v1::ConnectionWarning { reason, message };
-    from.into_iter().map(shown).collect()
 }
 
 /// The health of every capability that is known or switched on.
