@@ -39,6 +39,15 @@ NAMED = {
     "leo": {"password": "right-horse-3"},
     "sam": {"password": "right-horse-4"},
 }
+OKTA_SCOPES = [
+    "okta.users.read",
+    "okta.users.manage",
+    "okta.groups.read",
+    "okta.logs.read",
+    "okta.policies.read",
+    "okta.userRisk.read",
+    "okta.userRisk.manage",
+]
 
 
 def prepare(folder: pathlib.Path) -> dict:
@@ -65,6 +74,7 @@ def prepare(folder: pathlib.Path) -> dict:
         "okta_plain_app": OKTA_PLAIN_APP,
         "okta_key": str(folder / "okta.pem"),
         "okta_key_id": KEY_ID,
+        "okta_scopes": OKTA_SCOPES,
         "okta_users": GENERATED_OKTA + len(NAMED),
         "okta_group_members": GENERATED_OKTA // 10,
         "passwords": {name: account["password"] for name, account in NAMED.items()},
@@ -114,15 +124,7 @@ def _tenant(certificate: str) -> dict:
 def _org(jwk: dict) -> dict:
     app = {
         "jwks": {"keys": [jwk]},
-        "scopes": [
-            "okta.users.read",
-            "okta.users.manage",
-            "okta.groups.read",
-            "okta.logs.read",
-            "okta.policies.read",
-            "okta.userRisk.read",
-            "okta.userRisk.manage",
-        ],
+        "scopes": OKTA_SCOPES,
         "roles": ["SUPER_ADMIN"],
     }
     return {

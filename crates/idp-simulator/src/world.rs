@@ -30,6 +30,7 @@ pub const OPERATIONS: &[&str] = &[
     "graph.risky_users.dismiss",
     "graph.organization",
     "graph.licences",
+    "graph.application",
     "graph.service_principal",
     "graph.groups",
     "graph.batch",

@@ -8,9 +8,7 @@ const client = (clientId) =>
     orgUrl: STAGE.okta,
     authorizationMode: 'PrivateKey',
     clientId,
-    scopes: ['users.read', 'users.manage', 'groups.read', 'logs.read', 'userRisk.read', 'userRisk.manage'].map(
-      (scope) => `okta.${scope}`,
-    ),
+    scopes: STAGE.okta_scopes,
     privateKey: readFileSync(STAGE.okta_key, 'utf8'),
     keyId: STAGE.okta_key_id,
   })

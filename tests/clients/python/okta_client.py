@@ -12,15 +12,6 @@ from okta.models.user_risk_request import UserRiskRequest
 
 from steps import STAGE, account, control, equal, finish, step
 
-SCOPES = [
-    "okta.users.read",
-    "okta.users.manage",
-    "okta.groups.read",
-    "okta.logs.read",
-    "okta.policies.read",
-    "okta.userRisk.read",
-    "okta.userRisk.manage",
-]
 logging.getLogger("okta-sdk-python").setLevel(logging.CRITICAL)  # the refusals below are wanted
 
 
@@ -32,7 +23,7 @@ def client(app: str, **more) -> Client:
             "orgUrl": STAGE["okta"],
             "authorizationMode": "PrivateKey",
             "clientId": app,
-            "scopes": SCOPES,
+            "scopes": STAGE["okta_scopes"],
             "privateKey": key,
             "kid": STAGE["okta_key_id"],
             **more,

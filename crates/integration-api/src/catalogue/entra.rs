@@ -1,8 +1,24 @@
-//! Microsoft Entra ID. Permissions and their app-role ids: entra.md §17 and §18.
+//! Microsoft Entra ID.
 
-use shared::wire::v1::{Capability, ProviderKind};
+use shared::{
+    provider::entra::permission::{
+        self as entra, ADMINISTRATORS, APPLICATION_READ, GROUP_MEMBER_READ, LOCKOUT, Optional,
+        PASSWORD_AUTHORITY, RISKY_USER_READ, RISKY_USER_READ_WRITE, SIGN_INS, USER_ENABLE_DISABLE, USER_READ,
+        USER_REVOKE_SESSIONS,
+    },
+    wire::v1::{Capability, ProviderKind},
+};
 
-use super::{Can, Entry, SCOPE, field, helpful, needed};
+use super::{Can, Entry, Permission, Purpose, SCOPE, field};
+
+const fn needed(permission: entra::Permission, purpose: &'static str) -> Permission {
+    super::needed(permission.name, permission.id, purpose)
+}
+
+const fn without(optional: Optional) -> Permission {
+    let Optional { permission: entra::Permission { name, id }, cost, .. } = optional;
+    Permission { name, id, optional: true, purpose: Purpose::Without(cost) }
+}
 
 pub(super) const ENTRY: Entry = Entry {
     kind: ProviderKind::EntraId,
@@ -40,37 +56,14 @@ pub(super) const ENTRY: Entry = Entry {
             description: "Reads users page by page, and what changed since",
             reversible: false,
             permissions: &[
-                needed("User.Read.All", "df021288-bdef-4463-88db-98f22de89214", "reads users"),
-                helpful(
-                    "GroupMember.Read.All",
-                    "98830695-27a2-44f7-8c18-0c3ebc9698f6",
-                    "needed when only the members of groups are covered",
-                ),
-                helpful(
-                    "AuditLog.Read.All",
-                    "b0afded3-3588-46d8-8b3d-9842eff778da",
-                    "last sign-ins; without it an account's reserve comes back only with a new password",
-                ),
-                helpful(
-                    "RoleManagement.Read.Directory",
-                    "483bed4a-2ad3-4361-a73b-c83ccdbdc53c",
-                    "recognises administrators; without it the protection of privileged accounts does not cover them",
-                ),
-                helpful(
-                    "OnPremDirectorySynchronization.Read.All",
-                    "bb70e231-92dc-4729-aff5-697b3f04be95",
-                    "tells pass-through authentication; without it every synchronised account counts as checked in the cloud",
-                ),
-                helpful(
-                    "Directory.Read.All",
-                    "7ab1d382-f21e-4acd-a863-ba3e13f7da61",
-                    "reads the lockout threshold; without it Microsoft's default is assumed (10; US government 3)",
-                ),
-                helpful(
-                    "Application.Read.All",
-                    "9a5d68dd-52b0-4cc2-bd40-abcf44ac3a30",
-                    "reads when the client secret expires; without it nobody is warned",
-                ),
+                needed(USER_READ, "reads users"),
+                needed(GROUP_MEMBER_READ, "needed when only the members of groups are covered").optional(),
+                without(SIGN_INS),
+                without(ADMINISTRATORS),
+                without(PASSWORD_AUTHORITY),
+                without(LOCKOUT),
+                needed(APPLICATION_READ, "reads when the client secret expires; without it nobody is warned")
+                    .optional(),
             ],
             conditions: &["last sign-ins need the licence Entra ID P1"],
             warnings: &[],
@@ -95,11 +88,7 @@ pub(super) const ENTRY: Entry = Entry {
             capability: Capability::RevokeSessions,
             description: "Ends sign-in sessions and refresh tokens",
             reversible: false,
-            permissions: &[needed(
-                "User.RevokeSessions.All",
-                "77f3a031-c388-4f99-b373-dc68676a979e",
-                "invalidates refresh tokens and session cookies",
-            )],
+            permissions: &[needed(USER_REVOKE_SESSIONS, "invalidates refresh tokens and session cookies")],
             conditions: &[],
             warnings: &["access tokens already issued live on until they expire, about an hour"],
         },
@@ -108,8 +97,7 @@ pub(super) const ENTRY: Entry = Entry {
             description: "Sets accountEnabled to false",
             reversible: true,
             permissions: &[needed(
-                "User.EnableDisableAccount.All",
-                "3011c876-62b7-4ada-afa2-506cbbecc68c",
+                USER_ENABLE_DISABLE,
                 "changes accountEnabled, together with User.Read.All",
             )],
             conditions: &[
@@ -124,16 +112,8 @@ pub(super) const ENTRY: Entry = Entry {
             description: "Confirms the user compromised, for the tenant's own risk policies",
             reversible: true,
             permissions: &[
-                needed(
-                    "IdentityRiskyUser.ReadWrite.All",
-                    "656f6061-f9fe-4807-9708-6a2e0934df76",
-                    "confirms and dismisses risk",
-                ),
-                needed(
-                    "IdentityRiskyUser.Read.All",
-                    "dc5007c0-2d7d-4c42-879c-2dab87571379",
-                    "verifies that it took effect",
-                ),
+                needed(RISKY_USER_READ_WRITE, "confirms and dismisses risk"),
+                needed(RISKY_USER_READ, "verifies that it took effect"),
             ],
             conditions: &["the licence Entra ID P2", "not in the China cloud"],
             warnings: &[

@@ -40,7 +40,24 @@ struct Permission {
     name: &'static str,
     id: &'static str,
     optional: bool,
-    purpose: &'static str,
+    purpose: Purpose,
+}
+
+/// Why a permission is granted.
+enum Purpose {
+    /// What is done with it.
+    For(&'static str),
+    /// What its absence costs.
+    Without(&'static str),
+}
+
+impl Purpose {
+    fn shown(&self) -> String {
+        match self {
+            Self::For(what) => (*what).to_owned(),
+            Self::Without(cost) => format!("without it {cost}"),
+        }
+    }
 }
 
 const fn field(path: &'static str, label: &'static str, help: &'static str) -> Field {
@@ -65,11 +82,13 @@ const SCOPE: Field = field(
 .optional();
 
 const fn needed(name: &'static str, id: &'static str, purpose: &'static str) -> Permission {
-    Permission { name, id, optional: false, purpose }
+    Permission { name, id, optional: false, purpose: Purpose::For(purpose) }
 }
 
-const fn helpful(name: &'static str, id: &'static str, purpose: &'static str) -> Permission {
-    Permission { name, id, optional: true, purpose }
+impl Permission {
+    const fn optional(self) -> Self {
+        Self { optional: true, ..self }
+    }
 }
 
 /// The catalogue, with what the package includes.
@@ -96,11 +115,11 @@ impl Entry {
             required,
             secret,
         };
-        let permission = |&Permission { name, id, optional, purpose }: &Permission| v1::ProviderPermission {
-            name: name.into(),
-            id: id.into(),
-            optional,
-            purpose: purpose.into(),
+        let permission = |permission: &Permission| v1::ProviderPermission {
+            name: permission.name.into(),
+            id: permission.id.into(),
+            optional: permission.optional,
+            purpose: permission.purpose.shown(),
         };
         let capability = |can: &Can| v1::ProviderCapability {
             capability: can.capability.into(),

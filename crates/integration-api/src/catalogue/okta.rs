@@ -2,7 +2,7 @@
 
 use shared::wire::v1::{Capability, ProviderKind};
 
-use super::{Can, Entry, SCOPE, field, helpful, needed};
+use super::{Can, Entry, SCOPE, field, needed};
 
 pub(super) const ENTRY: Entry = Entry {
     kind: ProviderKind::Okta,
@@ -25,17 +25,9 @@ pub(super) const ENTRY: Entry = Entry {
             reversible: false,
             permissions: &[
                 needed("okta.users.read", "", "reads users"),
-                helpful("okta.groups.read", "", "needed when only the members of groups are covered"),
-                helpful(
-                    "okta.policies.read",
-                    "",
-                    "reads the lockout threshold; without it Okta's default of 10 is assumed",
-                ),
-                helpful(
-                    "okta.roles.read",
-                    "",
-                    "recognises administrators; without it the protection of privileged accounts does not cover them",
-                ),
+                needed("okta.groups.read", "", "needed when only the members of groups are covered").optional(),
+                needed("okta.policies.read", "", "reads the lockout threshold; without it Okta's default of 10 is assumed").optional(),
+                needed("okta.roles.read", "", "recognises administrators; without it the protection of privileged accounts does not cover them").optional(),
             ],
             conditions: &[
                 "an admin role for the app that covers the users: Read-only Administrator, or a custom role with a resource set",

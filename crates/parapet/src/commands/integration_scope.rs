@@ -55,12 +55,57 @@ impl Preview {
         }
         bar.finish_and_clear();
         anyhow::ensure!(last.done, "the preview ended before it was complete; try again");
-        output::show(global, &output::json("PreviewScopeResponse", &last)?)?;
-        if !global.json {
-            let scope =
-                if groups.is_empty() { "--whole-directory".to_owned() } else { format!("--group {groups}") };
-            eprintln!("\nto change to it: parapet integration update '{}' {scope}", self.integration);
+        if global.json {
+            return output::show(global, &output::json("PreviewScopeResponse", &last)?);
         }
+        print!("{}", summary(&last));
+        let scope =
+            if groups.is_empty() { "--whole-directory".to_owned() } else { format!("--group {groups}") };
+        eprintln!("\nto change to it: parapet integration update '{}' {scope}", self.integration);
         Ok(())
+    }
+}
+
+/// What would change, noughts included: that nobody goes is what most people look for.
+fn summary(preview: &api::PreviewScopeResponse) -> String {
+    let sample = |what: &str, all: i64, sample: &[String]| {
+        let more = if usize::try_from(all).is_ok_and(|all| all > sample.len()) { ", …" } else { "" };
+        if sample.is_empty() { String::new() } else { format!("{what:<13} {}{more}\n", sample.join(", ")) }
+    };
+    format!(
+        "accounts      {} added, {} kept, {} removed\n\
+         identifiers   {} added, {} removed; {} of {} are used now, {} would be beyond the cap\n{}{}",
+        preview.accounts_added,
+        preview.accounts_kept,
+        preview.accounts_removed,
+        preview.identifiers_added,
+        preview.identifiers_removed,
+        preview.identifiers_used,
+        preview.identifier_cap,
+        preview.identifiers_over_cap,
+        sample("added", preview.accounts_added, &preview.added_sample),
+        sample("removed", preview.accounts_removed, &preview.removed_sample),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_preview_says_that_nobody_is_removed() {
+        let preview = api::PreviewScopeResponse {
+            accounts_added: 3,
+            accounts_kept: 40,
+            identifier_cap: 1000,
+            added_sample: vec!["a@b.example".into()],
+            ..Default::default()
+        };
+        assert_eq!(
+            summary(&preview),
+            "accounts      3 added, 40 kept, 0 removed\n\
+             identifiers   0 added, 0 removed; 0 of 1000 are used now, 0 would be beyond the cap\n\
+             added         a@b.example, …\n"
+        );
     }
 }

@@ -93,9 +93,9 @@ impl Entra {
     pub(super) async fn permitted(&self, action: Action) -> Result<Option<bool>, ProviderError> {
         let Some(granted) = self.graph.permissions().await? else { return Ok(None) };
         Ok(Some(
-            super::check::needs(action.capability())
+            super::permission::needs(action.capability())
                 .iter()
-                .any(|set| set.iter().all(|p| granted.contains(*p))),
+                .any(|set| set.iter().all(|p| granted.contains(p.name))),
         ))
     }
 

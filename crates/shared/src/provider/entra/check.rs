@@ -1,15 +1,17 @@
 //! The connection test: what works with the granted permissions, capability by capability (entra.md §15, §17).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::Deserialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Entra, graph::Graph, ropc, token, verdict};
+use super::{
+    Entra,
+    graph::Graph,
+    permission::{self, GROUP_READERS, OPTIONAL, Optional, Permission, needs},
+    ropc, token, verdict,
+};
 use crate::{
     integration::EntraCloud,
     provider::{
@@ -18,76 +20,8 @@ use crate::{
     secret::SecretBytes,
 };
 
-/// Sets of application permissions that suffice for a capability, the least first (entra.md §17).
-pub(super) const fn needs(capability: Capability) -> &'static [&'static [&'static str]] {
-    match capability {
-        Capability::Read => &[
-            &["User.Read.All"],
-            &["User.ReadWrite.All"],
-            &["Directory.Read.All"],
-            &["Directory.ReadWrite.All"],
-        ],
-        Capability::Validate => &[&[]],
-        Capability::RevokeSessions => {
-            &[&["User.RevokeSessions.All"], &["User.ReadWrite.All"], &["Directory.ReadWrite.All"]]
-        }
-        Capability::DisableAccount => &[
-            &["User.EnableDisableAccount.All", "User.Read.All"],
-            &["User.ReadWrite.All"],
-            &["Directory.ReadWrite.All"],
-        ],
-        Capability::MarkCompromised => &[&["IdentityRiskyUser.ReadWrite.All", "IdentityRiskyUser.Read.All"]],
-    }
-}
-
-/// Sets of permissions that suffice to read the members of a scope's groups, besides reading users (entra.md §9).
-const GROUP_READERS: &[&[&str]] =
-    &[&["GroupMember.Read.All"], &["Group.Read.All"], &["Directory.Read.All"], &["Directory.ReadWrite.All"]];
-
-/// App-role ids of the permissions above (entra.md §18): what the authoritative list of grants shows.
-const APP_ROLES: &[(&str, &str)] = &[
-    ("df021288-bdef-4463-88db-98f22de89214", "User.Read.All"),
-    ("741f803b-c850-494e-b5df-cde7c675a1ca", "User.ReadWrite.All"),
-    ("7ab1d382-f21e-4acd-a863-ba3e13f7da61", "Directory.Read.All"),
-    ("19dbc75e-c2e2-444c-a770-ec69d8559fc7", "Directory.ReadWrite.All"),
-    ("77f3a031-c388-4f99-b373-dc68676a979e", "User.RevokeSessions.All"),
-    ("3011c876-62b7-4ada-afa2-506cbbecc68c", "User.EnableDisableAccount.All"),
-    ("dc5007c0-2d7d-4c42-879c-2dab87571379", "IdentityRiskyUser.Read.All"),
-    ("656f6061-f9fe-4807-9708-6a2e0934df76", "IdentityRiskyUser.ReadWrite.All"),
-    ("98830695-27a2-44f7-8c18-0c3ebc9698f6", "GroupMember.Read.All"),
-    ("5b567255-7703-4780-807c-7be8301ae99b", "Group.Read.All"),
-];
-
 /// Waits between tries with a secret that may be too new to be known everywhere.
 const FRESH_SECRET: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(7)];
-
-/// What each optional permission is for, and what its absence costs: any of the permissions, reason, the cost.
-const OPTIONAL: &[(&[&str], &str, &str)] = &[
-    (
-        &["RoleManagement.Read.Directory", "RoleManagement.ReadWrite.Directory", "Directory.Read.All"],
-        "admins_unknown",
-        "administrators are not recognised, and the protection of privileged accounts does not cover them; grant \
-         RoleManagement.Read.Directory",
-    ),
-    (
-        &["AuditLog.Read.All"],
-        "sign_ins_unknown",
-        "the owner's last sign-in is unknown, so that an account's reserve is given back only by a new password; grant \
-         AuditLog.Read.All (needs Entra ID P1)",
-    ),
-    (
-        &["Directory.Read.All", "Directory.ReadWrite.All"],
-        "lockout_unknown",
-        "the tenant's lockout threshold is unknown, so that Microsoft's default is assumed; grant Directory.Read.All if it \
-         was lowered",
-    ),
-    (
-        &["OnPremDirectorySynchronization.Read.All"],
-        "password_authority_unknown",
-        "whether passwords are checked in Active Directory (pass-through) is unknown; grant \
-         OnPremDirectorySynchronization.Read.All if accounts are synchronised",
-    ),
-];
 
 fn expires_soon(end: OffsetDateTime, now: OffsetDateTime) -> Option<Warning> {
     let days = (end - now).whole_days();
@@ -102,8 +36,20 @@ fn expires_soon(end: OffsetDateTime, now: OffsetDateTime) -> Option<Warning> {
 
 /// What works less well than it could.
 fn warnings(granted: &BTreeSet<String>) -> Vec<Warning> {
-    let lacking = OPTIONAL.iter().filter(|(any, ..)| !any.iter().any(|name| granted.contains(*name)));
-    lacking.map(|(_, reason, cost)| Warning { reason, message: (*cost).to_owned() }).collect()
+    let lacking = OPTIONAL.iter().filter(|optional| {
+        let mut any = std::iter::once(optional.permission.name).chain(optional.or.iter().copied());
+        !any.any(|name| granted.contains(name))
+    });
+    let warning = |optional: &Optional| Warning {
+        reason: optional.reason,
+        message: match optional.condition {
+            Some(condition) => {
+                format!("{}; grant {} ({condition})", optional.cost, optional.permission.name)
+            }
+            None => format!("{}; grant {}", optional.cost, optional.permission.name),
+        },
+    };
+    lacking.map(warning).collect()
 }
 
 /// The service plan of Entra ID P2. A plan id, not a SKU id: confusing them is a common fault (entra.md §15).
@@ -225,9 +171,9 @@ impl Entra {
         }
         let path = format!("/servicePrincipals(appId='{}')/appRoleAssignments", self.connection.client_id);
         let assigned: Vec<Assignment> = self.graph.list(&path).await?;
-        let names: BTreeMap<&str, &str> = APP_ROLES.iter().copied().collect();
-        let known = assigned.iter().filter_map(|a| names.get(a.app_role_id.to_ascii_lowercase().as_str()));
-        Ok(known.map(|name| (*name).to_owned()).collect())
+        let named =
+            |a: &Assignment| permission::ALL.iter().find(|p| p.id.eq_ignore_ascii_case(&a.app_role_id));
+        Ok(assigned.iter().filter_map(named).map(|permission| permission.name.to_owned()).collect())
     }
 
     /// The cheapest call that shows whether a capability really works. Changes nothing.
@@ -306,12 +252,12 @@ fn lacking(capability: Capability, granted: &BTreeSet<String>) -> Option<Missing
 }
 
 /// What is missing of the least of some sets, when none of them is granted.
-fn lacking_any(sets: &[&[&str]], granted: &BTreeSet<String>) -> Option<Missing> {
-    if sets.iter().any(|set| set.iter().all(|permission| granted.contains(*permission))) {
+fn lacking_any(sets: &[&[Permission]], granted: &BTreeSet<String>) -> Option<Missing> {
+    if sets.iter().any(|set| set.iter().all(|permission| granted.contains(permission.name))) {
         return None;
     }
     let least = sets.first().copied().unwrap_or_default();
-    let missing: Vec<&str> = least.iter().copied().filter(|p| !granted.contains(*p)).collect();
+    let missing: Vec<&str> = least.iter().map(|p| p.name).filter(|name| !granted.contains(*name)).collect();
     Some(Missing {
         reason: "consent_missing",
         message: format!(
@@ -372,14 +318,5 @@ mod tests {
         assert!(missing.message.contains("permission User.EnableDisableAccount.All to"));
         assert!(lacking(Capability::DisableAccount, &granted(&["User.ReadWrite.All"])).is_none());
         assert!(lacking(Capability::Validate, &granted(&[])).is_none());
-    }
-
-    #[test]
-    fn every_permission_we_may_need_has_its_app_role_id() {
-        for capability in Capability::ALL {
-            for permission in needs(capability).iter().chain(GROUP_READERS).flat_map(|set| set.iter()) {
-                assert!(APP_ROLES.iter().any(|(_, name)| name == permission), "{permission}");
-            }
-        }
     }
 }

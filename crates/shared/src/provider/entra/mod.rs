@@ -10,6 +10,7 @@ mod credential;
 mod expiry;
 mod graph;
 mod listing;
+pub mod permission;
 mod risk;
 mod ropc;
 mod token;
