@@ -128,8 +128,9 @@ async fn create(
     let settings = api::IntegrationSettings {
         identity_creation: true,
         validation: Some(api::ValidationSettings { manual: true, daily_max: 2, ..Default::default() }),
-        mitigation: None,
-        scope: None,
+        // The limit it is measured against drains the directory without any.
+        quota_percent: 100,
+        ..Default::default()
     };
     let secret = api::EntraCredentials { client_secret: SECRET.into(), ..Default::default() };
     let request = api::CreateIntegrationRequest {

@@ -264,6 +264,27 @@ async fn a_token_is_fetched_once_for_many_callers_and_replaced_when_it_dies() {
 }
 
 #[tokio::test]
+async fn graph_is_left_alone_for_as_long_as_it_asks_whoever_calls() {
+    let stage = Stage::people(json!({})).await;
+    stage.account("ann@contoso.example").await;
+    stage
+        .idp
+        .fault(json!({"operation": "graph.users.get", "effect": {"throttle": {"hint": {"seconds": 30}}}}));
+    let id = stage.id("ann@contoso.example");
+    let told = stage.entra.account(&id).await;
+    assert!(
+        matches!(told, Err(ProviderError::Throttled { retry_after: Some(wait) }) if wait.as_secs() == 30),
+        "{told:?}"
+    );
+    // The fault has fired: only our own patience keeps the next calls, of any kind, from being sent.
+    let next = stage.entra.account(&id).await;
+    assert!(matches!(next, Err(ProviderError::Paced { wait }) if wait.as_secs() > 25), "{next:?}");
+    let act = stage.entra.act(Action::RevokeSessions, &id).await;
+    assert!(matches!(act, Err(ProviderError::Paced { .. })), "{act:?}");
+    assert!(stage.idp.changes().is_empty());
+}
+
+#[tokio::test]
 async fn the_threshold_is_read_where_somebody_changed_it_and_else_the_clouds() {
     let stage = Stage::people(json!({})).await;
     assert_eq!(stage.entra.lockout_policy().await.unwrap().threshold, Some(10));

@@ -130,6 +130,30 @@ async fn an_outage_before_anything_is_sent_costs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_is_down_is_asked_a_few_times_only_and_everything_resumes_when_it_is_back() {
+    let world = World::new(40).await;
+    let outage = serde_json::json!({"operation": "graph.users.get", "times": 100_000, "effect": {"status": {"status": 503}}});
+    world.idp.fault(outage);
+    world.leak(&(0..40).map(|n| leak(n, password(n))).collect::<Vec<_>>()).await;
+    let _validator = world.validator(program(), None);
+    world.until("SELECT count(*) FROM validator.lane_holds WHERE opened > 0", 1).await;
+    world.until("SELECT count(*) FROM validator.work WHERE state = 'in_flight'", 0).await;
+    assert_eq!(world.submissions().len(), 0);
+    let deferred = world.count("SELECT count(*) FROM validator.work WHERE reason IS NOT NULL").await;
+
+    world.idp.simulator.world.faults.clear();
+    world
+        .execute(
+            "UPDATE validator.lane_holds SET held_until = clock_timestamp();
+             UPDATE validator.work SET due_at = clock_timestamp() WHERE state = 'waiting'",
+        )
+        .await;
+    world.until("SELECT count(*) FROM validator.exposures WHERE verdict = 'valid'", 40).await;
+    assert_eq!(world.count("SELECT count(*) FROM validator.lane_holds").await, 0, "{deferred} had waited");
+    assert_eq!(world.submissions().len(), 40);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_locked_answers_pause_the_directory_and_tell_somebody() {
     let world = World::new(12).await;
     let patch = serde_json::json!({"address_blocked": true});

@@ -7,7 +7,11 @@ use shared::{
     db::Db,
     id::{TenantId, WorkId},
     outbox::Topic,
-    work::{self, Caps, Dispatcher, NewWork, WorkRow},
+    provider::ProviderError,
+    work::{
+        self, Caps, Dispatcher, NewWork, WorkRow,
+        lane::{Lane, Standing, TRIP},
+    },
 };
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -213,4 +217,80 @@ async fn finding_due_work_takes_no_longer_behind_a_mountain_of_work_that_is_not_
     db.close().await;
     let after = bus.count("SELECT coalesce(sum(seq_tup_read), 0)::bigint FROM pg_stat_user_tables WHERE schemaname = 'validator' AND relname = 'work'").await;
     assert!(after - before < 1000, "the dispatcher read the whole table: {} rows", after - before);
+}
+
+const OUTAGE: ProviderError = ProviderError::Unavailable { status: 503 };
+
+async fn failed(db: &Db, lane: Lane<'_>, error: &ProviderError) -> Option<OffsetDateTime> {
+    let mut tx = db.system().await.unwrap();
+    let held = lane.failed(&mut tx, error).await.unwrap();
+    tx.commit().await.unwrap();
+    held
+}
+
+async fn standing(db: &Db, lane: Lane<'_>) -> Standing {
+    let mut tx = db.system().await.unwrap();
+    lane.standing(&mut tx).await.unwrap()
+}
+
+const TIME_IS_UP: &str = "UPDATE validator.lane_holds SET held_until = clock_timestamp()";
+
+#[tokio::test]
+async fn work_for_a_directory_that_does_not_answer_stays_put_and_then_goes_one_at_a_time() {
+    let bus = Bus::without_queues().await;
+    let db = db(&bus).await;
+    let (tenant, other) = (TenantId::new(), TenantId::new());
+    let dispatcher = Dispatcher::new(db.clone(), body, Caps::default());
+    let lane = Lane { tenant, directory: "dir" };
+    for _ in 1..TRIP {
+        assert_eq!(failed(&db, lane, &OUTAGE).await, None);
+    }
+    assert_eq!(standing(&db, lane).await, Standing::Doubtful);
+    let until = failed(&db, lane, &OUTAGE).await.unwrap();
+    assert_eq!(standing(&db, lane).await, Standing::Held(until, "unavailable".into()));
+    // What was under way when it opened is no further failure.
+    assert_eq!(failed(&db, lane, &OUTAGE).await, Some(until));
+
+    schedule(&db, &(0..3).map(|_| new(tenant, 1, None)).collect::<Vec<_>>()).await;
+    let elsewhere = new(other, 1, None);
+    schedule(&db, std::slice::from_ref(&elsewhere)).await;
+    assert_eq!(dispatcher.round().await.unwrap(), 1, "another tenant is not held up");
+    assert_eq!(given_out(&bus).await, [elsewhere.work_id]);
+
+    bus.execute(TIME_IS_UP).await;
+    assert_eq!(dispatcher.round().await.unwrap(), 1, "one piece of work finds out");
+    assert_eq!(dispatcher.round().await.unwrap(), 0);
+    let longer = failed(&db, lane, &OUTAGE).await.expect("a single failure opens it again");
+    assert!(longer - until > Duration::seconds(20), "for longer: {until} and {longer}");
+    let tried = given_out(&bus).await[1];
+    let mut tx = db.system().await.unwrap();
+    work::postpone(&mut tx, tried, OffsetDateTime::now_utc(), "unavailable").await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(dispatcher.round().await.unwrap(), 0);
+
+    bus.execute(TIME_IS_UP).await;
+    assert_eq!(dispatcher.round().await.unwrap(), 1);
+    let mut tx = db.system().await.unwrap();
+    lane.answered(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(standing(&db, lane).await, Standing::Well);
+    assert_eq!(dispatcher.round().await.unwrap(), 2, "everything goes once it answers");
+}
+
+#[tokio::test]
+async fn a_directory_that_asks_to_slow_down_is_left_alone_for_so_long_and_an_answer_clears_it() {
+    let bus = Bus::without_queues().await;
+    let db = db(&bus).await;
+    let tenant = TenantId::new();
+    let lane = Lane { tenant, directory: "dir" };
+    let dispatcher = Dispatcher::new(db.clone(), body, Caps::default());
+    schedule(&db, &[new(tenant, 1, None), new(tenant, 1, None)]).await;
+    let hour = std::time::Duration::from_hours(1);
+    let until = failed(&db, lane, &ProviderError::Throttled { retry_after: Some(hour) }).await.unwrap();
+    let sooner = failed(&db, lane, &ProviderError::Paced { wait: hour / 60 }).await;
+    assert_eq!(sooner, Some(until), "the longest wish counts");
+    assert_eq!(failed(&db, lane, &ProviderError::Protocol("not JSON")).await, None, "an answer is an answer");
+    assert_eq!(dispatcher.round().await.unwrap(), 0);
+    bus.execute(TIME_IS_UP).await;
+    assert_eq!(dispatcher.round().await.unwrap(), 2, "a throttle is no outage: nothing has to be tried out");
 }

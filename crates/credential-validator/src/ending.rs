@@ -84,13 +84,16 @@ pub fn standing(
 /// The pause that holds for the exposure's directory now.
 pub async fn paused(tx: &mut Tx, turn: &Turn) -> Result<Option<Ending>, StoreError> {
     let pause = pauses::in_force(tx, turn.tenant, &turn.key.directory).await?;
-    Ok(pause.map(|pause| {
-        let reason = if pause.reason == "throttled" { Reason::Throttled } else { Reason::Paused };
-        match pause.until {
-            Some(until) => Ending::Later(reason, After::At(until)),
-            None => later(reason, LOOK_AGAIN),
-        }
+    Ok(pause.map(|pause| match pause.until {
+        Some(until) => Ending::Later(Reason::Paused, After::At(until)),
+        None => later(Reason::Paused, LOOK_AGAIN),
     }))
+}
+
+/// What a directory that is left alone means for the exposure.
+pub fn held(until: OffsetDateTime, reason: &str) -> Ending {
+    let reason = if reason == "throttled" { Reason::Throttled } else { Reason::Unavailable };
+    Ending::Later(reason, After::At(until))
 }
 
 /// What a denial of the budget means for the exposure.

@@ -23,7 +23,6 @@ const LOCKED_SPAN: Duration = Duration::minutes(30);
 const BLOCKED: Duration = Duration::hours(6);
 /// How long a directory is left alone after it refused our configuration.
 const MISCONFIGURED: Duration = Duration::minutes(15);
-const LONGEST_THROTTLE: Duration = Duration::hours(1);
 
 /// Acts on the signal of an answer, in the transaction that stores it.
 pub async fn after(
@@ -39,10 +38,7 @@ pub async fn after(
                 .increment(1);
             Ok(())
         }
-        Signal::Throttled(length) => {
-            let length = Duration::try_from(length).unwrap_or(LONGEST_THROTTLE);
-            throttled(tx, turn, integration, length).await
-        }
+        Signal::Throttled(length) => turn.lane().slow_down(tx, length).await.map(drop),
         Signal::Configuration => {
             lost(
                 tx,
@@ -65,17 +61,6 @@ pub async fn after(
             observe(tx, turn, integration, "address_blocked", message).await
         }
     }
-}
-
-/// The directory asks to slow down: nothing is sent to it until then.
-pub async fn throttled(
-    tx: &mut Tx,
-    turn: &Turn,
-    integration: &Integration,
-    length: Duration,
-) -> Result<(), StoreError> {
-    let length = length.clamp(Duration::seconds(1), LONGEST_THROTTLE);
-    pause(tx, turn, integration, "throttled", "The directory asks to slow down", length).await
 }
 
 /// Validation does not work with this integration as it is: stop, and tell.

@@ -21,13 +21,14 @@ use shared::{
     secret::SecretBytes,
     verdict::{Reason, Verdict},
     wire::events::ValidationDue,
+    work::lane::Standing,
 };
 use time::Duration;
 
 use crate::{
     NAME,
     conclude::Conclusion,
-    ending::{Ending, LOOK_AGAIN, denied, gone, later, paused, standing, switched_off, write},
+    ending::{After, Ending, LOOK_AGAIN, denied, gone, held, later, paused, standing, switched_off, write},
     failpoint::{Stage, reach},
     keys::LeakKeys,
     message, signals,
@@ -102,6 +103,10 @@ impl Validator {
         if let Some(outcome) = paused(&mut tx, &turn).await? {
             return self.end(delivery, tx, &turn, outcome).await;
         }
+        let standing_of_lane = turn.lane().standing(&mut tx).await?;
+        if let Standing::Held(until, reason) = &standing_of_lane {
+            return self.end(delivery, tx, &turn, held(*until, reason)).await;
+        }
         let tried = exposures::tried(&mut tx, std::slice::from_ref(&turn.key)).await?;
         let mut facts = match turn.facts {
             Some(account) => Facts {
@@ -129,9 +134,16 @@ impl Validator {
         tx.rollback().await?;
 
         let account = match provider.account(&turn.key.object).await {
-            Ok(Some(account)) => account,
-            Ok(None) => return self.end(delivery, self.db.tenant(tenant).await?, &turn, gone()).await,
+            Ok(account) => account,
             Err(error) => return self.cannot_ask(delivery, &turn, &integration, &error).await,
+        };
+        if standing_of_lane == Standing::Doubtful {
+            let mut tx = self.db.tenant(tenant).await?;
+            turn.lane().answered(&mut tx).await?;
+            tx.commit().await?;
+        }
+        let Some(account) = account else {
+            return self.end(delivery, self.db.tenant(tenant).await?, &turn, gone()).await;
         };
         facts.account = facts_of(&account);
         let locked = account.state == AccountState::Locked;
@@ -296,21 +308,17 @@ impl Validator {
     ) -> Result<Option<Prepared>, HandlerError> {
         tracing::debug!(%error, integration = %integration.id, "directory cannot be asked");
         let mut tx = self.db.tenant(turn.tenant).await?;
-        let outcome = match error {
-            ProviderError::Throttled { retry_after } => {
-                let pause = retry_after.and_then(|d| Duration::try_from(d).ok()).unwrap_or(UNAVAILABLE);
-                signals::throttled(&mut tx, turn, integration, pause).await?;
-                later(Reason::Throttled, pause)
-            }
-            ProviderError::Refused(missing) => {
+        let waits = turn.lane().failed(&mut tx, error).await?;
+        let outcome = match (error, waits) {
+            (ProviderError::Refused(missing), _) => {
                 signals::lost(&mut tx, turn, integration, missing.reason, &missing.message).await?;
                 later(Reason::Configuration, LOOK_AGAIN)
             }
-            ProviderError::NotSent(_)
-            | ProviderError::Lost(_)
-            | ProviderError::Unavailable { .. }
-            | ProviderError::CursorExpired
-            | ProviderError::Protocol(_) => later(Reason::Unavailable, UNAVAILABLE),
+            (ProviderError::Throttled { .. } | ProviderError::Paced { .. }, Some(until)) => {
+                Ending::Later(Reason::Throttled, After::At(until))
+            }
+            (_, Some(until)) => Ending::Later(Reason::Unavailable, After::At(until)),
+            (_, None) => later(Reason::Unavailable, UNAVAILABLE),
         };
         self.end(delivery, tx, turn, outcome).await
     }

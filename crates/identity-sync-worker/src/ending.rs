@@ -171,6 +171,9 @@ impl Sync {
         run: &Run,
         error: ProviderError,
     ) -> Result<Option<Duration>, StoreError> {
+        if let ProviderError::Paced { wait } = error {
+            return Ok(Some(wait)); // nothing failed: there is more to come when our share allows it
+        }
         let tenant = integration.tenant;
         let mut tx = self.db.tenant(tenant).await?;
         let directory =

@@ -103,6 +103,10 @@ impl Preview {
                 Err(error @ (ProviderError::Refused(_) | ProviderError::CursorExpired)) => {
                     return Err(Broken::Provider(error));
                 }
+                Err(ProviderError::Paced { wait }) => {
+                    tokio::time::sleep(wait.min(LONGEST_WAIT)).await;
+                    continue;
+                }
                 Err(error) if failures >= PATIENCE => return Err(Broken::Provider(error)),
                 Err(error) => {
                     failures += 1;

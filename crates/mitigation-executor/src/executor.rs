@@ -21,7 +21,7 @@ use shared::{
     provider::{Acted, Action, Containment, Missing, Provider, ProviderError, directory::Directories},
     queue::{Delivery, Handler, HandlerError, Outcome},
     wire::events::MitigationDue,
-    work,
+    work::{self, lane::Standing},
 };
 
 use crate::{
@@ -168,6 +168,9 @@ impl Executor {
             let until = until.unwrap_or(now + time::Duration::seconds(30));
             return self.wait(delivery, tx, m, work, until, &format!("paused_{reason}")).await;
         }
+        if let Standing::Held(until, reason) = m.lane().standing(&mut tx).await? {
+            return self.wait(delivery, tx, m, work, until, &reason).await;
+        }
         let provider = match self.directories.connect(&mut tx, &integration).await {
             Ok(provider) => provider,
             Err(error) => {
@@ -187,6 +190,7 @@ impl Executor {
             Err(error) => return self.unreadable(delivery, m, work, &error).await,
         };
         let mut tx = self.db.tenant(m.tenant).await?;
+        m.lane().answered(&mut tx).await?;
         match plan::step(m.provider, m.action, before.as_ref().map(|seen| &seen.containment), m.created_at) {
             Step::Impossible(reason) => return self.refuse(delivery, tx, m, work, reason).await,
             Step::AlreadyDone => {
@@ -313,7 +317,10 @@ async fn read(provider: &dyn Provider, m: &Mitigation) -> Result<Option<Seen>, P
 /// Whether a call that failed may have changed something.
 fn may_have_happened(error: &ProviderError) -> bool {
     match error {
-        ProviderError::NotSent(_) | ProviderError::Throttled { .. } | ProviderError::Refused(_) => false,
+        ProviderError::NotSent(_)
+        | ProviderError::Throttled { .. }
+        | ProviderError::Paced { .. }
+        | ProviderError::Refused(_) => false,
         ProviderError::Lost(_)
         | ProviderError::Unavailable { .. }
         | ProviderError::CursorExpired

@@ -9,6 +9,7 @@ use shared::{
         ProviderKind, TenantId, WorkId,
     },
     provider::{Action, Containment},
+    work::lane::Lane,
 };
 use sqlx::{Row, postgres::PgRow, types::Json};
 use time::OffsetDateTime;
@@ -154,6 +155,13 @@ fn mitigation(row: &PgRow) -> Result<Mitigation, StoreError> {
         reverted_at: row.try_get("reverted_at")?,
         revision: row.try_get("revision")?,
     })
+}
+
+impl Mitigation {
+    /// Where its work is given out.
+    pub fn lane(&self) -> Lane<'_> {
+        Lane { tenant: self.tenant, directory: &self.directory }
+    }
 }
 
 /// Columns that hold the parts of a state.

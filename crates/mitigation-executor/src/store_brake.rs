@@ -92,27 +92,6 @@ pub async fn pause(
     .await?)
 }
 
-/// Lets everything for an integration wait as long as the directory asked. A pause of an operator stays.
-pub async fn throttled(
-    tx: &mut Tx,
-    tenant: TenantId,
-    integration: IntegrationId,
-    until: OffsetDateTime,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO pauses AS p (tenant_id, integration_id, reason, message, until)
-         VALUES ($1, $2, 'throttled', 'the directory asks to slow down', $3)
-         ON CONFLICT (tenant_id, integration_id) DO UPDATE SET until = greatest(p.until, excluded.until), since = excluded.since
-             WHERE p.reason = 'throttled'",
-    )
-    .bind(tenant)
-    .bind(integration)
-    .bind(until)
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
 /// Whether the tenant has mitigations stopped by this hold already.
 pub async fn holds(tx: &mut Tx, by: Hold) -> Result<bool, StoreError> {
     Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM mitigations WHERE state = 'held' AND held_by = $1)")

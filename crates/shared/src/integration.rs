@@ -69,7 +69,7 @@ pub struct OktaConnection {
 }
 
 /// What an integration is allowed to do, switch by switch.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Make identity profiles and identifiers from synced accounts.
@@ -80,6 +80,21 @@ pub struct Settings {
     pub mitigation: MitigationSettings,
     /// Which accounts are read.
     pub scope: SyncScope,
+    /// The part of the directory's quota of calls that each process takes at most, in percent, 1 to 100: the rest is
+    /// for the customer's other tools.
+    pub quota_percent: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            identity_creation: false,
+            validation: ValidationSettings::default(),
+            mitigation: MitigationSettings::default(),
+            scope: SyncScope::default(),
+            quota_percent: 25,
+        }
+    }
 }
 
 /// Which accounts of its directory an integration covers.

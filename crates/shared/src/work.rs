@@ -1,7 +1,7 @@
 //! Work that waits is a row with a due time and a priority, never a message.
 //!
 //! The [`Dispatcher`] turns due rows into messages: the most urgent first, tenants in turn, and never more in flight
-//! per tenant and directory than the cap. The handler that gets the message must end with [`finish`], [`postpone`] or
+//! per tenant and directory than the cap, and nothing to a directory that is left alone ([`lane`]). The handler that gets the message must end with [`finish`], [`postpone`] or
 //! [`park`]; a row whose handler vanished is given out again when its lease ends.
 
 use std::time::Duration;
@@ -16,6 +16,8 @@ use crate::{
     id::{TenantId, WorkId},
     outbox::{self, Topic},
 };
+
+pub mod lane;
 
 /// Leases that may run out in a row before the work is parked.
 pub const MAX_TRIES: i32 = 5;
@@ -252,20 +254,24 @@ impl Dispatcher {
                      SELECT tenant_id, directory, priority FROM work
                      WHERE state = 'waiting' AND (tenant_id, directory, priority) > (l.tenant_id, l.directory, l.priority)
                      ORDER BY tenant_id, directory, priority LIMIT 1) n
+             ), open AS ( -- a directory that did not answer gets one piece of work to try
+                 SELECT l.*, CASE WHEN h.opened > 0 THEN 1 ELSE $1 END AS cap
+                 FROM lanes l LEFT JOIN lane_holds h USING (tenant_id, directory)
+                 WHERE h.held_until IS NULL OR h.held_until <= clock_timestamp()
              ), due AS (
-                 SELECT w.* FROM lanes l, LATERAL (
+                 SELECT w.*, l.cap FROM open l, LATERAL (
                      SELECT work_id, tenant_id, directory, priority, due_at FROM work
                      WHERE state = 'waiting' AND tenant_id = l.tenant_id AND directory = l.directory
                        AND priority = l.priority AND due_at <= clock_timestamp()
-                     ORDER BY due_at LIMIT least($1, $2)) w
+                     ORDER BY due_at LIMIT least(l.cap, $2)) w
              ), ranked AS (
-                 SELECT work_id, tenant_id, directory, priority, due_at,
+                 SELECT work_id, tenant_id, directory, priority, due_at, cap,
                         row_number() OVER (PARTITION BY tenant_id, directory ORDER BY priority, due_at) AS place
                  FROM due
              ), free AS (
                  SELECT r.*, row_number() OVER (PARTITION BY tenant_id ORDER BY priority, due_at) AS turn
                  FROM ranked r
-                 WHERE place <= $1 - (SELECT count(*) FROM work f
+                 WHERE place <= cap - (SELECT count(*) FROM work f
                      WHERE f.state = 'in_flight' AND f.tenant_id = r.tenant_id AND f.directory = r.directory)
              ), taken AS (
                  SELECT work_id, row_number() OVER (ORDER BY turn, priority, due_at) AS place

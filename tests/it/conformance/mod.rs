@@ -175,8 +175,6 @@ async fn a_scope_that_cannot_be_read_is_named_and_never_taken_for_an_empty_one(o
 async fn spoilt_listings_are_errors_of_their_kind_and_no_redirect_is_followed(of: &'static Subject) {
     type Expected = fn(&ProviderError) -> bool;
     let stage = Stage::people(of).await;
-    // What an adapter reads about the directory first is not this sentence's matter.
-    stage.provider.accounts(Listing::Full, None).await.unwrap();
     let cases: [(Value, Expected); 8] = [
         (json!({"status": {"status": 503}}), |e| matches!(e, ProviderError::Unavailable { status: 503 })),
         (json!("html"), |e| matches!(e, ProviderError::Protocol(_))),
@@ -191,10 +189,17 @@ async fn spoilt_listings_are_errors_of_their_kind_and_no_redirect_is_followed(of
         (json!({"throttle": {}}), |e| matches!(e, ProviderError::Throttled { .. })),
     ];
     for (effect, expected) in cases {
+        let provider = stage.scoped(&[]);
+        // What an adapter reads about the directory first is not this sentence's matter.
+        provider.accounts(Listing::Full, None).await.unwrap();
         stage.fault(of.listing, &effect);
-        let error = stage.provider.accounts(Listing::Full, None).await.unwrap_err();
+        let error = provider.accounts(Listing::Full, None).await.unwrap_err();
         assert!(expected(&error), "{effect}: {error:?}");
         assert!(stage.idp.simulator.world.faults.unfired().is_empty(), "{effect}");
+        if matches!(error, ProviderError::Throttled { .. }) {
+            let next = provider.accounts(Listing::Full, None).await;
+            assert!(matches!(next, Err(ProviderError::Paced { .. })), "nothing is sent meanwhile: {next:?}");
+        }
     }
     assert_eq!(stage.provider.account(of.nobody).await.unwrap(), None);
 }

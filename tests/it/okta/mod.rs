@@ -23,6 +23,7 @@ struct Stage {
     idp: Idp,
     okta: Okta,
     directory: Arc<Directory>,
+    key: keys::ClientKey,
 }
 
 impl Stage {
@@ -40,7 +41,12 @@ impl Stage {
         merge(&mut spec, accounts);
         let directory = idp.directory(spec);
         let okta = adapter(&idp, "https://ACME.okta.com/", &key);
-        Self { idp, okta, directory }
+        Self { idp, okta, directory, key }
+    }
+
+    /// Another adapter for the same org.
+    fn another(&self) -> Okta {
+        adapter(&self.idp, "acme.okta.com", &self.key)
     }
 
     /// Some people told one by one.

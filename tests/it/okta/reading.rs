@@ -1,7 +1,12 @@
 //! Accounts, changes and policies as they are read, page by page, whatever the org does meanwhile.
 
+use std::sync::Arc;
+
 use serde_json::json;
-use shared::provider::{AccountState, Cursor, Listing, Next, Provider, ProviderError};
+use shared::provider::{
+    AccountState, Cursor, Listing, Next, Provider, ProviderError,
+    pace::{Pace, Share},
+};
 use time::Duration;
 
 use super::{Stage, people};
@@ -83,7 +88,25 @@ async fn a_bucket_that_is_used_up_is_not_asked_again() {
             break;
         }
     }
-    assert!(matches!(throttled, Some(ProviderError::Throttled { .. })), "{throttled:?}");
+    assert!(matches!(throttled, Some(ProviderError::Paced { .. })), "{throttled:?}");
+}
+
+#[tokio::test]
+async fn two_adapters_of_one_process_take_their_share_of_a_bucket_together_and_leave_the_rest() {
+    let stage = Stage::people(json!({"buckets": {"user": 200}})).await;
+    let id = stage.id("ann@acme.example");
+    let pace = Arc::new(Pace::default());
+    let share = Share::percent(25);
+    let ours = [(); 2].map(|()| stage.another().paced(Arc::clone(&pace), share));
+    // Half of the bucket is the application's, a quarter of that is ours: 25, the last four of them spread out.
+    for okta in ours.iter().cycle().take(21) {
+        okta.account(&id).await.unwrap();
+    }
+    let slowed = tokio::time::timeout(std::time::Duration::from_secs(2), ours[0].account(&id)).await;
+    assert!(slowed.is_err(), "the share is nearly used up: {slowed:?}");
+    for _ in 0..40 {
+        stage.okta.account(&id).await.unwrap(); // the customer's other tools still get on
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use shared::{
     db::{StoreError, Tx, parse},
     id::{AccountId, AccountKey, AttemptId, ExposureId, IntegrationId, TenantId, WorkId},
     provider::{AccountKind, AccountState, PasswordAuthority, account_key},
+    work::lane::Lane,
 };
 use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
@@ -34,6 +35,11 @@ pub struct Turn {
 }
 
 impl Turn {
+    /// Where its work is given out.
+    pub fn lane(&self) -> Lane<'_> {
+        Lane { tenant: self.tenant, directory: &self.key.directory }
+    }
+
     /// Names the attempt of this round: whatever message asks, it is the same one, and it is granted once.
     pub fn attempt(&self) -> AttemptId {
         const ATTEMPTS: Uuid = Uuid::from_u128(0x6b1d_1a0e_1c2f_5a34_9c11_7061_7261_7065);

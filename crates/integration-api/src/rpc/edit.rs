@@ -105,12 +105,17 @@ pub(super) fn settings_in(
     let default = Settings {
         identity_creation: package.identity_creation,
         validation: ValidationSettings { manual: package.validation, ..ValidationSettings::default() },
-        mitigation: MitigationSettings::default(),
-        scope: SyncScope::default(),
+        ..Settings::default()
     };
-    let Some(v1::IntegrationSettings { identity_creation, validation, mitigation, scope }) = sent else {
+    let Some(v1::IntegrationSettings { identity_creation, validation, mitigation, scope, quota_percent }) =
+        sent
+    else {
         return Ok(default);
     };
+    if !(0..=100).contains(&quota_percent) {
+        return Err(ApiError::field("settings.quota_percent", "give 1 to 100, or 0 for the default of 25"));
+    }
+    let quota_percent = if quota_percent == 0 { default.quota_percent } else { quota_percent.unsigned_abs() };
     let validation = match validation {
         None => default.validation,
         Some(v1::ValidationSettings {
@@ -147,7 +152,8 @@ pub(super) fn settings_in(
             }
         }
     };
-    Ok(Settings { identity_creation, validation, mitigation, scope: scope_in(scope.unwrap_or_default()) })
+    let scope = scope_in(scope.unwrap_or_default());
+    Ok(Settings { identity_creation, validation, mitigation, scope, quota_percent })
 }
 
 /// A scope as sent, in the form in which it is kept; not yet checked.

@@ -127,7 +127,7 @@ fn config(connection: Connection) -> v1::integration::Config {
 }
 
 fn settings(from: Settings) -> v1::IntegrationSettings {
-    let Settings { identity_creation, validation, mitigation, scope } = from;
+    let Settings { identity_creation, validation, mitigation, scope, quota_percent } = from;
     let SyncScope { group_ids } = scope;
     let ValidationSettings { automated, manual, daily_max, allow_ad_backed, low_threshold_opt_in } =
         validation;
@@ -148,6 +148,7 @@ fn settings(from: Settings) -> v1::IntegrationSettings {
             mark_compromised: switch(mark_compromised),
         }),
         scope: Some(v1::SyncScope { group_ids }),
+        quota_percent: i32::try_from(quota_percent).unwrap_or(i32::MAX),
     }
 }
 

@@ -29,6 +29,7 @@ impl Executor {
             Err(error) => return self.unreadable(delivery, m, work, &error).await,
         };
         let mut tx = self.db.tenant(m.tenant).await?;
+        m.lane().answered(&mut tx).await?;
         let clock = tx.clock().await?;
         let before = store::before(&mut tx, m.id).await?;
         let evidence = match plan::evidence(m.action, before, now.as_ref()) {

@@ -6,7 +6,7 @@ use shared::{
     audit::{self, Outcome as Audited},
     db::{StoreError, Tx},
     id::WorkId,
-    provider::{Capability, ProviderError, Retry},
+    provider::{Action, Capability, ProviderError, Retry},
     queue::Delivery,
     work,
 };
@@ -18,7 +18,6 @@ use crate::{
     plan::{Hold, Refusal},
     state::State,
     store::{self, Mitigation},
-    store_brake,
 };
 
 /// Between tries at a directory that does not answer.
@@ -52,12 +51,14 @@ impl Executor {
             Retry::Restart => time::Duration::seconds(5),
             Retry::Never => PERMISSION,
         };
-        let until = now + after;
+        // Longer if the whole directory is left alone. A turn with Identity Protection is no other action's concern.
+        let held = match (m.action, error) {
+            (Action::MarkCompromised, ProviderError::Paced { .. }) => None,
+            _ => m.lane().failed(tx, error).await?,
+        };
+        let until = held.unwrap_or(now).max(now + after);
         let reason = match error {
-            ProviderError::Throttled { .. } => {
-                store_brake::throttled(tx, m.tenant, m.integration, until).await?;
-                "throttled"
-            }
+            ProviderError::Throttled { .. } | ProviderError::Paced { .. } => "throttled",
             ProviderError::Refused(missing) => {
                 events::observed(tx, m, capability, Some(missing)).await?;
                 "permission_missing"

@@ -133,6 +133,9 @@ struct AddCommon {
     /// Attempts per account in any 24 hours
     #[arg(long, default_value_t = 2)]
     daily_max: i32,
+    /// Percent of the directory's quota of calls that each process takes at most
+    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(i32).range(1..=100))]
+    quota_percent: i32,
     /// Do not make identities and identifiers from synced accounts
     #[arg(long)]
     no_identities: bool,
@@ -161,6 +164,7 @@ impl AddCommon {
                 mark_compromised: switch(Action::MarkCompromised),
             }),
             scope: Some(api::SyncScope { group_ids: self.group.clone() }),
+            quota_percent: self.quota_percent,
         }
     }
 }

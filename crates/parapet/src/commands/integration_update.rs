@@ -42,6 +42,9 @@ pub struct Update {
     /// Attempts per account in any 24 hours
     #[arg(long)]
     daily_max: Option<i32>,
+    /// Percent of the directory's quota of calls that each process takes at most
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..=100))]
+    quota_percent: Option<i32>,
     /// Make identities and identifiers from synced accounts
     #[arg(long)]
     identities: Option<bool>,
@@ -111,6 +114,10 @@ impl Update {
         if let Some(identities) = self.identities {
             settings.identity_creation = identities;
             paths.push("settings.identity_creation");
+        }
+        if let Some(percent) = self.quota_percent {
+            settings.quota_percent = percent;
+            paths.push("settings.quota_percent");
         }
         if let Some(scope) = self.scope.named() {
             settings.scope = Some(scope);

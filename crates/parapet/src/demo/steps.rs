@@ -191,7 +191,7 @@ impl Run {
                 disable_account: both,
                 mark_compromised: if okta { None } else { by_hand },
             }),
-            scope: None,
+            ..Default::default()
         };
         let (provider, config, credentials) = if okta {
             let config = api::OktaConfig {

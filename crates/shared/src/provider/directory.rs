@@ -8,7 +8,13 @@ use std::{
     time::Instant,
 };
 
-use super::{Provider, ProviderError, entra::Entra, http::Egress, okta::Okta};
+use super::{
+    Provider, ProviderError,
+    entra::Entra,
+    http::Egress,
+    okta::Okta,
+    pace::{Pace, Share},
+};
 use crate::{
     db::{StoreError, Tx},
     id::{IntegrationId, TenantId},
@@ -46,6 +52,8 @@ pub struct Directories {
     egress: Egress,
     top: TopKey,
     kept: Mutex<HashMap<IntegrationId, Kept>>,
+    /// By what names the directory in a configuration. Outlives adapters: a new version spends the same quota.
+    paces: Mutex<HashMap<String, Arc<Pace>>>,
 }
 
 struct Kept {
@@ -63,7 +71,7 @@ impl fmt::Debug for Directories {
 impl Directories {
     /// `top` is the top key of purpose `integration`.
     pub fn new(egress: Egress, top: TopKey) -> Self {
-        Self { egress, top, kept: Mutex::default() }
+        Self { egress, top, kept: Mutex::default(), paces: Mutex::default() }
     }
 
     /// The top key of purpose `integration`.
@@ -129,14 +137,27 @@ impl Directories {
         secret: SecretBytes,
     ) -> Result<Arc<dyn Provider>, ConnectError> {
         let (egress, scope) = (self.egress.clone(), integration.settings.scope.clone());
+        let share = Share::percent(integration.settings.quota_percent);
         Ok(match &integration.connection {
-            Connection::EntraId(connection) => {
-                Arc::new(Entra::new(egress, connection.clone(), secret)?.within(scope))
-            }
-            Connection::Okta(connection) => {
-                Arc::new(Okta::new(connection, kid, &secret, egress)?.within(scope))
-            }
+            Connection::EntraId(connection) => Arc::new(
+                Entra::new(egress, connection.clone(), secret)?
+                    .within(scope)
+                    .paced(self.pace(&connection.tenant), share),
+            ),
+            Connection::Okta(connection) => Arc::new(
+                Okta::new(connection, kid, &secret, egress)?
+                    .within(scope)
+                    .paced(self.pace(&connection.host), share),
+            ),
         })
+    }
+
+    fn pace(&self, directory: &str) -> Arc<Pace> {
+        let mut paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
+        if paces.len() >= KEPT {
+            paces.retain(|_, pace| Arc::strong_count(pace) > 1);
+        }
+        Arc::clone(paces.entry(directory.to_ascii_lowercase()).or_default())
     }
 
     async fn open(

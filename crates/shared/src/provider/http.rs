@@ -252,7 +252,7 @@ impl ProviderError {
                 None => ("unreachable", told),
             },
             Self::Lost(_) => ("answer_lost", told),
-            Self::Throttled { .. } => ("throttled", told),
+            Self::Throttled { .. } | Self::Paced { .. } => ("throttled", told),
             Self::Unavailable { .. } => ("unavailable", told),
             Self::CursorExpired | Self::Protocol(_) => ("protocol", told),
         };

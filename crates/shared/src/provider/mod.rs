@@ -20,6 +20,7 @@ pub mod directory;
 pub mod entra;
 pub mod http;
 pub mod okta;
+pub mod pace;
 
 pub use attempt::AttemptConnection;
 
@@ -392,6 +393,12 @@ pub enum ProviderError {
         /// For how long, if it says so, clamped to 1 s ..= 1 h.
         retry_after: Option<Duration>,
     },
+    /// Nothing was sent: our share of the provider's quota is used up, or it asked to be left alone.
+    #[error("our share of the provider's quota is used up")]
+    Paced {
+        /// For how long, at most a few minutes.
+        wait: Duration,
+    },
     /// The provider is temporarily unable to answer (5xx).
     #[error("the provider answered {status}")]
     Unavailable {
@@ -430,6 +437,7 @@ impl ProviderError {
             Self::Throttled { retry_after } => {
                 Retry::After(retry_after.unwrap_or(floor).clamp(floor, floor.saturating_mul(20)))
             }
+            Self::Paced { wait } => Retry::After(*wait),
             Self::CursorExpired => Retry::Restart,
             Self::Refused(_) => Retry::Never,
         }

@@ -1,6 +1,10 @@
 //! Calls to Microsoft Graph: the bearer token, errors in our vocabulary, and lists.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::Method;
 use reqwest::RequestBuilder;
@@ -11,16 +15,27 @@ use super::token::{Token, Tokens};
 use crate::provider::{
     Missing, ProviderError,
     http::{self as egress, Answer, Egress},
+    pace::{Pace, Quota, Share},
 };
 
 /// Pages of a short list (domains, licences, role assignments) that are followed before giving up.
 const MAX_SHORT_PAGES: usize = 200;
+
+/// The quota of an application in the smallest tenants (entra.md §7.4): a tenant does not tell its size class.
+/// Resource units of all calls;
+const UNITS: (&str, Quota) = ("units", Quota { limit: 3_500, period: Duration::from_secs(10) });
+/// and writes, counted besides.
+const WRITES: (&str, Quota) = ("writes", Quota { limit: 3_000, period: Duration::from_secs(150) });
+/// What a 429 without a usable hint asks for.
+const UNTOLD: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Graph {
     egress: Egress,
     host: &'static str,
     tokens: Tokens,
+    pace: Arc<Pace>,
+    share: Share,
 }
 
 #[derive(Deserialize)]
@@ -32,7 +47,11 @@ struct List<T> {
 
 impl Graph {
     pub fn new(egress: Egress, host: &'static str, tokens: Tokens) -> Self {
-        Self { egress, host, tokens }
+        Self { egress, host, tokens, pace: Arc::default(), share: Share::WHOLE }
+    }
+
+    pub fn paced(self, pace: Arc<Pace>, share: Share) -> Self {
+        Self { pace, share, ..self }
     }
 
     /// The application permissions we come with; `None` when they cannot be known.
@@ -94,6 +113,7 @@ impl Graph {
         url: &str,
         with: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Answer, ProviderError> {
+        self.admit(UNITS).await?;
         let token = self.tokens.get().await?;
         let mut answer = self.send(&token, with(self.egress.request(Method::GET, url))).await?;
         if answer.status == 401 {
@@ -127,8 +147,11 @@ impl Graph {
         path: &str,
         body: &serde_json::Value,
     ) -> Result<Answer, ProviderError> {
+        self.admit(UNITS).await?;
+        self.admit(WRITES).await?;
         let token = self.tokens.get().await?;
         let answer = self.send(&token, self.egress.request(method, &self.url(path)).json(body)).await?;
+        self.held(WRITES.0, &answer);
         if answer.status == 401 {
             self.tokens.discard(&token).await;
         }
@@ -140,8 +163,33 @@ impl Graph {
             .map_err(|_| ProviderError::Protocol("the token is not a header value"))?;
         bearer.set_sensitive(true);
         let request = request.header(http::header::AUTHORIZATION, bearer);
-        egress::send(request.header(http::header::ACCEPT, "application/json")).await
+        let answer = egress::send(request.header(http::header::ACCEPT, "application/json")).await?;
+        let cost = answer.header("x-ms-resource-unit").and_then(|units| units.trim().parse::<u32>().ok());
+        self.pace.spend(UNITS.0, cost.unwrap_or(1).saturating_sub(1));
+        self.held(UNITS.0, &answer);
+        Ok(answer)
     }
+
+    async fn admit(&self, (bucket, quota): (&'static str, Quota)) -> Result<(), ProviderError> {
+        self.pace.admit(bucket, Some(quota), self.share).await
+    }
+
+    /// Leaves a bucket alone for as long as an answer asks, or for a while if most of it is used up.
+    fn held(&self, bucket: &'static str, answer: &Answer) {
+        let length = if answer.status == 429 {
+            egress::retry_after(&answer.headers, OffsetDateTime::now_utc()).unwrap_or(UNTOLD)
+        } else {
+            let used =
+                answer.header("x-ms-throttle-limit-percentage").and_then(|used| used.trim().parse().ok());
+            eased(used.unwrap_or_default())
+        };
+        self.pace.hold(bucket, length, Instant::now());
+    }
+}
+
+/// How long to ease off when this part of the quota is used: told from 0.8 on, up to 1.8 (entra.md §7.1).
+fn eased(used: f64) -> Duration {
+    Duration::from_secs_f64(if used.is_finite() { (used - 0.8).clamp(0.0, 1.0) * 10.0 } else { 0.0 })
 }
 
 /// Graph's error body, tolerant where Graph varies (entra.md §7.2).
@@ -216,5 +264,19 @@ fn forbidden(code: &str, details: &Details) -> Missing {
             message: "The application lacks an application permission, or admin consent for it.".into(),
             not_granted: true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearer_the_end_of_the_quota_the_longer_the_pause() {
+        assert_eq!(eased(0.0), Duration::ZERO);
+        assert_eq!(eased(0.8), Duration::ZERO);
+        assert_eq!(eased(1.3).as_secs(), 5);
+        assert_eq!(eased(99.0), Duration::from_secs(10));
+        assert_eq!(eased(f64::NAN), Duration::ZERO);
     }
 }

@@ -30,7 +30,9 @@ use tokio::sync::Mutex;
 
 use super::{
     Account, Acted, Action, AttemptConnection, Attempted, Capability, Containment, Cursor, Listing,
-    LockoutPolicy, Missing, Page, Provider, ProviderError, TestReport, Verifier, http::Egress,
+    LockoutPolicy, Missing, Page, Provider, ProviderError, TestReport, Verifier,
+    http::Egress,
+    pace::{Pace, Share},
 };
 use crate::{
     id::ProviderKind,
@@ -112,6 +114,12 @@ impl Entra {
         let graph = Graph::new(egress.clone(), hosts.graph, tokens);
         let (scope, risk, facts) = (SyncScope::default(), Risks::default(), Mutex::new(None));
         Ok(Self { connection, credential, scope, egress, graph, risk, facts })
+    }
+
+    /// Takes no more than this share of the tenant's quota, together with the other adapters that lead to it.
+    #[must_use]
+    pub fn paced(self, pace: Arc<Pace>, share: Share) -> Self {
+        Self { graph: self.graph.paced(pace, share), ..self }
     }
 
     /// Lists the accounts of this scope only.

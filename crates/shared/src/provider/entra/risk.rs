@@ -25,7 +25,7 @@ const VIEW_LIFE: Duration = Duration::from_secs(5);
 /// What is known of the tenant's risks. The lock is held while reading, so that many callers share one list.
 #[derive(Debug, Default)]
 pub(super) struct Risks {
-    pace: Pace,
+    turns: Turns,
     view: tokio::sync::Mutex<Option<View>>,
 }
 
@@ -39,7 +39,7 @@ struct View {
 impl Risks {
     /// Waits for a turn to call Identity Protection, or says after how long to come back.
     pub async fn turn(&self) -> Result<(), ProviderError> {
-        self.pace.turn().await
+        self.turns.next().await
     }
 
     /// Forgets the list: something was just changed.
@@ -84,10 +84,10 @@ impl Entra {
 
 /// When the next call may go out.
 #[derive(Debug, Default)]
-struct Pace(Mutex<Option<Instant>>);
+struct Turns(Mutex<Option<Instant>>);
 
-impl Pace {
-    async fn turn(&self) -> Result<(), ProviderError> {
+impl Turns {
+    async fn next(&self) -> Result<(), ProviderError> {
         let wait = self.take(Instant::now())?;
         tokio::time::sleep(wait).await;
         Ok(())
@@ -98,7 +98,7 @@ impl Pace {
         let at = next.map_or(now, |next| next.max(now));
         let wait = at - now;
         if wait > LONGEST_WAIT {
-            return Err(ProviderError::Throttled { retry_after: Some(wait) });
+            return Err(ProviderError::Paced { wait });
         }
         *next = Some(at + SPACING);
         Ok(wait)
@@ -111,15 +111,15 @@ mod tests {
 
     #[test]
     fn turns_are_spaced_and_a_long_queue_is_sent_away_without_growing() {
-        let (pace, now) = (Pace::default(), Instant::now());
-        assert_eq!(pace.take(now).unwrap(), Duration::ZERO);
-        assert_eq!(pace.take(now).unwrap(), SPACING);
+        let (turns, now) = (Turns::default(), Instant::now());
+        assert_eq!(turns.take(now).unwrap(), Duration::ZERO);
+        assert_eq!(turns.take(now).unwrap(), SPACING);
         let mut served = 2;
-        while pace.take(now).is_ok() {
+        while turns.take(now).is_ok() {
             served += 1;
         }
         assert_eq!(served, 14);
-        assert!(matches!(pace.take(now), Err(ProviderError::Throttled { retry_after: Some(_) })));
-        assert_eq!(pace.take(now + Duration::from_mins(1)).unwrap(), Duration::ZERO);
+        assert!(matches!(turns.take(now), Err(ProviderError::Paced { .. })));
+        assert_eq!(turns.take(now + Duration::from_mins(1)).unwrap(), Duration::ZERO);
     }
 }

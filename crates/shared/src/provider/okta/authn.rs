@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::{
-    Okta, pace,
+    Okta, rate,
     verdict::{self, Beyond, Meaning},
 };
 use crate::{
@@ -65,7 +65,7 @@ pub(super) async fn attempt(
         Meaning::SecondFactor => (Verdict::Inconclusive(Reason::Refused), reading.beyond),
         Meaning::Refusal => verdict::refusal(before, read_after(okta, &before.object_id).await.as_ref()),
         Meaning::Throttled => {
-            let wait = pace::throttled_for(&answer);
+            let wait = rate::throttled_for(&answer);
             throttled = Some(wait);
             (Verdict::Deferred(OffsetDateTime::now_utc() + wait, Reason::Throttled), reading.beyond)
         }
@@ -103,9 +103,10 @@ fn body(username: &str, password: &str) -> Option<Zeroizing<Vec<u8>>> {
 async fn read_after(okta: &Okta, object_id: &str) -> Option<Account> {
     let reading = async {
         for left in (0..AFTER_TRIES).rev() {
-            let wait = match okta.read(object_id).await {
+            let wait = match okta.read_back(object_id).await {
                 Ok(account) => return account,
                 Err(ProviderError::Throttled { retry_after }) => retry_after,
+                Err(ProviderError::Paced { wait }) => Some(wait),
                 Err(
                     ProviderError::NotSent(_) | ProviderError::Lost(_) | ProviderError::Unavailable { .. },
                 ) => None,

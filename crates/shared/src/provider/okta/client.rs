@@ -7,12 +7,13 @@ use http::Method;
 use super::{
     failure,
     keys::SigningKey,
-    pace::Pace,
+    rate,
     token::{Token, TokenSource},
 };
 use crate::provider::{
     ProviderError,
     http::{self as wire, Answer, Egress},
+    pace::{Pace, Share},
 };
 
 /// Lists come faster without what we do not read (§3.1); yes, on Content-Type.
@@ -22,13 +23,22 @@ pub(super) struct Client {
     host: String,
     egress: Egress,
     tokens: TokenSource,
-    pace: Pace,
+    pace: Arc<Pace>,
+    share: Share,
 }
 
 impl Client {
     pub(super) fn new(host: String, client_id: &str, kid: &str, key: SigningKey, egress: Egress) -> Self {
         let tokens = TokenSource::new(&host, client_id, kid, key, egress.clone());
-        Self { host, egress, tokens, pace: Pace::default() }
+        Self { host, egress, tokens, pace: Arc::default(), share: Share::WHOLE }
+    }
+
+    pub(super) fn paced(self, pace: Arc<Pace>, share: Share) -> Self {
+        Self { pace, share, ..self }
+    }
+
+    pub(super) fn share(&self) -> Share {
+        self.share
     }
 
     pub(super) fn host(&self) -> &str {
@@ -64,7 +74,18 @@ impl Client {
         bucket: &'static str,
         path: &str,
     ) -> Result<Answer, ProviderError> {
-        self.admit(bucket).await?;
+        self.call_within(self.share, method, bucket, path).await
+    }
+
+    /// The same with another share of the bucket than the integration's.
+    pub(super) async fn call_within(
+        &self,
+        share: Share,
+        method: Method,
+        bucket: &'static str,
+        path: &str,
+    ) -> Result<Answer, ProviderError> {
+        self.pace.admit(bucket, None, share).await?;
         let (mut renewed, mut nonced) = (false, false);
         loop {
             let token = self.tokens.get().await?;
@@ -83,15 +104,12 @@ impl Client {
 
     /// Takes a place in a bucket's window, after a short pause if it is nearly used up.
     pub(super) async fn admit(&self, bucket: &'static str) -> Result<(), ProviderError> {
-        let admitted = self.pace.admit(bucket, Instant::now());
-        let pause = admitted.map_err(|left| ProviderError::Throttled { retry_after: Some(left) })?;
-        tokio::time::sleep(pause).await;
-        Ok(())
+        self.pace.admit(bucket, None, self.share).await
     }
 
     /// Learns from an answer how full a bucket is.
     pub(super) fn learn(&self, bucket: &'static str, answer: &Answer) {
-        self.pace.learn(bucket, answer, Instant::now());
+        rate::learn(&self.pace, bucket, answer, Instant::now());
     }
 
     async fn send(&self, method: &Method, path: &str, token: &Token) -> Result<Answer, ProviderError> {

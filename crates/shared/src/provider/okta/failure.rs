@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::pace;
+use super::rate;
 use crate::provider::{Missing, ProviderError, http::Answer};
 
 /// Okta's error body; everything may be missing (§6).
@@ -55,7 +55,7 @@ const REFUSALS: &[Row] = &[
 pub(super) fn of(answer: &Answer) -> ProviderError {
     let code = code(answer);
     match answer.status {
-        429 => return ProviderError::Throttled { retry_after: Some(pace::throttled_for(answer)) },
+        429 => return ProviderError::Throttled { retry_after: Some(rate::throttled_for(answer)) },
         500.. => return ProviderError::Unavailable { status: answer.status },
         300..400 => return ProviderError::Protocol("a redirect"),
         _ => {}
@@ -178,7 +178,7 @@ const ABOUT: &[(&str, &str, &str)] = &[
 /// Turns a refused token request into an error (§2). Only `error` and the status decide.
 pub(super) fn of_token(answer: &Answer) -> ProviderError {
     match answer.status {
-        429 => return ProviderError::Throttled { retry_after: Some(pace::throttled_for(answer)) },
+        429 => return ProviderError::Throttled { retry_after: Some(rate::throttled_for(answer)) },
         500.. => return ProviderError::Unavailable { status: answer.status },
         300..400 => return ProviderError::Protocol("a redirect"),
         _ => {}

@@ -9,7 +9,10 @@ use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{Okta, client::Client, failure, user::User};
 use crate::{
     integration::SyncScope,
-    provider::{Account, Cursor, Listing, LockoutPolicy, Missing, Next, Page, ProviderError, http::Answer},
+    provider::{
+        Account, Cursor, Listing, LockoutPolicy, Missing, Next, Page, ProviderError, http::Answer,
+        pace::Share,
+    },
 };
 
 const USERS: &str = "/api/v1/users";
@@ -296,7 +299,16 @@ pub(super) async fn lockout_policy(client: &Client) -> Result<LockoutPolicy, Pro
 impl Okta {
     /// One user with its blocks, read now. Whether it is an administrator is left open.
     pub(super) async fn read(&self, object_id: &str) -> Result<Option<Account>, ProviderError> {
-        let answer = self.read_answer(object_id).await?;
+        self.read_within(self.client.share(), object_id).await
+    }
+
+    /// Whatever our share: an attempt was spent on what this is to tell.
+    pub(super) async fn read_back(&self, object_id: &str) -> Result<Option<Account>, ProviderError> {
+        self.read_within(Share::WHOLE, object_id).await
+    }
+
+    async fn read_within(&self, share: Share, object_id: &str) -> Result<Option<Account>, ProviderError> {
+        let answer = self.read_answer(share, object_id).await?;
         match answer.status {
             200 => Ok(Some(answer.json::<User>()?.into())),
             404 if failure::code(&answer).as_deref() == Some("E0000007") => Ok(None),
@@ -304,16 +316,17 @@ impl Okta {
         }
     }
 
-    pub(super) async fn read_answer(&self, object_id: &str) -> Result<Answer, ProviderError> {
+    pub(super) async fn read_answer(&self, share: Share, object_id: &str) -> Result<Answer, ProviderError> {
         let path = user_path(object_id)?;
         if !self.without_blocks.load(Ordering::Relaxed) {
-            let answer = self.client.call(Method::GET, "user", &format!("{path}?expand=blocks")).await?;
+            let answer =
+                self.client.call_within(share, Method::GET, "user", &format!("{path}?expand=blocks")).await?;
             if failure::code(&answer).as_deref() != Some("E0000015") {
                 return Ok(answer);
             }
             self.without_blocks.store(true, Ordering::Relaxed); // the org does not have the feature
         }
-        self.client.call(Method::GET, "user", &path).await
+        self.client.call_within(share, Method::GET, "user", &path).await
     }
 }
 

@@ -14,7 +14,9 @@ use async_trait::async_trait;
 use self::client::Client;
 use super::{
     Account, Acted, Action, AttemptConnection, Attempted, Capability, Containment, Cursor, Listing,
-    LockoutPolicy, Missing, Page, Provider, ProviderError, TestReport, Verifier, http::Egress,
+    LockoutPolicy, Missing, Page, Provider, ProviderError, TestReport, Verifier,
+    http::Egress,
+    pace::{Pace, Share},
 };
 use crate::{
     id::ProviderKind,
@@ -30,8 +32,8 @@ mod failure;
 pub mod host;
 pub mod keys;
 mod listing;
-mod pace;
 mod probe;
+mod rate;
 mod token;
 mod user;
 pub mod verdict;
@@ -84,6 +86,12 @@ impl Okta {
             without_blocks: AtomicBool::new(false),
             admins: Mutex::new(None),
         })
+    }
+
+    /// Takes no more than this share of the org's rate limits, together with the other adapters that lead to it.
+    #[must_use]
+    pub fn paced(self, pace: Arc<Pace>, share: Share) -> Self {
+        Self { client: self.client.paced(pace, share), ..self }
     }
 
     /// Lists the accounts of this scope only.
