@@ -60,6 +60,9 @@ pub enum Effect {
     Status {
         /// HTTP status.
         status: u16,
+        /// When to come back.
+        #[serde(default)]
+        hint: Option<Hint>,
     },
     /// A refusal in the provider's own words.
     Code {
@@ -132,7 +135,7 @@ impl Fault {
     pub fn name(&self) -> String {
         match &self.effect {
             Effect::Throttle { .. } => "throttle".into(),
-            Effect::Status { status } => format!("status {status}"),
+            Effect::Status { status, .. } => format!("status {status}"),
             Effect::Code { code, .. } => format!("code {code}"),
             Effect::Delay { ms } => format!("delay {ms} ms"),
             Effect::Reset => "reset".into(),
@@ -148,9 +151,11 @@ impl Fault {
     pub fn instead(&self, request: &Request, now: OffsetDateTime) -> Option<Response<Bytes>> {
         match &self.effect {
             Effect::Throttle { hint } => Some(throttled(&request.surface, *hint, now)),
-            Effect::Status { status } => {
+            Effect::Status { status, hint } => {
                 let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                Some(html(status, "<html><body>Service unavailable</body></html>"))
+                let mut response = html(status, "<html><body>Service unavailable</body></html>");
+                hinted(&mut response, *hint, now);
+                Some(response)
             }
             Effect::Code { code, status } => Some(match &request.surface {
                 Surface::EntraLogin => entra::refusal(request, now, code.parse().unwrap_or(50000)),
@@ -196,21 +201,25 @@ pub fn throttled(surface: &Surface, hint: Option<Hint>, now: OffsetDateTime) -> 
                 "errorSummary": "API call exceeded rate limit due to too many requests."}),
         ),
     };
+    hinted(&mut response, hint, now);
+    response
+}
+
+fn hinted(response: &mut Response<Bytes>, hint: Option<Hint>, now: OffsetDateTime) {
     match hint {
         None => {}
-        Some(Hint::Seconds(s)) => wire::set_header(&mut response, RETRY_AFTER.as_str(), &s.to_string()),
+        Some(Hint::Seconds(s)) => wire::set_header(response, RETRY_AFTER.as_str(), &s.to_string()),
         Some(Hint::FractionalMs(ms)) => {
             let text = format!("{}.{:03}", ms / 1000, ms % 1000);
-            wire::set_header(&mut response, RETRY_AFTER.as_str(), &text);
+            wire::set_header(response, RETRY_AFTER.as_str(), &text);
         }
         Some(Hint::HttpDate(ahead)) => {
             let text = http_date(now + Duration::seconds(ahead));
-            wire::set_header(&mut response, RETRY_AFTER.as_str(), &text);
+            wire::set_header(response, RETRY_AFTER.as_str(), &text);
         }
-        Some(Hint::RateLimitReset(ahead)) => rate_limit(&mut response, "1", now + Duration::seconds(ahead)),
-        Some(Hint::Concurrency) => rate_limit(&mut response, "0", now + Duration::minutes(1)),
+        Some(Hint::RateLimitReset(ahead)) => rate_limit(response, "1", now + Duration::seconds(ahead)),
+        Some(Hint::Concurrency) => rate_limit(response, "0", now + Duration::minutes(1)),
     }
-    response
 }
 
 fn rate_limit(response: &mut Response<Bytes>, limit: &str, resets: OffsetDateTime) {

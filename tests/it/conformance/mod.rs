@@ -175,7 +175,7 @@ async fn a_scope_that_cannot_be_read_is_named_and_never_taken_for_an_empty_one(o
 async fn spoilt_listings_are_errors_of_their_kind_and_no_redirect_is_followed(of: &'static Subject) {
     type Expected = fn(&ProviderError) -> bool;
     let stage = Stage::people(of).await;
-    let cases: [(Value, Expected); 8] = [
+    let cases: [(Value, Expected); 9] = [
         (json!({"status": {"status": 503}}), |e| matches!(e, ProviderError::Unavailable { status: 503 })),
         (json!("html"), |e| matches!(e, ProviderError::Protocol(_))),
         (json!("wrong_json"), |e| matches!(e, ProviderError::Protocol(_))),
@@ -185,6 +185,10 @@ async fn spoilt_listings_are_errors_of_their_kind_and_no_redirect_is_followed(of
         (
             json!({"throttle": {"hint": (of.hint)(17)}}),
             |e| matches!(e, ProviderError::Throttled { retry_after: Some(wait) } if (16..=19).contains(&wait.as_secs())),
+        ),
+        (
+            json!({"status": {"status": 503, "hint": {"http_date": 30}}}),
+            |e| matches!(e, ProviderError::Throttled { retry_after: Some(wait) } if (28..=31).contains(&wait.as_secs())),
         ),
         (json!({"throttle": {}}), |e| matches!(e, ProviderError::Throttled { .. })),
     ];

@@ -166,11 +166,40 @@ impl Answer {
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, ProviderError> {
         serde_json::from_slice(&self.body).map_err(|_| ProviderError::Protocol("not the expected JSON"))
     }
+    /// For how long a 429 asks to be left alone, or a 503, if they say so.
+    pub fn asks_for_patience(&self) -> Option<Duration> {
+        let hint = || retry_after(&self.headers, OffsetDateTime::now_utc());
+        matches!(self.status, 429 | 503).then(hint).flatten()
+    }
+
+    /// The error that a throttle or an outage is, whatever was asked.
+    pub fn trouble(&self) -> Option<ProviderError> {
+        match (self.status, self.asks_for_patience()) {
+            (429, retry_after) | (503, retry_after @ Some(_)) => {
+                Some(ProviderError::Throttled { retry_after })
+            }
+            (status @ 500.., _) => Some(ProviderError::Unavailable { status }),
+            _ => None,
+        }
+    }
+
+    /// The provider's id of the request, for its support: Graph, the login host, Okta. Only of their shape: what is
+    /// stored and shown must not be free text from outside.
+    pub fn request_id(&self) -> Option<String> {
+        let mut ids = REQUEST_IDS.iter().filter_map(|name| self.header(name));
+        let plain = |id: &&str| {
+            id.len() <= 64 && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'@'))
+        };
+        ids.next().filter(plain).map(str::to_owned)
+    }
+
     /// A header as text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 }
+
+const REQUEST_IDS: [&str; 3] = ["request-id", "x-ms-request-id", "x-okta-request-id"];
 
 /// Sends exactly one request and reads the answer, however it turned out.
 pub async fn send(request: reqwest::RequestBuilder) -> Result<Answer, ProviderError> {
@@ -196,7 +225,12 @@ pub async fn send(request: reqwest::RequestBuilder) -> Result<Answer, ProviderEr
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Answer { status, headers, body: body.freeze() })
+    let answer = Answer { status, headers, body: body.freeze() };
+    if matches!(status, 400..=403 | 429 | 500..) {
+        let request_id = answer.request_id().unwrap_or_default();
+        tracing::info!(status, provider.request_id = request_id, "a directory refused a call");
+    }
+    Ok(answer)
 }
 
 /// What kept a connection from coming about, as far as the layers below tell.
@@ -261,7 +295,7 @@ impl ProviderError {
 }
 
 /// `Retry-After` in every spelling seen: whole or fractional seconds, or an HTTP date. Clamped to 1 s ..= 1 h.
-pub fn retry_after(headers: &http::HeaderMap, now: OffsetDateTime) -> Option<Duration> {
+fn retry_after(headers: &http::HeaderMap, now: OffsetDateTime) -> Option<Duration> {
     let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();
     let seconds = match text.parse::<f64>() {
         Ok(seconds) => seconds,

@@ -57,7 +57,7 @@ impl Entra {
 
     /// Any 2xx is success: others than the documented ones were seen (entra.md §12.1).
     async fn outcome(&self, action: Action, answer: &Answer) -> Result<Acted, ProviderError> {
-        let request_id = graph::request_id(answer);
+        let request_id = answer.request_id();
         let refused = |reason, message: &str| {
             Ok(Acted::Refused { reason, message: message.to_owned(), request_id: request_id.clone() })
         };

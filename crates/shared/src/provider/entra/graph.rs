@@ -9,7 +9,6 @@ use std::{
 use http::Method;
 use reqwest::RequestBuilder;
 use serde::{Deserialize, de::DeserializeOwned};
-use time::OffsetDateTime;
 
 use super::token::{Token, Tokens};
 use crate::provider::{
@@ -176,12 +175,13 @@ impl Graph {
 
     /// Leaves a bucket alone for as long as an answer asks, or for a while if most of it is used up.
     fn held(&self, bucket: &'static str, answer: &Answer) {
-        let length = if answer.status == 429 {
-            egress::retry_after(&answer.headers, OffsetDateTime::now_utc()).unwrap_or(UNTOLD)
-        } else {
-            let used =
-                answer.header("x-ms-throttle-limit-percentage").and_then(|used| used.trim().parse().ok());
-            eased(used.unwrap_or_default())
+        let length = match (answer.status, answer.asks_for_patience()) {
+            (_, Some(length)) => length,
+            (429, None) => UNTOLD,
+            _ => {
+                let used = answer.header("x-ms-throttle-limit-percentage");
+                eased(used.and_then(|used| used.trim().parse().ok()).unwrap_or_default())
+            }
         };
         self.pace.hold(bucket, length, Instant::now());
     }
@@ -217,24 +217,16 @@ impl Details {
     }
 }
 
-/// Graph's id of a request, for support.
-pub(super) fn request_id(answer: &Answer) -> Option<String> {
-    let id = answer.header("request-id")?;
-    // Only its documented form is kept: what is stored and shown must not be free text from outside.
-    uuid::Uuid::try_parse(id).ok().map(|id| id.to_string())
-}
-
 /// What an answer other than the expected one means.
 pub(super) fn error(answer: &Answer) -> ProviderError {
+    if let Some(trouble) = answer.trouble() {
+        return trouble;
+    }
     let details = Details::of(answer);
     match (answer.status, details.code.as_str()) {
-        (429, _) => ProviderError::Throttled {
-            retry_after: egress::retry_after(&answer.headers, OffsetDateTime::now_utc()),
-        },
         (410, _) | (_, "Directory_ExpiredPageToken" | "syncStateNotFound" | "resyncRequired") => {
             ProviderError::CursorExpired
         }
-        (status @ 500.., _) => ProviderError::Unavailable { status },
         (401, _) => ProviderError::Refused(Missing {
             reason: "token_refused",
             message: "Microsoft Graph refuses a fresh access token: check the cloud and the machine's clock."

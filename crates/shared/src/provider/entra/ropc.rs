@@ -7,9 +7,8 @@ use super::{Entra, credential::Proof, token, verdict};
 use crate::{
     limiter::AttemptPermit,
     provider::{
-        Account, AttemptConnection, Attempted, PasswordAuthority, ProviderError, Signal,
-        attempt::NoAnswer,
-        http::{self, Answer},
+        Account, AttemptConnection, Attempted, PasswordAuthority, ProviderError, Signal, attempt::NoAnswer,
+        http::Answer,
     },
     secret::SecretBytes,
     verdict::{Reason, Verdict},
@@ -85,7 +84,7 @@ pub(super) fn form(
 /// What an answer proves. Tokens in it are dropped unread.
 fn judge(answer: &Answer, federated: bool) -> Attempted {
     let now = OffsetDateTime::now_utc();
-    let wait = http::retry_after(&answer.headers, now);
+    let wait = answer.asks_for_patience();
     let verdict::Ruling { verdict, code, signal } =
         verdict::rule(answer.status, &answer.body, wait, federated, now);
     Attempted {

@@ -9,7 +9,6 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
-use time::OffsetDateTime;
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
@@ -178,14 +177,8 @@ fn permissions(token: &str) -> Option<BTreeSet<String>> {
 
 /// What a token request's refusal means.
 pub(super) fn refusal(answer: &Answer) -> ProviderError {
-    match answer.status {
-        429 => {
-            return ProviderError::Throttled {
-                retry_after: http::retry_after(&answer.headers, OffsetDateTime::now_utc()),
-            };
-        }
-        status @ 500.. => return ProviderError::Unavailable { status },
-        _ => {}
+    if let Some(trouble) = answer.trouble() {
+        return trouble;
     }
     let Some(code) = codes(&answer.body).and_then(|codes| codes.first().copied()) else {
         return ProviderError::Protocol("the token endpoint's refusal is unreadable");

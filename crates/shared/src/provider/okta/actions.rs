@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use super::{Okta, authn::request_id, failure, listing::user_path};
+use super::{Okta, failure, listing::user_path};
 use crate::provider::{AccountState, Acted, Action, ProviderError, http::Answer};
 
 impl Okta {
@@ -50,7 +50,7 @@ impl Okta {
         object_id: &str,
         target: Option<AccountState>,
     ) -> Result<Acted, ProviderError> {
-        let id = request_id(answer.header("x-okta-request-id"));
+        let id = answer.request_id();
         let code = failure::code(&answer);
         Ok(match (answer.status, code.as_deref()) {
             (200..=299, _) => Acted::Done { request_id: id },

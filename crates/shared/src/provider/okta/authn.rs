@@ -81,7 +81,7 @@ pub(super) async fn attempt(
         verdict,
         status: Some(answer.status),
         code: reading.code.map(|code| code.to_string()),
-        request_id: request_id(answer.header("x-okta-request-id")),
+        request_id: answer.request_id(),
         signal,
     }
 }
@@ -119,14 +119,6 @@ async fn read_after(okta: &Okta, object_id: &str) -> Option<Account> {
         None
     };
     tokio::time::timeout(AFTER_WITHIN, reading).await.ok().flatten()
-}
-
-/// A request id of Okta's shape; anything else is dropped.
-pub(super) fn request_id(text: Option<&str>) -> Option<String> {
-    let plain = |id: &&str| {
-        id.len() <= 64 && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'@'))
-    };
-    text.filter(plain).map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -51,14 +51,20 @@ const REFUSALS: &[Row] = &[
     (410, "E0000215", "method_unavailable", false, "the org no longer offers this call"),
 ];
 
+/// What needs no code to be understood. Okta tells the wait of a 429 in headers of its own.
+fn trouble(answer: &Answer) -> Option<ProviderError> {
+    match answer.status {
+        429 => Some(ProviderError::Throttled { retry_after: Some(rate::throttled_for(answer)) }),
+        300..400 => Some(ProviderError::Protocol("a redirect")),
+        _ => answer.trouble(),
+    }
+}
+
 /// Turns a management answer that is not a success into an error.
 pub(super) fn of(answer: &Answer) -> ProviderError {
     let code = code(answer);
-    match answer.status {
-        429 => return ProviderError::Throttled { retry_after: Some(rate::throttled_for(answer)) },
-        500.. => return ProviderError::Unavailable { status: answer.status },
-        300..400 => return ProviderError::Protocol("a redirect"),
-        _ => {}
+    if let Some(trouble) = trouble(answer) {
+        return trouble;
     }
     if let Some(code) = &code {
         let row = REFUSALS.iter().find(|row| row.0 == answer.status && row.1 == code);
@@ -177,11 +183,8 @@ const ABOUT: &[(&str, &str, &str)] = &[
 
 /// Turns a refused token request into an error (§2). Only `error` and the status decide.
 pub(super) fn of_token(answer: &Answer) -> ProviderError {
-    match answer.status {
-        429 => return ProviderError::Throttled { retry_after: Some(rate::throttled_for(answer)) },
-        500.. => return ProviderError::Unavailable { status: answer.status },
-        300..400 => return ProviderError::Protocol("a redirect"),
-        _ => {}
+    if let Some(trouble) = trouble(answer) {
+        return trouble;
     }
     let Some(error) = token_error(answer) else {
         return match answer.status {

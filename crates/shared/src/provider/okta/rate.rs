@@ -24,8 +24,9 @@ pub(super) fn learn(pace: &Pace, bucket: &'static str, answer: &Answer, now: Ins
     // A sign-in may be refused for the limit of its user name, which says nothing about other users.
     let of_one_name =
         bucket == authn::BUCKET && told.is_some_and(|told| (1..SMALLEST_BUCKET).contains(&told.0));
-    if answer.status == 429 && !of_one_name {
-        pace.hold(bucket, throttled_for(answer), now);
+    let asked = if answer.status == 429 { Some(throttled_for(answer)) } else { answer.asks_for_patience() };
+    if let Some(length) = asked.filter(|_| !of_one_name) {
+        pace.hold(bucket, length, now);
     }
 }
 
