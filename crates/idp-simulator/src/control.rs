@@ -20,6 +20,7 @@
 //! | `POST /directories/{d}/accounts/{a}/sign-in` | the owner signs in: wrong tries are forgotten, unless locked (409) |
 //! | `POST /directories/{d}/accounts/{a}/wrong-passwords` `{"count":n}` | the owner mistypes n times; may lock |
 //! | `POST /directories/{d}/accounts/{a}/unlock` | an administrator unlocks |
+//! | `PUT`, `DELETE /directories/{d}/groups/{g}/members/{a}` | an account joins or leaves a group |
 //! | `POST /faults` | adds a [`Fault`](crate::faults::Fault) |
 //! | `GET /faults`, `DELETE /faults` | faults that have not fired yet; forgets them |
 //! | `GET /log?after=0&limit=1000&directory=…&kind=submission\|change` | log entries, and `last`, the latest sequence |
@@ -30,7 +31,7 @@ use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use time::Duration;
@@ -60,6 +61,8 @@ const ROUTES: &[&str] = &[
     "POST /directories/{d}/accounts/{a}/sign-in",
     "POST /directories/{d}/accounts/{a}/wrong-passwords {\"count\":n}",
     "POST /directories/{d}/accounts/{a}/unlock",
+    "PUT /directories/{d}/groups/{g}/members/{a}",
+    "DELETE /directories/{d}/groups/{g}/members/{a}",
     "POST /faults",
     "GET /faults",
     "DELETE /faults",
@@ -105,6 +108,7 @@ pub fn router(world: Arc<World>) -> Router {
         .route("/directories/{d}/accounts/{a}/sign-in", post(sign_in))
         .route("/directories/{d}/accounts/{a}/wrong-passwords", post(wrong_passwords))
         .route("/directories/{d}/accounts/{a}/unlock", post(unlock))
+        .route("/directories/{d}/groups/{g}/members/{a}", put(join).delete(leave))
         .route("/faults", get(unfired).post(add_fault).delete(clear_faults))
         .route("/log", get(log))
         .layer(axum::extract::DefaultBodyLimit::max(256 * 1024 * 1024))
@@ -209,33 +213,9 @@ async fn patch_account(
     let changed = directory.accounts.patch(&account.id, &patch, world.now())?;
     world.changed(&directory, &account.id, "patched", "control", json!({"members": members}));
     if let Some(after) = &changed {
-        for event in events(&account, after) {
-            okta::outside(&world, &directory, after, event, None);
-        }
+        okta::noticed(&world, &directory, &account, after);
     }
     Ok(Json(serde_json::to_value(changed)?))
-}
-
-/// What Okta's System Log says of a change somebody made elsewhere.
-fn events(before: &Account, after: &Account) -> Vec<&'static str> {
-    let mut events = Vec::new();
-    if before.status != after.status {
-        events.push(match after.status {
-            Status::Active if before.status == Status::Suspended => "user.lifecycle.unsuspend",
-            Status::Active | Status::Provisioned => "user.lifecycle.activate",
-            Status::Suspended | Status::Disabled => "user.lifecycle.suspend",
-            Status::Deprovisioned => "user.lifecycle.deactivate",
-            Status::Deleted => "user.lifecycle.delete.initiated",
-            Status::Staged | Status::Recovery => "user.account.reset_password",
-        });
-    }
-    if before.password != after.password {
-        events.push("user.account.update_password");
-    }
-    if events.is_empty() {
-        events.push("user.account.update_profile");
-    }
-    events
 }
 
 async fn delete_account(State(world): Shared, Path((d, a)): Path<(String, String)>) -> Outcome {
@@ -243,8 +223,29 @@ async fn delete_account(State(world): Shared, Path((d, a)): Path<(String, String
     let now = world.now();
     directory.accounts.update(&account.id, now, |account| account.set_status(Status::Deleted, now));
     world.changed(&directory, &account.id, "deleted", "control", Value::Null);
-    okta::outside(&world, &directory, &account, "user.lifecycle.delete.initiated", None);
+    for event in ["user.lifecycle.delete.initiated", "user.lifecycle.delete.completed"] {
+        okta::outside(&world, &directory, &account, event, None);
+    }
     Ok(Json(json!({})))
+}
+
+async fn join(State(world): Shared, Path(ids): Path<(String, String, String)>) -> Outcome {
+    set_member(&world, ids, true)
+}
+
+async fn leave(State(world): Shared, Path(ids): Path<(String, String, String)>) -> Outcome {
+    set_member(&world, ids, false)
+}
+
+fn set_member(world: &World, (d, g, a): (String, String, String), member: bool) -> Outcome {
+    let (directory, account) = account(world, &d, &a)?;
+    let missing = || Refused(StatusCode::NOT_FOUND, format!("no group {g}"));
+    let group = directory.group(&g).ok_or_else(missing)?;
+    directory.set_member(&group.id, &account.id, member);
+    okta::moved(world, &directory, &account, group, member);
+    let step = if member { "joined" } else { "left" };
+    world.changed(&directory, &account.id, step, "control", json!({"group": group.id}));
+    Ok(Json(json!({"member": member})))
 }
 
 async fn sign_in(State(world): Shared, Path((d, a)): Path<(String, String)>) -> Outcome {

@@ -44,6 +44,7 @@ pub const OPERATIONS: &[&str] = &[
     "okta.users.risk",
     "okta.groups",
     "okta.policies",
+    "okta.logs",
     "okta.other",
 ];
 

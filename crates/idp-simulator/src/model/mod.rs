@@ -3,6 +3,7 @@
 mod account;
 mod accounts;
 
+use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
 use serde::{Deserialize, Serialize};
@@ -74,6 +75,8 @@ pub struct Directory {
     pub accounts: Accounts,
     /// Its groups.
     pub groups: Vec<Group>,
+    /// Who joined (true) or left a group since, by group and account.
+    moves: RwLock<HashMap<(String, String), bool>>,
     settings: RwLock<Arc<Settings>>,
 }
 
@@ -92,6 +95,7 @@ impl Directory {
             name,
             accounts: Accounts::new(plan),
             groups,
+            moves: RwLock::default(),
             settings: RwLock::new(Arc::new(provider)),
         };
         // What a directory is made with is no change; only later ones lag.
@@ -151,8 +155,16 @@ impl Directory {
             || self.nested(group).into_iter().any(|inner| self.is_direct_member(inner, account))
     }
 
+    /// Has an account join a group, or leave it.
+    pub fn set_member(&self, group: &str, account: &str, member: bool) {
+        write(&self.moves).insert((group.to_owned(), account.to_owned()), member);
+    }
+
     /// Whether an account is a direct member of a group.
     pub fn is_direct_member(&self, group: &Group, account: &Account) -> bool {
+        if let Some(member) = read(&self.moves).get(&(group.id.clone(), account.id.clone())) {
+            return *member;
+        }
         let by_rule = || {
             let index = self.accounts.index_of(&account.id);
             group.every.zip(index).is_some_and(|(n, index)| n > 0 && index % n == 0)

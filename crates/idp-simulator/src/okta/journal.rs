@@ -13,13 +13,15 @@ use super::access::{self, Permission};
 use super::query::words;
 use super::user::timestamp;
 use super::{Org, errors};
-use crate::model::{Account, Directory, Settings};
+use crate::model::{Account, Directory, Group, Settings, Status};
 use crate::sync::lock;
 use crate::wire::{self, Request};
 use crate::world::World;
 
 /// Events kept per org.
 const KEPT: usize = 100_000;
+/// How far back a log may be asked for.
+const OLDEST: time::Duration = time::Duration::days(180);
 
 /// Events of all orgs.
 #[derive(Debug, Default)]
@@ -70,14 +72,59 @@ pub fn outside(
     event: &str,
     reason: Option<&'static str>,
 ) {
+    let outcome = Outcome { success: reason.is_none(), reason };
+    elsewhere(world, directory, account, event, outcome, None);
+}
+
+/// Appends what of a change somebody made elsewhere the log tells.
+pub fn noticed(world: &World, directory: &Directory, before: &Account, after: &Account) {
+    for event in events(before, after) {
+        outside(world, directory, after, event, None);
+    }
+}
+
+fn events(before: &Account, after: &Account) -> Vec<&'static str> {
+    let mut events = Vec::new();
+    if before.status != after.status {
+        events.push(match after.status {
+            Status::Active if before.status == Status::Suspended => "user.lifecycle.unsuspend",
+            Status::Active | Status::Provisioned => "user.lifecycle.activate",
+            Status::Suspended | Status::Disabled => "user.lifecycle.suspend",
+            Status::Deprovisioned => "user.lifecycle.deactivate",
+            Status::Deleted => "user.lifecycle.delete.completed",
+            Status::Staged | Status::Recovery => "user.account.reset_password",
+        });
+    }
+    if before.password != after.password {
+        events.push("user.account.update_password");
+    }
+    if events.is_empty() {
+        events.push("user.account.update_profile");
+    }
+    events
+}
+
+/// Appends that an account joined or left a group.
+pub fn moved(world: &World, directory: &Directory, account: &Account, group: &Group, member: bool) {
+    let event = if member { "group.user_membership.add" } else { "group.user_membership.remove" };
+    elsewhere(world, directory, account, event, Outcome { success: true, reason: None }, Some(group));
+}
+
+fn elsewhere(
+    world: &World,
+    directory: &Directory,
+    account: &Account,
+    event: &str,
+    outcome: Outcome,
+    group: Option<&Group>,
+) {
     if !matches!(&*directory.settings(), Settings::Okta(_)) {
         return;
     }
     let source = Source { agent: Some("Mozilla/5.0"), address: "198.51.100.7".into(), path: "/" };
     let actor = (account.id.as_str(), "User", account.login.as_str());
-    let outcome = Outcome { success: reason.is_none(), reason };
     let record = Record { event, actor, target: Some(account), outcome };
-    world.okta.journal.append(world.now(), &directory.id, &source, &record);
+    world.okta.journal.append(world.now(), &directory.id, &source, &record, group);
 }
 
 impl Journal {
@@ -88,12 +135,19 @@ impl Journal {
             address: request.peer.ip().to_string(),
             path: &request.path,
         };
-        self.append(now, &org.directory.id, &source, record);
+        self.append(now, &org.directory.id, &source, record, None);
     }
 
-    fn append(&self, now: OffsetDateTime, org: &str, source: &Source<'_>, record: &Record<'_>) {
+    fn append(
+        &self,
+        now: OffsetDateTime,
+        org: &str,
+        source: &Source<'_>,
+        record: &Record<'_>,
+        group: Option<&Group>,
+    ) {
         let (id, kind, name) = record.actor;
-        let target: Vec<Value> = record
+        let mut target: Vec<Value> = record
             .target
             .iter()
             .map(|account| {
@@ -101,6 +155,10 @@ impl Journal {
                 "displayName": account.display_name, "detailEntry": null})
             })
             .collect();
+        target.extend(group.map(|group| {
+            json!({"id": group.id, "type": "UserGroup", "alternateId": "unknown", "displayName": group.name,
+                "detailEntry": null})
+        }));
         let event = json!({
             "uuid": uuid::Uuid::new_v4(), "published": timestamp(now), "eventType": record.event, "version": "0",
             "severity": "INFO", "displayMessage": record.event,
@@ -143,6 +201,9 @@ pub fn answer(world: &World, org: &Org, request: &Request) -> Result<Response<By
         text.map(|text| OffsetDateTime::parse(&text, &Rfc3339).map_err(|_| invalid())).transpose()
     };
     let (since, until) = (date("since")?, date("until")?);
+    if since.is_some_and(|since| since < world.now() - OLDEST) {
+        return Err(invalid());
+    }
     let after = request.param("after").map(|text| text.parse::<u64>().map_err(|_| invalid())).transpose()?;
     if since.is_some() && after.is_some() {
         return Err(invalid());

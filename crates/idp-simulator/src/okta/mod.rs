@@ -37,7 +37,7 @@ use http::{Method, Response, StatusCode};
 pub use authn::wrong_password;
 pub use directory::max_attempts;
 pub use errors::error as refusal;
-pub use journal::outside;
+pub use journal::{moved, noticed, outside};
 pub use settings::{App, Authn, Buckets, Dpop, Policy, Settings};
 
 use crate::faults::{Fault, http_date};
@@ -157,7 +157,7 @@ impl<'a> Route<'a> {
             Self::Sessions(id) => ("okta.users.sessions", Some(id), Some(Bucket::UserWrite)),
             Self::Lifecycle(id, _) => ("okta.users.lifecycle", Some(id), Some(Bucket::UserWrite)),
             Self::Policies => ("okta.policies", None, Some(Bucket::Other)),
-            Self::Logs => ("okta.other", None, Some(Bucket::Logs)),
+            Self::Logs => ("okta.logs", None, Some(Bucket::Logs)),
             Self::Administrators
             | Self::ClientRoles(_)
             | Self::Organization

@@ -85,6 +85,16 @@ impl Query {
         }
     }
 
+    /// The ids it asks for, when it asks for nothing else.
+    pub fn ids(&self) -> Option<Vec<&str>> {
+        let id = |terms: &'_ Vec<Term>| match terms.as_slice() {
+            [Term { property, operator: Operator::Eq, .. }] => property == "id",
+            _ => false,
+        };
+        let all = self.0.iter().all(id);
+        all.then(|| self.0.iter().flatten().map(|term| term.value.as_str()).collect())
+    }
+
     /// Whether an account matches.
     pub fn matches(&self, org: &Org, account: &Account, now: OffsetDateTime) -> bool {
         self.0.iter().any(|terms| terms.iter().all(|term| term.matches(org, account, now)))
