@@ -6,7 +6,10 @@ use std::{
 
 use e2e::{Bus, Idp};
 use identity_sync_worker::{Config, KeyConfig, SyncConfig};
-use idp_simulator::model::Directory;
+use idp_simulator::{
+    model::{Directory, Settings},
+    okta,
+};
 use parapet::certs::{Certificates, service_name};
 use serde_json::{Value, json};
 use shared::{
@@ -260,6 +263,34 @@ impl Stage {
     pub fn real(&self) -> BTreeSet<(String, String)> {
         let (accounts, _) = self.directory.accounts.page(0, usize::MAX, |_| true);
         accounts.into_iter().map(|account| (account.id, account.login)).collect()
+    }
+
+    /// Grants the service app a further scope.
+    pub fn grant(&self, scope: &str) {
+        let Settings::Okta(okta) = &*self.directory.settings() else { panic!("not an Okta org") };
+        let mut okta = okta.clone();
+        okta.apps[0].scopes.push(scope.to_owned());
+        self.directory.set_settings(Settings::Okta(okta));
+    }
+
+    /// Has somebody join a group, or leave it, as the System Log tells it.
+    pub fn move_member(&self, login: &str, group: &str, member: bool) {
+        let account = self.directory.accounts.by_login(login).unwrap();
+        self.directory.set_member(group, &account.id, member);
+        let group = self.directory.group(group).unwrap();
+        okta::moved(&self.idp.simulator.world, &self.directory, &account, group, member);
+    }
+
+    /// Changes an account at the directory without moving its `lastUpdated`, as the System Log tells it.
+    pub fn patch_quietly(&self, login: &str, patch: &Value) {
+        let before = self.directory.accounts.by_login(login).unwrap();
+        let after = self.directory.accounts.update_quietly(&before.id, |account| {
+            let mut merged = serde_json::to_value(&*account).unwrap();
+            idp_simulator::model::merge(&mut merged, patch);
+            *account = serde_json::from_value(merged).unwrap();
+            account.clone()
+        });
+        okta::noticed(&self.idp.simulator.world, &self.directory, &before, &after.unwrap());
     }
 
     /// Changes an account at the directory, found by its sign-in name.

@@ -9,7 +9,7 @@ use shared::{
     id::{AccountId, CauseId, IdentifierId, IdentityId, SyncRunId},
     integration_store::{Integration, Package},
     outbox::{self, Topic},
-    provider::Account,
+    provider::{Account, Within},
     wire::events,
 };
 
@@ -34,8 +34,6 @@ pub(crate) struct Scope<'a> {
     pub cause: CauseId,
     /// The cap was reported in this run already.
     pub cap_reported: bool,
-    /// The run lists the changes of a whole directory of which the integration covers a part.
-    pub known_only: bool,
 }
 
 impl Scope<'_> {
@@ -65,6 +63,8 @@ impl Scope<'_> {
 pub(crate) struct Applied {
     pub counts: Counts,
     pub seen: Vec<AccountId>,
+    /// Of these, the ones that are known to be in the scope.
+    pub within: Vec<AccountId>,
     pub cap_reached: bool,
 }
 
@@ -73,15 +73,18 @@ pub(crate) async fn page(
     tx: &mut Tx,
     scope: &Scope<'_>,
     mut accounts: Vec<Account>,
+    within: &Within,
 ) -> Result<Applied, StoreError> {
     let (tenant, creation) = (scope.integration.tenant, scope.creates_identities());
     let used = store::lock_usage(tx, tenant).await?;
     let objects: Vec<&str> = accounts.iter().map(|a| a.object_id.as_str()).collect();
     let known = store::known(tx, tenant, scope.integration.id, &objects).await?;
-    if scope.known_only {
-        // Who is in the groups is seen by full runs only: a change brings nobody in, and nobody back who has left.
-        accounts.retain(|a| known.get(&a.object_id).is_some_and(|k| !k.missing && !k.removed));
-    }
+    // Whose place in the scope the page does not tell is taken as known: nobody comes in, and nobody back who has left.
+    accounts.retain(|a| {
+        within.covers(&a.object_id) || known.get(&a.object_id).is_some_and(|k| !k.missing && !k.removed)
+    });
+    let unsure: HashSet<AccountId> =
+        known.iter().filter(|(object, _)| !within.covers(object)).map(|(_, known)| known.id).collect();
     let mut changes = page::compare(accounts, &known, creation);
     let identities = if creation { assign_identities(tx, scope, &mut changes).await? } else { 0 };
     store::insert(tx, scope.place(), &changes.created).await?;
@@ -111,7 +114,8 @@ pub(crate) async fn page(
             .detail("identifiers", names.made);
         audit::record(tx, &event).await?;
     }
-    Ok(Applied { counts, seen: changes.seen, cap_reached: names.cap_reached })
+    let within = changes.seen.iter().copied().filter(|id| !unsure.contains(id)).collect();
+    Ok(Applied { counts, seen: changes.seen, within, cap_reached: names.cap_reached })
 }
 
 // An account joins the identity of an account with the same sign-in name; everybody else gets one of their own.

@@ -17,7 +17,7 @@ use shared::{
     id::{CauseId, IntegrationId, SyncRunId, TenantId, WorkId},
     integration_store::{self, Integration, Package, Status},
     provider::{
-        Cursor, Listing, Missing, Next as After, Page, Provider, ProviderError,
+        Cursor, Listing, Missing, Next as After, Page, Provider, ProviderError, Within,
         directory::{ConnectError, Directories},
     },
     queue::{Delivery, Handler, HandlerError, Outcome},
@@ -88,7 +88,6 @@ impl Job {
             run: run.id,
             cause: run.cause,
             cap_reported: run.cap_reported,
-            known_only: !run.full && !self.integration.settings.scope.is_whole(),
         }
     }
 }
@@ -252,7 +251,7 @@ impl Sync {
             counts = apply::make_skipped(&mut tx, &scope, BACKLOG).await?;
             let lacking = store_accounts::without_identity(&mut tx, tenant, integration, BACKLOG).await?;
             if !lacking.is_empty() {
-                let applied = apply::page(&mut tx, &scope, lacking).await?;
+                let applied = apply::page(&mut tx, &scope, lacking, &Within::All).await?;
                 cap_reached = applied.cap_reached;
                 counts.identities += applied.counts.identities;
                 counts.identifiers += applied.counts.identifiers;
@@ -352,9 +351,9 @@ impl Sync {
             tx.rollback().await?;
             return Ok(None);
         }
-        let applied = apply::page(&mut tx, &scope, page.accounts).await?;
-        if !scope.known_only {
-            store_removals::seen_again(&mut tx, tenant, integration, &applied.seen).await?;
+        let applied = apply::page(&mut tx, &scope, page.accounts, &page.within).await?;
+        if !applied.within.is_empty() {
+            store_removals::seen_again(&mut tx, tenant, integration, &applied.within).await?;
         }
         if run.full {
             store::remember_page(&mut tx, tenant, &run, &applied.seen).await?;

@@ -232,6 +232,7 @@ fn okta(of: &Subject, granted: Granted) -> (Value, Make) {
             "okta.groups.read",
             "okta.policies.read",
             "okta.roles.read",
+            "okta.logs.read",
         ],
     };
     let key = keys::generate().unwrap();

@@ -27,6 +27,13 @@ pub(super) const ENTRY: Entry = Entry {
                 needed("okta.users.read", "", "reads users"),
                 needed("okta.groups.read", "", "needed when only the members of groups are covered").optional(),
                 needed("okta.policies.read", "", "reads the lockout threshold; without it Okta's default of 10 is assumed").optional(),
+                needed(
+                    "okta.logs.read",
+                    "",
+                    "reads the System Log: deletions, locks, administrators and who joins or leaves a group within minutes; \
+                     without it these show in full runs only (nightly, hourly for a scope of groups)",
+                )
+                .optional(),
                 needed("okta.roles.read", "", "recognises administrators; without it the protection of privileged accounts does not cover them").optional(),
             ],
             conditions: &[

@@ -2,7 +2,10 @@
 //!
 //! Belongs here: what travels to and from a provider, and its adapters. Does not: SQL, messages, gRPC.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -10,6 +13,7 @@ use time::OffsetDateTime;
 
 use crate::{
     id::{AccountKey, ProviderKind},
+    integration::SyncScope,
     limiter::AttemptPermit,
     secret::SecretBytes,
     verdict::Verdict,
@@ -175,8 +179,29 @@ pub struct Account {
     pub last_sign_in_at: Option<OffsetDateTime>,
     /// When the account was created in the directory.
     pub created_at: Option<OffsetDateTime>,
-    /// True when the directory reported the account as removed (delta tombstone).
+    /// True when the directory reported the account as removed, or as outside the scope (a tombstone).
     pub removed: bool,
+}
+
+impl Account {
+    /// A tombstone: the directory does not show this account (any more), or not in the scope.
+    pub fn tombstone(object_id: String) -> Self {
+        Self {
+            object_id,
+            login: String::new(),
+            display_name: String::new(),
+            addresses: Vec::new(),
+            state: AccountState::Deprovisioned,
+            kind: AccountKind::Member,
+            authority: PasswordAuthority::None,
+            hybrid: false,
+            is_admin: false,
+            password_changed_at: None,
+            last_sign_in_at: None,
+            created_at: None,
+            removed: true,
+        }
+    }
 }
 
 /// An opaque place in a listing. Stored between pages; made and read only by the adapter that returned it.
@@ -198,8 +223,35 @@ pub enum Listing {
 pub struct Page {
     /// The accounts; may be empty though more follow.
     pub accounts: Vec<Account>,
+    /// Which of them are known to be in the scope.
+    pub within: Within,
     /// Where to go on.
     pub next: Next,
+}
+
+/// Which accounts of a page are known to be in the integration's scope. A listing of what changed in a whole directory
+/// does not tell who is in a group: an account of such a page is taken for what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Within {
+    /// All of them.
+    All,
+    /// Those with these object ids.
+    Only(HashSet<String>),
+}
+
+impl Within {
+    /// Of a listing of changes in a whole directory, of which `scope` may be a part.
+    pub fn changes_of(scope: &SyncScope) -> Self {
+        if scope.is_whole() { Self::All } else { Self::Only(HashSet::new()) }
+    }
+
+    /// Whether this account is known to be in the scope.
+    pub fn covers(&self, object_id: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(ids) => ids.contains(object_id),
+        }
+    }
 }
 
 /// What follows a page.

@@ -6,7 +6,7 @@ use super::{
     Entra, Facts,
     account::{SELECT, User, object_id_segment},
 };
-use crate::provider::{Account, Cursor, Listing, Missing, Next, Page, ProviderError};
+use crate::provider::{Account, Cursor, Listing, Missing, Next, Page, ProviderError, Within};
 
 const USERS: &str = "/users";
 const DELTA: &str = "/users/delta";
@@ -115,7 +115,7 @@ impl Entra {
             }
             None => Next::End(Some(Place::Changes { next: changes }.cursor()?)),
         };
-        Ok(Page { accounts, next })
+        Ok(Page { accounts, within: Within::All, next })
     }
 
     /// Whether the members of every group of the scope can be read.
@@ -143,7 +143,7 @@ impl Entra {
             }
             None => Next::End(Some(Place::Changes { next: changes }.cursor()?)),
         };
-        Ok(Page { accounts, next })
+        Ok(Page { accounts, within: Within::All, next })
     }
 
     async fn changes(&self, url: &str, facts: &Facts) -> Result<Page, ProviderError> {
@@ -163,7 +163,7 @@ impl Entra {
             }
             (None, None) => return Err(ProviderError::Protocol("a delta page without a link")),
         };
-        Ok(Page { accounts, next })
+        Ok(Page { accounts, within: Within::changes_of(&self.scope), next })
     }
 
     /// A changed user, read again when the delta shows only part of it. Sign-ins are not in deltas at all.

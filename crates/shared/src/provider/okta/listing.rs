@@ -4,18 +4,24 @@ use std::{collections::HashSet, sync::atomic::Ordering};
 
 use http::Method;
 use serde::{Deserialize, Serialize};
-use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
+use time::{Duration, OffsetDateTime};
 
-use super::{Okta, client::Client, failure, user::User};
+use super::{
+    Okta,
+    client::Client,
+    failure,
+    log::{self, Events, Named},
+    user::User,
+};
 use crate::{
     integration::SyncScope,
     provider::{
-        Account, Cursor, Listing, LockoutPolicy, Missing, Next, Page, ProviderError, http::Answer,
+        Account, Cursor, Listing, LockoutPolicy, Missing, Next, Page, ProviderError, Within, http::Answer,
         pace::Share,
     },
 };
 
-const USERS: &str = "/api/v1/users";
+pub(super) const USERS: &str = "/api/v1/users";
 const ASSIGNEES: &str = "/api/v1/iam/assignees/users";
 const POLICIES: &str = "/api/v1/policies";
 /// Default and maximum of Okta (§3.1).
@@ -23,9 +29,10 @@ const LIMIT: u16 = 200;
 /// Changes are read again this far back: Okta's filter is eventually consistent (§3.1).
 const OVERLAP: Duration = Duration::minutes(5);
 /// Bounds listings that are collected whole.
-const MOST_PAGES: usize = 100;
+pub(super) const MOST_PAGES: usize = 100;
 
 /// Where a listing goes on. `started` is when its run began, by the org's clock: the next run's changes start there.
+/// `log` is where the System Log is read on, absent where it may not be read.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "at", rename_all = "snake_case")]
 enum Place {
@@ -36,9 +43,23 @@ enum Place {
     /// Among the members of a scope's groups: the group, and its next page if it was begun.
     Members { started: i64, groups: Vec<String>, nth: usize, path: Option<String> },
     /// At the start of a listing of what changed since.
-    Since { since: i64 },
+    Since {
+        since: i64,
+        #[serde(default)]
+        log: Option<String>,
+    },
     /// Inside a listing of changes.
-    Changed { started: i64, path: String },
+    Changed {
+        started: i64,
+        path: String,
+        #[serde(default)]
+        log: Option<String>,
+    },
+    /// At a page of the System Log.
+    Logged { started: i64, log: String },
+    /// Among the users whom a page of the System Log named; `more` pages of it follow. `roles`: who is an
+    /// administrator changed.
+    Named { started: i64, log: String, more: bool, roles: bool, named: Vec<Named> },
 }
 
 impl Place {
@@ -49,71 +70,125 @@ impl Place {
     }
 }
 
-/// One page of users.
-pub(super) async fn page(
-    client: &Client,
-    scope: &SyncScope,
-    listing: Listing,
-    from: Option<&Cursor>,
-) -> Result<Page, ProviderError> {
-    let place = from.map(|c| serde_json::from_str::<Place>(&c.0)).transpose();
-    let place = place.map_err(|_| ProviderError::CursorExpired)?;
-    // A listing of another scope than today's starts again.
-    match (listing, &place) {
-        (Listing::Full, None) if !scope.is_whole() => {
-            return members(client, scope, None, 0, None).await;
+impl Okta {
+    /// One page of users. Who is an administrator is left open.
+    pub(super) async fn page(&self, listing: Listing, from: Option<&Cursor>) -> Result<Page, ProviderError> {
+        let place = from.map(|c| serde_json::from_str::<Place>(&c.0)).transpose();
+        let place = place.map_err(|_| ProviderError::CursorExpired)?;
+        match listing {
+            Listing::Full => full(&self.client, &self.scope, place).await,
+            Listing::Changes => self.changes(place).await,
         }
-        (Listing::Full, Some(Place::Members { started, groups, nth, path }))
-            if *groups == scope.group_ids =>
-        {
-            return members(client, scope, Some(*started), *nth, path.as_deref()).await;
-        }
-        (Listing::Full, Some(_)) if !scope.is_whole() => return Err(ProviderError::CursorExpired),
-        _ => {}
     }
-    let (started, path) = match (listing, &place) {
-        (Listing::Full, None) => (None, format!("{USERS}?limit={LIMIT}")),
-        (Listing::Full, Some(Place::Deprovisioned { started, path: None })) => {
-            (Some(*started), filtered("status eq \"DEPROVISIONED\""))
+
+    /// What changed: first by `lastUpdated`, then by the System Log, which tells what moves no `lastUpdated`.
+    async fn changes(&self, place: Option<Place>) -> Result<Page, ProviderError> {
+        let client = &self.client;
+        let (begun, path, log) = match place {
+            Some(Place::Since { since, log }) => {
+                let readable = client.token().await?.scopes.contains(log::SCOPE);
+                let log =
+                    readable.then(|| log.map_or_else(|| log::begin(&self.scope, since), Ok)).transpose()?;
+                (None, changed_since(since)?, log)
+            }
+            Some(Place::Changed { started, path, log }) => (Some(started), path, log),
+            Some(Place::Logged { started, log }) => return self.logged(started, log).await,
+            Some(Place::Named { started, log, more, roles, named }) => {
+                if roles {
+                    self.forget_admins();
+                }
+                let reread = log::reread(client, &self.scope, &named).await?;
+                let named = named.into_iter().skip(reread.done).collect::<Vec<_>>();
+                let next = match (named.is_empty(), more) {
+                    (false, _) => {
+                        Next::Page(Place::Named { started, log, more, roles: false, named }.cursor()?)
+                    }
+                    (true, true) => Next::Page(Place::Logged { started, log }.cursor()?),
+                    (true, false) => end(started, Some(log))?,
+                };
+                return Ok(Page { accounts: reread.accounts, within: reread.within, next });
+            }
+            _ => return Err(ProviderError::CursorExpired),
+        };
+        let (users, next) = list(client, &path, begun.is_some()).await?;
+        let started = begun.unwrap_or_else(|| client.server_time());
+        let next = match (next, log) {
+            (Some(path), log) => Next::Page(Place::Changed { started, path, log }.cursor()?),
+            (None, Some(log)) => Next::Page(Place::Logged { started, log }.cursor()?),
+            (None, None) => end(started, None)?,
+        };
+        let accounts = users.into_iter().map(Account::from).collect();
+        Ok(Page { accounts, within: Within::changes_of(&self.scope), next })
+    }
+
+    /// A page of the System Log. The users it names are read by the units that follow, some by each.
+    async fn logged(&self, started: i64, log: String) -> Result<Page, ProviderError> {
+        let next = match log::read(&self.client, &self.scope, &log, started).await? {
+            // May not be read after all; should that change, it goes on from here.
+            None => end(started, Some(log))?,
+            Some(Events { named, roles, next: log, more }) if !named.is_empty() => {
+                Next::Page(Place::Named { started, log, more, roles, named }.cursor()?)
+            }
+            Some(Events { next: log, more: true, .. }) => {
+                Next::Page(Place::Logged { started, log }.cursor()?)
+            }
+            Some(Events { next: log, .. }) => end(started, Some(log))?,
+        };
+        Ok(Page { accounts: Vec::new(), within: Within::All, next })
+    }
+}
+
+fn end(started: i64, log: Option<String>) -> Result<Next, ProviderError> {
+    Ok(Next::End(Some(Place::Since { since: started, log }.cursor()?)))
+}
+
+/// A page of every user, or of every member of the scope's groups. A listing of another scope than today's starts again.
+async fn full(client: &Client, scope: &SyncScope, place: Option<Place>) -> Result<Page, ProviderError> {
+    let (started, path, deprovisioned) = match place {
+        None if !scope.is_whole() => return members(client, scope, None, 0, None).await,
+        Some(Place::Members { started, groups, nth, path }) if groups == scope.group_ids => {
+            return members(client, scope, Some(started), nth, path.as_deref()).await;
         }
-        (Listing::Changes, Some(Place::Since { since })) => (None, changed_since(*since)?),
-        (
-            Listing::Full,
-            Some(Place::Listed { started, path } | Place::Deprovisioned { started, path: Some(path) }),
-        )
-        | (Listing::Changes, Some(Place::Changed { started, path })) => {
-            // Stored cursors are trusted no more than links are.
-            (Some(*started), client.follow(&format!("https://{}{path}", client.host()), USERS)?)
-        }
-        _ => return Err(ProviderError::CursorExpired),
+        None => (None, None, false),
+        Some(Place::Listed { started, path }) if scope.is_whole() => (Some(started), Some(path), false),
+        Some(Place::Deprovisioned { started, path }) if scope.is_whole() => (Some(started), path, true),
+        Some(_) => return Err(ProviderError::CursorExpired),
     };
+    let begun = path.is_some();
+    let path = path.unwrap_or_else(|| {
+        if deprovisioned { filtered("status eq \"DEPROVISIONED\"") } else { format!("{USERS}?limit={LIMIT}") }
+    });
+    let (users, next) = list(client, &path, begun).await?;
+    if started.is_none() && users.is_empty() && next.is_none() {
+        return Err(ProviderError::Refused(no_users()));
+    }
+    let started = started.unwrap_or_else(|| client.server_time());
+    let next = match (deprovisioned, next) {
+        (false, Some(path)) => Next::Page(Place::Listed { started, path }.cursor()?),
+        (false, None) => Next::Page(Place::Deprovisioned { started, path: None }.cursor()?),
+        (true, Some(path)) => Next::Page(Place::Deprovisioned { started, path: Some(path) }.cursor()?),
+        (true, None) => end(started, None)?,
+    };
+    Ok(Page { accounts: users.into_iter().map(Account::from).collect(), within: Within::All, next })
+}
+
+/// One call of a list of users, and the path of what follows. `begun`: the path is the org's own, from a cursor.
+async fn list(
+    client: &Client,
+    path: &str,
+    begun: bool,
+) -> Result<(Vec<User>, Option<String>), ProviderError> {
+    // Stored cursors are trusted no more than links are.
+    let path = client.follow(&format!("https://{}{path}", client.host()), USERS)?;
     let answer = client.call(Method::GET, "users", &path).await?;
     match answer.status {
         200 => {}
         // An `after` that the org does not know (any more) is a bad request like any other.
-        400 if from.is_some() && failure::code(&answer).is_some() => {
-            return Err(ProviderError::CursorExpired);
-        }
+        400 if begun && failure::code(&answer).is_some() => return Err(ProviderError::CursorExpired),
         _ => return Err(failure::of(&answer)),
     }
-    let users: Vec<User> = answer.json()?;
     let next = next_link(&answer).map(|link| client.follow(&link, USERS)).transpose()?;
-    if from.is_none() && users.is_empty() && next.is_none() {
-        return Err(ProviderError::Refused(no_users()));
-    }
-    let started = started.unwrap_or_else(|| client.server_time());
-    let next = match (listing, place, next) {
-        (Listing::Full, Some(Place::Deprovisioned { .. }), Some(path)) => {
-            Next::Page(Place::Deprovisioned { started, path: Some(path) }.cursor()?)
-        }
-        (Listing::Full, Some(Place::Deprovisioned { .. }), None) | (Listing::Changes, _, None) => {
-            Next::End(Some(Place::Since { since: started }.cursor()?))
-        }
-        (Listing::Full, _, Some(path)) => Next::Page(Place::Listed { started, path }.cursor()?),
-        (Listing::Full, _, None) => Next::Page(Place::Deprovisioned { started, path: None }.cursor()?),
-        (Listing::Changes, _, Some(path)) => Next::Page(Place::Changed { started, path }.cursor()?),
-    };
-    Ok(Page { accounts: users.into_iter().map(Account::from).collect(), next })
+    Ok((answer.json()?, next))
 }
 
 /// A page of the members of the scope's groups. A member of several groups comes several times.
@@ -147,9 +222,9 @@ async fn members(
         None if nth + 1 < groups.len() => {
             Next::Page(Place::Members { started, groups, nth: nth + 1, path: None }.cursor()?)
         }
-        None => Next::End(Some(Place::Since { since: started }.cursor()?)),
+        None => end(started, None)?,
     };
-    Ok(Page { accounts: users.into_iter().map(Account::from).collect(), next })
+    Ok(Page { accounts: users.into_iter().map(Account::from).collect(), within: Within::All, next })
 }
 
 /// Whether the members of a group can be read.
@@ -194,7 +269,7 @@ pub(super) fn no_users() -> Missing {
     }
 }
 
-fn filtered(filter: &str) -> String {
+pub(super) fn filtered(filter: &str) -> String {
     let query = url::form_urlencoded::Serializer::new(String::new())
         .append_pair("limit", &LIMIT.to_string())
         .append_pair("filter", filter)
@@ -203,15 +278,18 @@ fn filtered(filter: &str) -> String {
 }
 
 fn changed_since(since: i64) -> Result<String, ProviderError> {
-    let since =
-        OffsetDateTime::from_unix_timestamp(since).map_err(|_| ProviderError::CursorExpired)? - OVERLAP;
+    Ok(filtered(&format!("lastUpdated gt \"{}\"", shortly_before(since)?)))
+}
+
+/// An instant and the overlap before it, in Okta's spelling.
+pub(super) fn shortly_before(since: i64) -> Result<String, ProviderError> {
+    let since = OffsetDateTime::from_unix_timestamp(since).ok().and_then(|at| at.checked_sub(OVERLAP));
     let format = time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].000Z");
-    let since = since.format(format).or_else(|_| since.format(&Rfc3339));
-    Ok(filtered(&format!("lastUpdated gt \"{}\"", since.map_err(|_| ProviderError::CursorExpired)?)))
+    since.and_then(|at| at.format(format).ok()).ok_or(ProviderError::CursorExpired)
 }
 
 /// The target of `rel="next"`: `Link` may be repeated or joined by commas (§0).
-fn next_link(answer: &Answer) -> Option<String> {
+pub(super) fn next_link(answer: &Answer) -> Option<String> {
     let lines = answer.headers.get_all("link").iter().filter_map(|v| v.to_str().ok());
     // No comma occurs inside the angle brackets unencoded; a split there only yields parts without `<`.
     lines.flat_map(|line| line.split(",<").flat_map(|l| l.split(", <"))).find_map(|link| {

@@ -32,6 +32,7 @@ mod failure;
 pub mod host;
 pub mod keys;
 mod listing;
+mod log;
 mod probe;
 mod rate;
 mod token;
@@ -120,6 +121,11 @@ impl Okta {
             Some((Instant::now(), Arc::clone(&admins)));
         Ok(admins)
     }
+
+    /// Has the administrators read again.
+    fn forget_admins(&self) {
+        *self.admins.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 #[async_trait]
@@ -141,7 +147,7 @@ impl Provider for Okta {
     }
 
     async fn accounts(&self, listing: Listing, from: Option<&Cursor>) -> Result<Page, ProviderError> {
-        let mut page = listing::page(&self.client, &self.scope, listing, from).await?;
+        let mut page = self.page(listing, from).await?;
         let admins = self.admins().await?;
         for account in &mut page.accounts {
             account.is_admin = admins.contains(&account.object_id);

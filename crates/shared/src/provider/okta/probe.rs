@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     authn::{Options, PATH, Submission},
     client::Client,
-    failure, listing,
+    failure, listing, log,
     verdict::{self, Meaning},
 };
 use crate::{
@@ -85,7 +85,7 @@ pub(super) async fn test(client: &Client, scope: &SyncScope, wanted: &BTreeSet<C
             results.extend(wanted.iter().map(|c| (*c, Err(missing.clone()))));
         }
         Ok(token) => {
-            report.warnings = warnings(&token.scopes);
+            report.warnings = warnings(client, &token.scopes).await;
             for capability in wanted {
                 let result = match capability {
                     Capability::Read => read(client, scope, &token.scopes).await,
@@ -164,11 +164,24 @@ const OPTIONAL: &[(&str, &str, &str)] = &[
         "the org's lockout threshold is unknown, so that Okta's default of 10 is assumed; grant okta.policies.read if a \
          password policy has a lower one",
     ),
+    (
+        log::SCOPE,
+        "changes_partial",
+        "deletions, locks, new administrators and who joins or leaves a group are seen by full runs only (nightly, hourly \
+         for a scope of groups); grant okta.logs.read and a role that may view the System Log",
+    ),
 ];
 
-fn warnings(scopes: &BTreeSet<String>) -> Vec<Warning> {
-    let lacking = OPTIONAL.iter().filter(|(scope, ..)| !scopes.contains(*scope));
-    lacking.map(|(_, reason, cost)| Warning { reason, message: (*cost).to_owned() }).collect()
+/// What is optional and missing: a scope that is not granted, or one that the app's role makes useless.
+async fn warnings(client: &Client, scopes: &BTreeSet<String>) -> Vec<Warning> {
+    let mut found = Vec::new();
+    for (scope, reason, cost) in OPTIONAL {
+        let works = scopes.contains(*scope) && (*scope != log::SCOPE || log::is_readable(client).await);
+        if !works {
+            found.push(Warning { reason, message: (*cost).to_owned() });
+        }
+    }
+    found
 }
 
 /// A sign-in nobody can mean: the answer shows whether the endpoint is there and asks for the password first.

@@ -26,8 +26,14 @@ use crate::provider::{
 };
 
 /// Everything we can make use of. Okta leaves out of the token what is not granted (§1.1).
-pub(super) const SCOPES: [&str; 5] =
-    ["okta.users.read", "okta.users.manage", "okta.groups.read", "okta.policies.read", "okta.roles.read"];
+pub(super) const SCOPES: [&str; 6] = [
+    "okta.users.read",
+    "okta.users.manage",
+    "okta.groups.read",
+    "okta.policies.read",
+    "okta.roles.read",
+    "okta.logs.read",
+];
 const PATH: &str = "/oauth2/v1/token";
 const ASSERTION: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 const ASSERTION_LIFE: i64 = 300;
