@@ -40,12 +40,13 @@ impl Idp {
 
     /// The deployment configuration that leads the providers' names here.
     pub fn egress_config(&self) -> EgressConfig {
-        let names = ["login.microsoftonline.com", "graph.microsoft.com", "okta.com"];
+        let names = ["login.microsoftonline.com", "graph.microsoft.com", "okta.com", "login.acme.example"];
         let fixed = |name: &str| FixedAddress { suffix: name.to_owned(), address: self.simulator.addr };
         EgressConfig {
             extra_ca: Some(self.ca()),
             proxy: None,
             resolve: names.into_iter().map(fixed).collect(),
+            ..EgressConfig::default()
         }
     }
 

@@ -170,7 +170,8 @@ fn address(scheme: &str, host: &str, path: &str) -> Option<(Surface, String, Str
         return whole(Surface::Okta(org.to_owned()));
     }
     if !matches!(name.as_str(), "localhost" | "127.0.0.1" | "[::1]") {
-        return None;
+        // The custom domain of an org, if any has it.
+        return whole(Surface::Okta(name.clone()));
     }
     let below = |prefix: &str| -> Option<String> {
         let rest = path.strip_prefix(prefix)?;

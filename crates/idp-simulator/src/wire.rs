@@ -16,7 +16,7 @@ pub enum Surface {
     EntraLogin,
     /// The Microsoft Graph host of a cloud.
     Graph,
-    /// The host of one Okta org, by subdomain.
+    /// The host of one Okta org, by subdomain or custom domain.
     Okta(String),
 }
 

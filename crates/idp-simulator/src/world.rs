@@ -145,8 +145,11 @@ impl World {
     }
 
     /// The Okta org with this subdomain.
-    pub fn okta(&self, subdomain: &str) -> Option<Arc<Directory>> {
-        let is = |d: &&Arc<Directory>| matches!(&*d.settings(), Settings::Okta(o) if o.subdomain.eq_ignore_ascii_case(subdomain));
+    pub fn okta(&self, name: &str) -> Option<Arc<Directory>> {
+        let is = |d: &&Arc<Directory>| {
+            matches!(&*d.settings(), Settings::Okta(o) if o.subdomain.eq_ignore_ascii_case(name)
+                || o.custom_domain.as_ref().is_some_and(|domain| domain.eq_ignore_ascii_case(name)))
+        };
         read(&self.directories).iter().find(is).cloned()
     }
 

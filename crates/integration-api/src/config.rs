@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use shared::service::{Common, Configuration, Faults};
+use shared::{
+    provider::okta::host::ApprovedDomains,
+    service::{Common, Configuration, Faults},
+};
 use url::Url;
 
 /// The whole configuration.
@@ -18,8 +21,18 @@ pub struct Config {
     pub oidc: OidcConfig,
     /// The public files of the sealing purposes.
     pub keys: KeysConfig,
+    /// What the directories' hosts may be.
+    pub idp: IdpConfig,
     /// Bounds.
     pub limits: Limits,
+}
+
+/// What the directories' hosts may be. This service calls none of them.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IdpConfig {
+    /// Approved custom domains of Okta orgs, for example `["login.acme.com"]`. Set the same for the workers.
+    pub okta_domains: ApprovedDomains,
 }
 
 /// The public API.
@@ -135,7 +148,7 @@ impl Configuration for Config {
     }
 
     fn check(&self, faults: &mut Faults) {
-        let Self { common, api, oidc, keys, limits } = self;
+        let Self { common, api, oidc, keys, idp: _, limits } = self;
         for peer in [SYNC_WORKER, AUDIT_WRITER] {
             faults.require(common.peers.contains_key(peer), &format!("common.peers.{peer}"), "is required");
         }

@@ -35,7 +35,7 @@ use shared::{
     },
 };
 
-pub use self::config::{ApiConfig, ClaimNames, Config, KeysConfig, Limits, OidcConfig, PublicTls};
+pub use self::config::{ApiConfig, ClaimNames, Config, IdpConfig, KeysConfig, Limits, OidcConfig, PublicTls};
 use self::{
     auth::{AccessTable, Guard, Guarded, IssuerKeys, Verifier},
     observe::Observer,
@@ -84,6 +84,7 @@ pub async fn run(
         sealers,
         peers: peers.clone(),
         public_url: api.public_url,
+        okta_domains: idp.okta_domains,
         stop,
     };
     // INVARIANT: every public service stands behind the guard.

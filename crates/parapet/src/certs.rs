@@ -21,6 +21,8 @@ const PROVIDER_NAMES: [&str; 6] = [
     "*.okta.com",
     "*.oktapreview.com",
     "*.okta-emea.com",
+    // The custom domain of an org.
+    "login.acme.example",
     "localhost",
 ];
 

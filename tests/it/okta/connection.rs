@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use e2e::Idp;
 use serde_json::json;
+use shared::integration::OktaConnection;
+use shared::provider::http::{Egress, EgressConfig};
 use shared::provider::okta::{Okta, keys};
 use shared::provider::{Capability, Listing, Missing, Provider, ProviderError};
 
@@ -111,4 +113,94 @@ async fn a_sign_in_endpoint_that_cannot_prove_a_password_fails_the_test_of_valid
         let stage = Stage::people(json!({"authn": authn})).await;
         assert_eq!(reasons(&missing(&stage.okta).await), ["", reason, "", ""]);
     }
+}
+
+/// The reasons of everything that works less well than it could.
+async fn warned(okta: &Okta) -> Vec<&'static str> {
+    okta.test(&wanted()).await.warnings.into_iter().map(|warning| warning.reason).collect()
+}
+
+#[tokio::test]
+async fn the_engine_of_the_org_is_named_and_a_classic_one_knows_no_risk() {
+    let risk = BTreeSet::from([Capability::MarkCompromised]);
+    let tested = async |settings| {
+        let stage = Stage::people(settings).await;
+        let report = stage.okta.test(&risk).await;
+        (report.edition, report.capabilities[0].result.clone().err().map(|missing| missing.reason))
+    };
+    assert_eq!(tested(json!({})).await, (Some("Okta Identity Engine"), None));
+    let unlicensed = Some("licence_missing");
+    assert_eq!(tested(json!({"threat_protection": false})).await, (Some("Okta Identity Engine"), unlicensed));
+    // It does not know the scopes either; that costs the connection nothing.
+    assert_eq!(tested(json!({"pipeline": "v1"})).await, (Some("Okta Classic Engine"), unlicensed));
+    let classic = Stage::people(json!({"pipeline": "v1"})).await;
+    assert_eq!(reasons(&missing(&classic.okta).await), [""; 4]);
+}
+
+#[tokio::test]
+async fn setting_a_risk_takes_its_scopes_and_a_role_that_may() {
+    let risk = BTreeSet::from([Capability::MarkCompromised]);
+    let tested = async |app| {
+        let stage = Stage::with(json!({}), app, json!({"accounts": people()})).await;
+        let missing = stage.okta.test(&risk).await.capabilities.remove(0).result.unwrap_err();
+        assert!(missing.not_granted && stage.idp.changes().is_empty());
+        (missing.reason, missing.message)
+    };
+    let (reason, message) = tested(json!({"scopes": ["okta.users.read", "okta.userRisk.manage"]})).await;
+    assert!(reason == "consent_missing" && message.contains("okta.userRisk.read"), "{reason}: {message}");
+    assert_eq!(tested(json!({"roles": ["ORG_ADMIN"]})).await.0, "role_missing");
+}
+
+#[tokio::test]
+async fn a_role_that_suspends_but_does_not_unsuspend_is_warned_about() {
+    let tested = async |role: &str| {
+        let roles = json!(["okta.users.read", "okta.iam.read", "okta.users.lifecycle.suspend", role]);
+        let stage = Stage::with(json!({}), json!({"roles": roles}), json!({"accounts": people()})).await;
+        assert_eq!(reasons(&missing(&stage.okta).await), ["", "", "role_missing", ""]);
+        warned(&stage.okta).await.contains(&"undo_missing")
+    };
+    assert!(tested("okta.groups.read").await);
+    assert!(!tested("okta.users.lifecycle.unsuspend").await);
+}
+
+#[tokio::test]
+async fn a_log_that_may_not_be_read_is_warned_about() {
+    let tested = async |app| {
+        let stage = Stage::with(json!({}), app, json!({"accounts": people()})).await;
+        warned(&stage.okta).await.contains(&"changes_partial")
+    };
+    let scopes = ["okta.users.read", "okta.users.manage", "okta.logs.read"];
+    assert!(tested(json!({"scopes": ["okta.users.read"]})).await);
+    assert!(tested(json!({"scopes": scopes, "roles": ["USER_ADMIN"]})).await, "the scope alone does nothing");
+    assert!(!tested(json!({"scopes": scopes})).await);
+}
+
+#[tokio::test]
+async fn an_approved_custom_domain_is_used_like_the_orgs_own_name() {
+    let domain = "login.acme.example";
+    let key = keys::generate().unwrap();
+    let stage = Stage::with(
+        json!({"custom_domain": domain}),
+        json!({"jwks": keys::jwks(std::slice::from_ref(&key.public))}),
+        json!({"generated": {"seed": 7, "count": 450}}),
+    )
+    .await;
+    let connection = OktaConnection { host: domain.into(), client_id: super::CLIENT.into() };
+    let refused = Okta::new(&connection, &key.kid, &key.pkcs8, stage.idp.egress()).unwrap_err();
+    let ProviderError::Refused(missing) = refused else { panic!("{refused:?}") };
+    assert_eq!(missing.reason, "host_invalid");
+    assert!(missing.message.contains("idp.okta_domains"), "{missing:?}");
+
+    let approved = EgressConfig {
+        okta_domains: vec![domain.to_owned()].try_into().unwrap(),
+        ..stage.idp.egress_config()
+    };
+    let okta = Okta::new(&connection, &key.kid, &key.pkcs8, Egress::new(&approved).unwrap()).unwrap();
+    assert_eq!(reasons(&self::missing(&okta).await), [""; 4]);
+    assert_eq!(okta.directory_id().await.unwrap(), super::ORG);
+    let (all, _) = e2e::walk(&okta, Listing::Full, None).await.unwrap();
+    assert_eq!(all.len(), 450);
+    // Of an org that does not have it, it is another name.
+    stage.patch_settings(json!({"custom_domain": null}));
+    assert!(okta.directory_id().await.is_err());
 }

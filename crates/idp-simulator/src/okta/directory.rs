@@ -20,7 +20,12 @@ pub fn well_known(org: &Org, request: &Request, document: &str) -> Response<Byte
     let base = &request.base;
     let body = match document {
         "okta-organization" => {
-            json!({"id": org.settings.org_id, "_links": {"organization": {"href": base}}, "pipeline": "idx"})
+            let mut links = json!({"organization": {"href": base}});
+            if let Some(domain) = &org.settings.custom_domain {
+                let own = base.replacen(domain.as_str(), &format!("{}.okta.com", org.settings.subdomain), 1);
+                links = json!({"organization": {"href": own}, "alternate": {"href": format!("https://{domain}")}});
+            }
+            json!({"id": org.settings.org_id, "_links": links, "pipeline": org.settings.pipeline})
         }
         "openid-configuration" | "oauth-authorization-server" => json!({
             "issuer": base,

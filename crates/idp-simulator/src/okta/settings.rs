@@ -15,6 +15,9 @@ pub struct Settings {
     pub org_id: String,
     /// `{subdomain}.okta.com`.
     pub subdomain: String,
+    /// A further name it answers to, its custom domain.
+    #[serde(default)]
+    pub custom_domain: Option<String>,
     /// Domain of generated logins.
     pub mail_domain: String,
     /// Wrong tries that lock an account; 0 = never. The default password policy says so.

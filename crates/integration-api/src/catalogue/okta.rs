@@ -9,7 +9,11 @@ pub(super) const ENTRY: Entry = Entry {
     name: "Okta",
     hosts: "the org's own host",
     fields: &[
-        field("okta.host", "Okta domain", "the org's own name, like acme.okta.com; not the -admin host"),
+        field(
+            "okta.host",
+            "Okta domain",
+            "the org's own name, like acme.okta.com, or a custom domain that this deployment has approved; not the -admin host",
+        ),
         field(
             "okta.client_id",
             "Client ID",

@@ -8,7 +8,10 @@ use shared::{
         ActionSwitch, Connection, EntraCloud, EntraConnection, MitigationSettings, OktaConnection, Settings,
         SyncScope, ValidationSettings,
     },
-    provider::{Action, okta::host},
+    provider::{
+        Action,
+        okta::host::{self, ApprovedDomains},
+    },
     wire::v1,
 };
 
@@ -49,7 +52,10 @@ pub(super) fn connection_in(config: v1::integration::Config) -> Result<Connectio
 }
 
 /// Checks a connection; an Okta host is brought into its plain form.
-pub(super) fn check_connection(connection: &mut Connection) -> Result<(), ApiError> {
+pub(super) fn check_connection(
+    connection: &mut Connection,
+    okta_domains: &ApprovedDomains,
+) -> Result<(), ApiError> {
     let mut check = Check::default();
     match connection {
         Connection::EntraId(EntraConnection { cloud: _, tenant, client_id, ropc_client_id }) => {
@@ -67,7 +73,7 @@ pub(super) fn check_connection(connection: &mut Connection) -> Result<(), ApiErr
             );
         }
         Connection::Okta(OktaConnection { host, client_id }) => {
-            match host::normalise(host) {
+            match host::normalise(host, okta_domains) {
                 Ok(plain) => *host = plain,
                 Err(remedy) => check.require(false, "okta.host", remedy),
             }
@@ -410,7 +416,11 @@ mod tests {
                 client_id: guid.into(),
                 ropc_client_id: None,
             });
-            assert_eq!(check_connection(&mut connection).is_ok(), good, "{tenant}");
+            assert_eq!(
+                check_connection(&mut connection, &ApprovedDomains::default()).is_ok(),
+                good,
+                "{tenant}"
+            );
         }
     }
 }

@@ -7,6 +7,7 @@ use shared::{
     db::{Db, Tx},
     id::{CauseId, IntegrationId, SyncRunId, TenantId},
     integration::Connection,
+    provider::okta::host::ApprovedDomains,
     wire::{internal::TestConnectionResponse, v1},
 };
 use time::OffsetDateTime;
@@ -44,6 +45,8 @@ pub struct Integrations {
     pub peers: Peers,
     /// Base of JWKS URLs.
     pub public_url: String,
+    /// Custom domains of Okta orgs that may be connected.
+    pub okta_domains: ApprovedDomains,
     /// Ends streams when the service stops.
     pub stop: CancellationToken,
 }

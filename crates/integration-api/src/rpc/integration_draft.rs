@@ -47,7 +47,7 @@ impl Integrations {
         let package = registry::package(&mut tx, tenant).await?;
         let now = tx.clock().await?;
         let mut draft = if text.is_empty() {
-            let connection = connection_of(&sent, secret.is_some())?;
+            let connection = connection_of(&sent, secret.is_some(), &self.okta_domains)?;
             if matches!(connection, Connection::Okta(_)) {
                 return Err(ApiError::Precondition {
                     reason: "SAVE_FIRST",
@@ -66,7 +66,8 @@ impl Integrations {
             let saved = id("id", &text)?;
             let before =
                 integrations::get(&mut tx, tenant, saved).await?.ok_or(ApiError::NotFound("integration"))?;
-            changed(&before, sent, &update_mask.unwrap_or_default().paths, secret.is_some(), &package)?
+            let paths = update_mask.unwrap_or_default().paths;
+            changed(&before, sent, &paths, secret.is_some(), &package, &self.okta_domains)?
         };
         let asked = self.draft(&mut tx, tenant, &draft, secret.as_ref()).await?;
         tx.rollback().await?;

@@ -5,7 +5,7 @@ use shared::{
     db::{StoreError, Tx},
     id::{CauseId, IntegrationId, TenantId},
     integration::{Connection, Settings},
-    provider::entra::Certificate,
+    provider::{entra::Certificate, okta::host::ApprovedDomains},
     sealing::{Owner, column},
     wire::v1,
 };
@@ -43,7 +43,7 @@ impl Integrations {
         let mut check = Check::default();
         check.require(is_text(&sent.name, 120), "integration.name", "give 1 to 120 printable characters");
         check.take(idempotent::check_key(&key))?;
-        let connection = check.take(connection_of(&sent, secret.is_some()))?;
+        let connection = check.take(connection_of(&sent, secret.is_some(), &self.okta_domains))?;
         check.done()?;
         let connection = connection.ok_or(ApiError::Internal("a checked request has gaps"))?;
         let (name, settings) = (sent.name.trim().to_owned(), sent.settings);
@@ -147,7 +147,7 @@ impl Integrations {
         let mut tx = self.db.tenant(tenant).await?;
         let mut before = locked(&mut tx, tenant, integration, &etag).await?;
         let package = registry::package(&mut tx, tenant).await?;
-        let mut after = changed(&before, sent, &paths, new_secret, &package)?;
+        let mut after = changed(&before, sent, &paths, new_secret, &package, &self.okta_domains)?;
         let rescoped = before.settings.scope != after.settings.scope;
         let proven = before.proven_at.is_some() && before.connection == after.connection && !new_secret;
         if rescoped && proven {
@@ -212,14 +212,18 @@ impl Integrations {
 }
 
 /// The connection that a configuration describes, checked.
-pub(super) fn connection_of(sent: &v1::Integration, secret_given: bool) -> Result<Connection, ApiError> {
+pub(super) fn connection_of(
+    sent: &v1::Integration,
+    secret_given: bool,
+    okta_domains: &ApprovedDomains,
+) -> Result<Connection, ApiError> {
     let config = sent
         .config
         .clone()
         .ok_or_else(|| ApiError::field("integration.config", "say which directory: entra or okta"))?;
     let mut connection = edit::connection_in(config)?;
     let mut check = Check::default();
-    check.take(edit::check_connection(&mut connection))?;
+    check.take(edit::check_connection(&mut connection, okta_domains))?;
     check.take(secret_fits(&connection, secret_given))?;
     check.done()?;
     Ok(connection)
@@ -269,6 +273,7 @@ pub(super) fn changed(
     paths: &[String],
     secret_given: bool,
     package: &registry::Package,
+    okta_domains: &ApprovedDomains,
 ) -> Result<Integration, ApiError> {
     if paths.is_empty() || paths.len() > 64 {
         return Err(ApiError::field("update_mask", "name the fields to change"));
@@ -283,7 +288,7 @@ pub(super) fn changed(
     edit::merge(&mut after, sent, paths, package)?;
     let mut check = Check::default();
     check.require(is_text(&after.name, 120), "integration.name", "give 1 to 120 printable characters");
-    check.take(edit::check_connection(&mut after.connection))?;
+    check.take(edit::check_connection(&mut after.connection, okta_domains))?;
     check.take(secret_fits(&after.connection, secret_given))?;
     check.done()?;
     edit::check_settings(after.provider, &after.settings, Some(&before.settings), package)?;

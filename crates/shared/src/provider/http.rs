@@ -20,7 +20,7 @@ use rustls::{
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use super::{Missing, ProviderError};
+use super::{Missing, ProviderError, okta::host::ApprovedDomains};
 
 /// The largest answer of a directory that is read, in bytes: 999 Graph users with every property stay under 4 MiB.
 pub const ANSWER_LIMIT: usize = 16 * 1024 * 1024;
@@ -37,6 +37,8 @@ pub struct EgressConfig {
     pub proxy: Option<url::Url>,
     /// Maps host suffixes to fixed addresses: the only exemption from the address filter, for local stacks.
     pub resolve: Vec<FixedAddress>,
+    /// Approved custom domains of Okta orgs, for example `["login.acme.com"]`. Set the same for integration-api.
+    pub okta_domains: ApprovedDomains,
 }
 
 /// Sends every host that equals or ends in `.suffix` to one address and port.
@@ -76,6 +78,7 @@ pub struct Egress {
     resolver: Resolver,
     tls: Arc<ClientConfig>,
     proxy: Option<url::Url>,
+    okta_domains: ApprovedDomains,
 }
 
 impl Egress {
@@ -109,7 +112,13 @@ impl Egress {
         }
         let mut tls = tls;
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { client: builder.build()?, resolver, tls: Arc::new(tls), proxy: config.proxy.clone() })
+        Ok(Self {
+            client: builder.build()?,
+            resolver,
+            tls: Arc::new(tls),
+            proxy: config.proxy.clone(),
+            okta_domains: config.okta_domains.clone(),
+        })
     }
 
     /// Starts a request. The URL must be https; its host must come from the provider's host list.
@@ -122,6 +131,9 @@ impl Egress {
     }
     pub(super) fn tls(&self) -> &Arc<ClientConfig> {
         &self.tls
+    }
+    pub(super) fn okta_domains(&self) -> &ApprovedDomains {
+        &self.okta_domains
     }
     pub(super) fn proxy(&self) -> Option<&url::Url> {
         self.proxy.as_ref()

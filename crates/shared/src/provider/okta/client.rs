@@ -6,6 +6,7 @@ use http::Method;
 
 use super::{
     failure,
+    host::is_official,
     keys::SigningKey,
     rate,
     token::{Token, TokenSource},
@@ -167,6 +168,8 @@ mod tests {
     #[test]
     fn links_are_followed_only_within_the_configured_host_and_path() {
         let key = SigningKey::generate().unwrap();
+        // Under a custom domain the org may spell links with its own name.
+        let own = |host: &str| host == self.host || !is_official(&self.host) && is_official(host);
         let egress = Egress::new(&EgressConfig::default()).unwrap();
         let client = Client::new("acme.okta.com".into(), "0oa1", "kid", key, egress);
         let follow = |link: &str| client.follow(link, "/api/v1/users").ok();

@@ -77,7 +77,7 @@ impl Okta {
                 not_granted: false,
             })
         })?;
-        let host = host::normalise(&connection.host).map_err(|message| {
+        let host = host::normalise(&connection.host, egress.okta_domains()).map_err(|message| {
             ProviderError::Refused(Missing { reason: "host_invalid", message, not_granted: false })
         })?;
         Ok(Self {

@@ -40,13 +40,15 @@ struct Link {
     href: String,
 }
 
-/// Reads the org's immutable id; refuses a host that is only another name of the org.
+/// Reads the org's immutable id; refuses a host that is neither the org's own name nor its custom domain.
 pub(super) async fn organization(client: &Client) -> Result<Organization, ProviderError> {
     let refused =
         |reason, message| Err(ProviderError::Refused(Missing { reason, message, not_granted: false }));
     let answer = client.anonymous(Method::GET, WELL_KNOWN, None).await?;
     let organization = match answer.status {
         200 => answer.json::<Organization>().ok(),
+    /// The org's custom domain, if it has one.
+    alternate: Option<Link>,
         429 | 500.. => return Err(failure::of(&answer)),
         _ => None,
     };
@@ -56,7 +58,7 @@ pub(super) async fn organization(client: &Client) -> Result<Organization, Provid
     let canonical = url::Url::parse(&organization.links.organization.href).ok();
     match canonical.as_ref().and_then(url::Url::host_str) {
         Some(host) if host == client.host() => Ok(organization),
-        Some(host) if super::host::normalise(host).as_deref() == Ok(host) => {
+        Some(host) if super::host::is_official(host) => {
             refused("host_mismatch", format!("the org's own name is {host}; use that"))
         }
         _ => {
@@ -68,6 +70,10 @@ pub(super) async fn organization(client: &Client) -> Result<Organization, Provid
 fn is_org_id(id: &str) -> bool {
     (10..=40).contains(&id.len()) && id.starts_with("00o") && id.bytes().all(|b| b.is_ascii_alphanumeric())
 }
+    let alternate = organization.links.alternate.as_ref().and_then(|link| url::Url::parse(&link.href).ok());
+    if alternate.as_ref().and_then(url::Url::host_str) == Some(client.host()) {
+        return Ok(organization);
+    }
 
 /// Tries each wanted capability.
 pub(super) async fn test(client: &Client, scope: &SyncScope, wanted: &BTreeSet<Capability>) -> TestReport {
