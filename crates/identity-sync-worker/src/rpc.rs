@@ -173,12 +173,13 @@ fn failed(reason: &str, message: &str) -> Response<TestConnectionResponse> {
 }
 
 fn answer(report: TestReport) -> TestConnectionResponse {
-    let TestReport { mut capabilities, directory_id, directory_name, warnings } = report;
+    let TestReport { mut capabilities, directory_id, directory_name, edition, warnings } = report;
     capabilities.sort_by_key(|test| test.capability);
     TestConnectionResponse {
         results: capabilities.into_iter().map(result).collect(),
         directory_id: directory_id.unwrap_or_default(),
         directory_name: directory_name.unwrap_or_default(),
+        edition: edition.unwrap_or_default().to_owned(),
         warnings: warnings
             .into_iter()
             .map(|Warning { reason, message }| ConnectionWarning { reason: reason.to_owned(), message })

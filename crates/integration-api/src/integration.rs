@@ -154,13 +154,9 @@ impl Integration {
         self.health.iter().find(|h| h.capability == capability)
     }
 
-    /// The capabilities a test has to try: reading and every switched-on one that the provider has.
+    /// The capabilities a test has to try: reading and every switched-on one.
     pub fn required(&self) -> BTreeSet<Capability> {
-        let mut required = self.settings.capabilities();
-        if self.provider == ProviderKind::Okta {
-            required.remove(&Capability::MarkCompromised);
-        }
-        required
+        self.settings.capabilities()
     }
 
     /// Derives status, reason and message: disabled by a person, else untested, else error, else active (design §2).

@@ -52,7 +52,7 @@ pub async fn run(
     config: Config,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<ExitCode> {
-    let Config { common, api, oidc, keys, limits } = config;
+    let Config { common, api, oidc, keys, idp, limits } = config;
     let sealers = Sealers::load(&keys)?;
     let issuer = IssuerKeys::new(&oidc)?;
     let table = AccessTable::from_descriptors()?;

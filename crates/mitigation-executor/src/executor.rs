@@ -151,7 +151,6 @@ impl Executor {
             let facts = Facts {
                 entitled,
                 integration_usable: true,
-                provider: m.provider,
                 switch: integration.settings.mitigation.switch(m.action),
                 automatic: m.automatic,
                 account_present: true, // decided by reading it

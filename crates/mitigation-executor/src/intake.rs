@@ -142,7 +142,6 @@ impl Intake {
                 let facts = Facts {
                     entitled,
                     integration_usable: integration.status != Status::Disabled,
-                    provider: target.provider,
                     switch: integration.settings.mitigation.switch(action),
                     automatic: origin.exposure.is_some(),
                     account_present: target.present,

@@ -37,8 +37,6 @@ words! {
         SwitchedOff = "switched_off": "the action is switched off for this integration",
         /// A person switched the integration off, or it is gone.
         IntegrationDisabled = "integration_disabled": "the integration is disabled or deleted",
-        /// The provider has no such action.
-        NotSupported = "not_supported": "the provider has no such action; revoke sessions or disable the account instead",
         /// The account is mastered in an on-premises Active Directory.
         AdMastered = "ad_mastered": "the account is mastered in Active Directory, whose next sync would enable it again: disable it there, and here revoke its sessions or mark it compromised",
         /// The account is not there any more.
@@ -75,8 +73,6 @@ pub struct Facts {
     pub entitled: bool,
     /// The integration is there and not switched off by a person.
     pub integration_usable: bool,
-    /// Kind of provider.
-    pub provider: ProviderKind,
     /// The action's switches.
     pub switch: ActionSwitch,
     /// It follows a verdict by itself.
@@ -114,8 +110,6 @@ pub fn admit(action: Action, facts: &Facts, brake: Option<Hold>) -> Admission {
         Some(Refusal::SwitchedOff)
     } else if !facts.account_present {
         Some(Refusal::AccountGone)
-    } else if !supported(facts.provider, action) {
-        Some(Refusal::NotSupported)
     } else if facts.hybrid && action == Action::DisableAccount {
         Some(Refusal::AdMastered)
     } else {
@@ -127,11 +121,6 @@ pub fn admit(action: Action, facts: &Facts, brake: Option<Hold>) -> Admission {
         (None, false, Some(hold)) if facts.automatic => Admission::Hold(hold),
         (None, false, _) => Admission::Go,
     }
-}
-
-/// Marking as compromised needs Entra ID; Okta's user risk is an add-on that cannot be read back without it.
-pub const fn supported(provider: ProviderKind, action: Action) -> bool {
-    !matches!((provider, action), (ProviderKind::Okta, Action::MarkCompromised))
 }
 
 /// What was done automatically so far in the tenant, without counting what a person released.
@@ -188,9 +177,6 @@ pub fn step(
 ) -> Step {
     use AccountState::{Active, Deprovisioned, Disabled, Locked, PasswordExpired, Pending};
     let Some(now) = now else { return Step::Impossible(Refusal::AccountGone) };
-    if !supported(provider, action) {
-        return Step::Impossible(Refusal::NotSupported);
-    }
     match (action, now.state) {
         // An account that is gone or cannot sign in has no session left and needs no disabling.
         (Action::RevokeSessions, Deprovisioned) | (Action::DisableAccount, Disabled | Deprovisioned) => {
@@ -288,7 +274,6 @@ mod tests {
         Facts {
             entitled: true,
             integration_usable: true,
-            provider: ProviderKind::EntraId,
             switch: ActionSwitch { automated: true, manual: true },
             automatic: true,
             account_present: true,
@@ -304,7 +289,7 @@ mod tests {
     #[test]
     fn every_cell_of_state_and_action_is_decided() {
         use AccountState::{Active, Deprovisioned, Disabled, Locked, PasswordExpired, Pending};
-        use Refusal::{AccountGone, NotSupported, WrongState};
+        use Refusal::{AccountGone, WrongState};
         use Step::{Act, AlreadyDone, Impossible};
         let states = [Active, Disabled, Locked, PasswordExpired, Pending, Deprovisioned];
         for (provider, action, expected) in [
@@ -321,7 +306,7 @@ mod tests {
                 Action::DisableAccount,
                 [Act, AlreadyDone, Impossible(WrongState), Act, Impossible(WrongState), AlreadyDone],
             ),
-            (ProviderKind::Okta, Action::MarkCompromised, [Impossible(NotSupported); 6]),
+            (ProviderKind::Okta, Action::MarkCompromised, [Act, Act, Act, Act, Act, Impossible(AccountGone)]),
         ] {
             for (state, expected) in states.into_iter().zip(expected) {
                 assert_eq!(

@@ -15,7 +15,7 @@ use crate::servers::write_private;
 pub const SERVICE_DOMAIN: &str = "parapet.internal";
 
 /// The names under which the providers answer, as the simulator does in their place.
-const PROVIDER_NAMES: [&str; 6] = [
+const PROVIDER_NAMES: [&str; 7] = [
     "login.microsoftonline.com",
     "graph.microsoft.com",
     "*.okta.com",

@@ -233,6 +233,8 @@ fn okta(of: &Subject, granted: Granted) -> (Value, Make) {
             "okta.policies.read",
             "okta.roles.read",
             "okta.logs.read",
+            "okta.userRisk.manage",
+            "okta.userRisk.read",
         ],
     };
     let key = keys::generate().unwrap();

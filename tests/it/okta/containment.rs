@@ -45,3 +45,24 @@ async fn what_okta_refuses_is_told_with_its_reason() {
     assert_eq!(suspend("mfa@acme.example").await, "wrong_state");
     assert!(stage.idp.changes().is_empty());
 }
+
+#[tokio::test]
+async fn an_org_without_threat_protection_refuses_to_set_a_risk() {
+    let stage = Stage::people(json!({"threat_protection": false})).await;
+    let id = stage.id("ann@acme.example");
+    let acted = stage.okta.act(Action::MarkCompromised, &id).await.unwrap();
+    assert_eq!(refusal(&acted), "licence_missing");
+    let shown = stage.okta.containment(&id, Action::MarkCompromised).await.unwrap().unwrap();
+    assert_eq!(shown.compromised, None, "silence is no proof");
+}
+
+#[tokio::test]
+async fn a_risk_that_is_taken_back_becomes_low_with_a_reason() {
+    let stage = Stage::people(json!({})).await;
+    let id = stage.id("ann@acme.example");
+    let risk = || stage.directory.accounts.get(&id).unwrap().risk;
+    assert!(done(&stage.okta.act(Action::MarkCompromised, &id).await.unwrap()));
+    assert_eq!((risk().level.as_str(), risk().detail.as_str()), ("high", "Leaked credential confirmed"));
+    assert!(done(&stage.okta.undo(Action::MarkCompromised, &id).await.unwrap()));
+    assert_eq!((risk().level.as_str(), risk().detail.as_str()), ("low", "Leaked credential withdrawn"));
+}

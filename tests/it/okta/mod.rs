@@ -16,7 +16,14 @@ use shared::provider::{Account, Cursor, Listing, Provider, ProviderError};
 
 const CLIENT: &str = "0oaparapet0000000001";
 const ORG: &str = "00oacme0000000000001";
-const SCOPES: [&str; 4] = ["okta.users.read", "okta.users.manage", "okta.policies.read", "okta.roles.read"];
+const SCOPES: [&str; 6] = [
+    "okta.users.read",
+    "okta.users.manage",
+    "okta.policies.read",
+    "okta.roles.read",
+    "okta.userRisk.manage",
+    "okta.userRisk.read",
+];
 
 /// An org, an adapter for it, and the simulator both live on.
 struct Stage {

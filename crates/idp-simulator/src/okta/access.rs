@@ -25,8 +25,10 @@ pub enum Permission {
     ReadLogs,
     /// End sessions.
     ClearSessions,
-    /// Suspend and unsuspend.
+    /// Suspend.
     Suspend,
+    /// Unsuspend.
+    Unsuspend,
     /// Unlock.
     Unlock,
     /// Activate, deactivate, reactivate.
@@ -41,7 +43,7 @@ pub enum Permission {
 
 use Permission::{
     ClearSessions, Lifecycle, Passwords, ReadGroups, ReadLogs, ReadPolicies, ReadRoles, ReadUsers, Risk,
-    Suspend, Unlock,
+    Suspend, Unlock, Unsuspend,
 };
 
 /// Standard roles, and the single permissions of custom ones.
@@ -56,6 +58,7 @@ const ROLES: &[(&str, &[Permission])] = &[
             ReadLogs,
             ClearSessions,
             Suspend,
+            Unsuspend,
             Unlock,
             Lifecycle,
             Passwords,
@@ -71,23 +74,24 @@ const ROLES: &[(&str, &[Permission])] = &[
             ReadLogs,
             ClearSessions,
             Suspend,
+            Unsuspend,
             Unlock,
             Lifecycle,
             Passwords,
         ],
     ),
-    ("USER_ADMIN", &[ReadUsers, ReadGroups, ClearSessions, Suspend, Unlock, Lifecycle, Passwords]),
+    ("USER_ADMIN", &[ReadUsers, ReadGroups, ClearSessions, Suspend, Unsuspend, Unlock, Lifecycle, Passwords]),
     ("HELP_DESK_ADMIN", &[ReadUsers, ReadGroups, ClearSessions, Unlock, Passwords]),
     ("READ_ONLY_ADMIN", &[ReadUsers, ReadGroups, ReadPolicies, ReadLogs]),
     ("okta.users.read", &[ReadUsers]),
     ("okta.groups.read", &[ReadGroups]),
     ("okta.users.lifecycle.clearSessions", &[ClearSessions]),
     ("okta.users.lifecycle.suspend", &[Suspend]),
-    ("okta.users.lifecycle.unsuspend", &[Suspend]),
+    ("okta.users.lifecycle.unsuspend", &[Unsuspend]),
     ("okta.users.lifecycle.unlock", &[Unlock]),
-    ("okta.users.lifecycle.manage", &[ClearSessions, Suspend, Unlock, Lifecycle]),
+    ("okta.users.lifecycle.manage", &[ClearSessions, Suspend, Unsuspend, Unlock, Lifecycle]),
     ("okta.users.credentials.manage", &[Passwords]),
-    ("okta.users.manage", &[ReadUsers, ClearSessions, Suspend, Unlock, Lifecycle, Passwords]),
+    ("okta.users.manage", &[ReadUsers, ClearSessions, Suspend, Unsuspend, Unlock, Lifecycle, Passwords]),
     ("okta.iam.read", &[ReadRoles]),
 ];
 

@@ -19,7 +19,7 @@ type Outcome = Result<Response<Bytes>, Response<Bytes>>;
 /// A step: its name in the path, what it takes, its event in the System Log.
 const STEPS: &[(&str, Permission, &str)] = &[
     ("suspend", Permission::Suspend, "user.lifecycle.suspend"),
-    ("unsuspend", Permission::Suspend, "user.lifecycle.unsuspend"),
+    ("unsuspend", Permission::Unsuspend, "user.lifecycle.unsuspend"),
     ("unlock", Permission::Unlock, "user.account.unlock_by_admin"),
     ("deactivate", Permission::Lifecycle, "user.lifecycle.deactivate"),
     ("activate", Permission::Lifecycle, "user.lifecycle.activate"),

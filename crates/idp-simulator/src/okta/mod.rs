@@ -38,7 +38,7 @@ pub use authn::wrong_password;
 pub use directory::max_attempts;
 pub use errors::error as refusal;
 pub use journal::{moved, noticed, outside};
-pub use settings::{App, Authn, Buckets, Dpop, Policy, Settings};
+pub use settings::{App, Authn, Buckets, Dpop, Pipeline, Policy, Settings};
 
 use crate::faults::{Fault, http_date};
 use crate::model::{Directory, Settings as AnySettings};

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::access::{self, Permission};
 use super::journal::{Outcome as Result_, Record};
 use super::users::find;
-use super::{Org, errors};
+use super::{Org, Pipeline, errors};
 use crate::model::{Account, Risk};
 use crate::wire::{self, Request};
 use crate::world::World;
@@ -65,7 +65,7 @@ fn target(
     key: &str,
 ) -> Result<(String, Account), Response<Bytes>> {
     let app = access::caller(world, org, request, scope)?;
-    if !org.settings.threat_protection {
+    if !org.settings.threat_protection || org.settings.pipeline == Pipeline::V1 {
         return Err(errors::error("E0000015")); // not documented; okta.md §5 expects it
     }
     if !app.may(Permission::Risk) {

@@ -38,6 +38,9 @@ pub struct Settings {
     /// The org has Identity Threat Protection: users have a risk that can be set.
     #[serde(default = "yes")]
     pub threat_protection: bool,
+    /// Which engine runs the org.
+    #[serde(default)]
+    pub pipeline: Pipeline,
     /// Seconds for which `search` still finds users as they were before a change.
     #[serde(default)]
     pub search_lag_s: i64,
@@ -68,6 +71,17 @@ pub struct Settings {
     /// Calls a minute per bucket; null = no limits and no headers.
     #[serde(default = "some_buckets")]
     pub buckets: Option<Buckets>,
+}
+
+/// Which engine runs an org.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pipeline {
+    /// Identity Engine.
+    #[default]
+    Idx,
+    /// Classic Engine. It knows no scopes of user risk.
+    V1,
 }
 
 /// A service app.

@@ -5,7 +5,7 @@ use http::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::jwt::Jwt;
-use super::settings::{App, Dpop};
+use super::settings::{App, Dpop, Pipeline};
 use super::{Org, dpop, errors};
 use crate::wire::{self, Request};
 use crate::world::World;
@@ -73,7 +73,9 @@ async fn grant(world: &World, org: &Org, request: &Request) -> Result<Response<B
     if scopes.is_empty() {
         return Err(errors::oauth(400, "invalid_scope", "No scopes were requested."));
     }
-    if scopes.iter().any(|scope| !SCOPES.contains(scope)) {
+    let classic = org.settings.pipeline == Pipeline::V1;
+    let known = |scope: &&str| SCOPES.contains(scope) && !(classic && scope.starts_with("okta.userRisk."));
+    if !scopes.iter().all(known) {
         let text = "One or more scopes are not configured for the authorization server resource.";
         return Err(errors::oauth(400, "invalid_scope", text));
     }

@@ -74,8 +74,28 @@ pub(super) const ENTRY: Entry = Entry {
             description: "Suspends the user; assignments stay",
             reversible: true,
             permissions: &[needed("okta.users.manage", "", "suspends and unsuspends")],
-            conditions: &["an admin role that covers the users; administrators need Super Administrator"],
+            conditions: &[
+                "an admin role that covers the users; administrators need Super Administrator; a custom role needs both \
+                 Suspend users and Unsuspend users",
+            ],
             warnings: &["only active users can be suspended"],
+        },
+        Can {
+            capability: Capability::MarkCompromised,
+            description: "Sets the user's risk to high, for the org's own entity risk policy",
+            reversible: true,
+            permissions: &[
+                needed("okta.userRisk.manage", "", "sets the risk"),
+                needed("okta.userRisk.read", "", "verifies that it took effect"),
+            ],
+            conditions: &[
+                "Identity Threat Protection with Okta AI, on Okta Identity Engine",
+                "an admin role that may manage user risk: Super Administrator",
+            ],
+            warnings: &[
+                "it changes nothing by itself: an entity risk policy of the org has to act on it",
+                "taking it back sets the risk to low: Okta has no call that takes a risk away",
+            ],
         },
     ],
     setup: &[

@@ -202,13 +202,6 @@ pub(super) fn check_settings(
     package: &Package,
 ) -> Result<(), ApiError> {
     check_scope("settings.scope.group_ids", provider, &settings.scope)?;
-    let compromised = settings.mitigation.mark_compromised;
-    if provider == ProviderKind::Okta && (compromised.automated || compromised.manual) {
-        return Err(ApiError::field(
-            "settings.mitigation.mark_compromised",
-            "Okta has no such action; leave it off",
-        ));
-    }
     let mitigates = |s: &Settings| {
         Action::ALL.into_iter().any(|a| s.mitigation.switch(a).automated || s.mitigation.switch(a).manual)
     };

@@ -149,7 +149,7 @@ impl Integrations {
             return Err(ApiError::Stale("the integration was changed while the test ran; test again"));
         }
         let now = tx.clock().await?;
-        let TestConnectionResponse { results, directory_id, directory_name, warnings } = report;
+        let TestConnectionResponse { results, directory_id, directory_name, warnings, edition } = report;
         let mut after = before.clone();
         let passed = after.tested(results.into_iter().filter_map(|r| health_in(r, now)).collect(), now);
         if !directory_id.is_empty() {
@@ -173,6 +173,7 @@ impl Integrations {
             passed,
             sync_run_id,
             warnings,
+            edition,
         })
     }
 

@@ -97,6 +97,7 @@ impl Integrations {
             results: integration_view::health(&draft),
             passed,
             warnings: report.warnings,
+            edition: report.edition,
             ..v1::TestIntegrationResponse::default()
         })
     }

@@ -5,10 +5,7 @@ use std::collections::BTreeSet;
 use shared::{
     audit::{self, Event, Outcome},
     db::{Db, Tx},
-    id::{
-        AccountId, CauseId, ExposureId, IntegrationId, MitigationId, MitigationRequestId, ProviderKind,
-        TenantId,
-    },
+    id::{AccountId, CauseId, ExposureId, IntegrationId, MitigationId, MitigationRequestId, TenantId},
     outbox::{self, Topic},
     provider::Action,
     wire::{
@@ -251,9 +248,6 @@ async fn switched_on(
             });
         };
         for action in actions {
-            if integration.provider == ProviderKind::Okta && *action == Action::MarkCompromised {
-                return Err(ApiError::field("actions", "Okta has no way to mark an account as compromised"));
-            }
             if !integration.settings.mitigation.switch(*action).manual {
                 return Err(ApiError::Precondition {
                     reason: "SWITCHED_OFF",

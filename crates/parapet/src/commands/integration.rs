@@ -357,6 +357,9 @@ fn tried(global: &Global, tested: &api::TestIntegrationResponse, next: &str) -> 
         [("CAPABILITY", "capability"), ("RESULT", "state"), ("REASON", "reason"), ("WHAT TO DO", "message")];
     output::list(global, &columns, &rows, "nothing was tested")?;
     if !global.json {
+        if !tested.edition.is_empty() {
+            eprintln!("answered by {}", tested.edition);
+        }
         for warning in &tested.warnings {
             eprintln!("warning: {}: {}", warning.reason, warning.message);
         }

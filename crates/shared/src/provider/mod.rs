@@ -2,10 +2,7 @@
 //!
 //! Belongs here: what travels to and from a provider, and its adapters. Does not: SQL, messages, gRPC.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -13,7 +10,6 @@ use time::OffsetDateTime;
 
 use crate::{
     id::{AccountKey, ProviderKind},
-    integration::SyncScope,
     limiter::AttemptPermit,
     secret::SecretBytes,
     verdict::Verdict,
@@ -25,8 +21,10 @@ pub mod entra;
 pub mod http;
 pub mod okta;
 pub mod pace;
+mod page;
 
 pub use attempt::AttemptConnection;
+pub use page::{Cursor, Listing, Next, Page, Within};
 
 /// What an integration can do, each with its own permissions and its own outcome in a connection test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -72,7 +70,7 @@ pub enum Action {
     RevokeSessions,
     /// Entra: `accountEnabled = false`. Okta: suspend. Both can be undone.
     DisableAccount,
-    /// Entra: confirm the user compromised.
+    /// Entra: confirm the user compromised. Okta: set the user's risk to high.
     MarkCompromised,
 }
 
@@ -204,65 +202,6 @@ impl Account {
     }
 }
 
-/// An opaque place in a listing. Stored between pages; made and read only by the adapter that returned it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Cursor(pub String);
-
-/// What a listing covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listing {
-    /// Every account.
-    Full,
-    /// What changed since the cursor that the last run ended with.
-    Changes,
-}
-
-/// One page of a listing.
-#[derive(Debug)]
-pub struct Page {
-    /// The accounts; may be empty though more follow.
-    pub accounts: Vec<Account>,
-    /// Which of them are known to be in the scope.
-    pub within: Within,
-    /// Where to go on.
-    pub next: Next,
-}
-
-/// Which accounts of a page are known to be in the integration's scope. A listing of what changed in a whole directory
-/// does not tell who is in a group: an account of such a page is taken for what is known of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Within {
-    /// All of them.
-    All,
-    /// Those with these object ids.
-    Only(HashSet<String>),
-}
-
-impl Within {
-    /// Of a listing of changes in a whole directory, of which `scope` may be a part.
-    pub fn changes_of(scope: &SyncScope) -> Self {
-        if scope.is_whole() { Self::All } else { Self::Only(HashSet::new()) }
-    }
-
-    /// Whether this account is known to be in the scope.
-    pub fn covers(&self, object_id: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Only(ids) => ids.contains(object_id),
-        }
-    }
-}
-
-/// What follows a page.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// More pages follow.
-    Page(Cursor),
-    /// The listing is complete. The cursor starts the next [`Listing::Changes`], where the provider has one.
-    End(Option<Cursor>),
-}
-
 /// The outcome of testing one capability.
 #[derive(Clone, Debug)]
 pub struct CapabilityTest {
@@ -292,6 +231,8 @@ pub struct TestReport {
     pub directory_id: Option<String>,
     /// The directory's own name.
     pub directory_name: Option<String>,
+    /// Which of the provider's products answers, where it has several: Okta's Classic or Identity Engine.
+    pub edition: Option<&'static str>,
     /// What works, but less well than it could: an optional permission is not granted, a secret expires soon.
     pub warnings: Vec<Warning>,
 }

@@ -133,6 +133,7 @@ impl Entra {
             capabilities,
             directory_id: Some(organization.id),
             directory_name: organization.name,
+            edition: None,
             warnings,
         }
     }

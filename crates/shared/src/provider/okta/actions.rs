@@ -1,8 +1,8 @@
-//! Containment: ending sessions, suspending, and taking the suspension back (§5).
+//! Containment: ending sessions, suspending, setting the risk, and taking these back (§5).
 
 use http::Method;
 
-use super::{Okta, failure, listing::user_path};
+use super::{Okta, failure, listing::user_path, risk};
 use crate::provider::{AccountState, Acted, Action, ProviderError, http::Answer};
 
 impl Okta {
@@ -20,7 +20,8 @@ impl Okta {
                 self.outcome(answer, object_id, Some(AccountState::Disabled)).await
             }
             Action::MarkCompromised => {
-                Ok(refused("not_offered", "Okta has no mark for compromised accounts", None))
+                let answer = risk::set(&self.client, object_id, &risk::COMPROMISED).await?;
+                self.outcome(answer, object_id, None).await
             }
         }
     }
@@ -38,7 +39,8 @@ impl Okta {
                 None,
             )),
             Action::MarkCompromised => {
-                Ok(refused("not_offered", "Okta has no mark for compromised accounts", None))
+                let answer = risk::set(&self.client, object_id, &risk::WITHDRAWN).await?;
+                self.outcome(answer, object_id, None).await
             }
         }
     }

@@ -127,6 +127,11 @@ pub(super) fn wants_nonce(answer: &Answer) -> bool {
             || token_error(answer).is_some_and(|e| e.error == "use_dpop_nonce"))
 }
 
+/// Whether a token was refused because the org does not know one of the scopes; one that is not granted is none such.
+pub(super) fn scope_is_unknown(answer: &Answer) -> bool {
+    answer.status == 400 && token_error(answer).is_some_and(|e| e.error == "invalid_scope")
+}
+
 /// Whether a refusal means that the access token is dead.
 pub(super) fn token_is_dead(answer: &Answer) -> bool {
     answer.status == 401

@@ -35,13 +35,13 @@ mod listing;
 mod log;
 mod probe;
 mod rate;
+mod risk;
 mod token;
 mod user;
 pub mod verdict;
 
 /// What this kind of provider can do at all.
-pub const CAPABILITIES: &[Capability] =
-    &[Capability::Read, Capability::Validate, Capability::RevokeSessions, Capability::DisableAccount];
+pub const CAPABILITIES: &[Capability] = &Capability::ALL;
 
 /// How long the list of administrators is believed.
 const ADMINS_FOR: Duration = Duration::from_mins(10);
@@ -167,10 +167,14 @@ impl Provider for Okta {
         listing::lockout_policy(&self.client).await
     }
 
-    async fn containment(&self, object_id: &str, _of: Action) -> Result<Option<Containment>, ProviderError> {
-        let account = self.read(object_id).await?;
+    async fn containment(&self, object_id: &str, of: Action) -> Result<Option<Containment>, ProviderError> {
+        let Some(account) = self.read(object_id).await? else { return Ok(None) };
+        let compromised = match of {
+            Action::MarkCompromised => risk::is_compromised(&self.client, object_id).await?,
+            Action::RevokeSessions | Action::DisableAccount => None,
+        };
         // Okta tells nothing about sessions that were ended.
-        Ok(account.map(|a| Containment { state: a.state, sessions_valid_from: None, compromised: None }))
+        Ok(Some(Containment { state: account.state, sessions_valid_from: None, compromised }))
     }
 
     async fn act(&self, action: Action, object_id: &str) -> Result<Acted, ProviderError> {

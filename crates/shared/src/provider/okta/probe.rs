@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     authn::{Options, PATH, Submission},
     client::Client,
-    failure, listing, log,
+    failure, listing, log, risk,
     verdict::{self, Meaning},
 };
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
 };
 
 const WELL_KNOWN: &str = "/.well-known/okta-organization";
+const CLASSIC: &str = "Okta Classic Engine";
 /// An id no user has: Okta's ids are random, and made of more than zeros.
 const NOBODY: &str = "00u00000000000000000";
 
@@ -28,11 +29,26 @@ pub(super) struct Organization {
     pub(super) id: String,
     #[serde(rename = "_links")]
     links: Links,
+    /// `idx` or `v1`.
+    pipeline: Option<String>,
+}
+
+impl Organization {
+    /// Which of Okta's engines runs the org; unknown ones are not named.
+    fn edition(&self) -> Option<&'static str> {
+        match self.pipeline.as_deref() {
+            Some("idx") => Some("Okta Identity Engine"),
+            Some("v1") => Some(CLASSIC),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
 struct Links {
     organization: Link,
+    /// The org's custom domain, if it has one.
+    alternate: Option<Link>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -47,8 +63,6 @@ pub(super) async fn organization(client: &Client) -> Result<Organization, Provid
     let answer = client.anonymous(Method::GET, WELL_KNOWN, None).await?;
     let organization = match answer.status {
         200 => answer.json::<Organization>().ok(),
-    /// The org's custom domain, if it has one.
-    alternate: Option<Link>,
         429 | 500.. => return Err(failure::of(&answer)),
         _ => None,
     };
@@ -56,6 +70,10 @@ pub(super) async fn organization(client: &Client) -> Result<Organization, Provid
         return refused("host_unknown", format!("there is no Okta org at {}", client.host()));
     };
     let canonical = url::Url::parse(&organization.links.organization.href).ok();
+    let alternate = organization.links.alternate.as_ref().and_then(|link| url::Url::parse(&link.href).ok());
+    if alternate.as_ref().and_then(url::Url::host_str) == Some(client.host()) {
+        return Ok(organization);
+    }
     match canonical.as_ref().and_then(url::Url::host_str) {
         Some(host) if host == client.host() => Ok(organization),
         Some(host) if super::host::is_official(host) => {
@@ -70,10 +88,6 @@ pub(super) async fn organization(client: &Client) -> Result<Organization, Provid
 fn is_org_id(id: &str) -> bool {
     (10..=40).contains(&id.len()) && id.starts_with("00o") && id.bytes().all(|b| b.is_ascii_alphanumeric())
 }
-    let alternate = organization.links.alternate.as_ref().and_then(|link| url::Url::parse(&link.href).ok());
-    if alternate.as_ref().and_then(url::Url::host_str) == Some(client.host()) {
-        return Ok(organization);
-    }
 
 /// Tries each wanted capability.
 pub(super) async fn test(client: &Client, scope: &SyncScope, wanted: &BTreeSet<Capability>) -> TestReport {
@@ -81,6 +95,7 @@ pub(super) async fn test(client: &Client, scope: &SyncScope, wanted: &BTreeSet<C
     let mut results: BTreeMap<Capability, Result<(), Missing>> = BTreeMap::new();
     let base = async {
         let organization = organization(client).await?;
+        report.edition = organization.edition();
         report.directory_id = Some(organization.id);
         report.directory_name = Some(client.host().to_owned());
         client.token().await
@@ -97,16 +112,18 @@ pub(super) async fn test(client: &Client, scope: &SyncScope, wanted: &BTreeSet<C
                     Capability::Read => read(client, scope, &token.scopes).await,
                     Capability::Validate => sign_in(client).await,
                     Capability::RevokeSessions => {
-                        let path = format!("/api/v1/users/{NOBODY}/sessions?oauthTokens=true");
-                        act_on_nobody(client, &token.scopes, Method::DELETE, &path).await
+                        act_on_nobody(client, &token.scopes, Method::DELETE, "sessions?oauthTokens=true")
+                            .await
                     }
                     Capability::DisableAccount => {
-                        let path = format!("/api/v1/users/{NOBODY}/lifecycle/suspend");
-                        act_on_nobody(client, &token.scopes, Method::POST, &path).await
+                        let result =
+                            act_on_nobody(client, &token.scopes, Method::POST, "lifecycle/suspend").await;
+                        if result.is_ok() {
+                            report.warnings.extend(not_undoable(client, &token.scopes).await);
+                        }
+                        result
                     }
-                    Capability::MarkCompromised => {
-                        Err(missing("not_offered", false, "Okta has no mark for compromised accounts"))
-                    }
+                    Capability::MarkCompromised => risk(client, &token.scopes, report.edition).await,
                 };
                 results.insert(*capability, result);
             }
@@ -223,14 +240,56 @@ async fn act_on_nobody(
     client: &Client,
     scopes: &BTreeSet<String>,
     method: Method,
-    path: &str,
+    what: &str,
 ) -> Result<(), Missing> {
     granted(scopes, "okta.users.manage")?;
-    let answer = client.call(method, "user_write", path).await.map_err(ProviderError::into_missing)?;
+    let path = format!("/api/v1/users/{NOBODY}/{what}");
+    let answer = client.call(method, "user_write", &path).await.map_err(ProviderError::into_missing)?;
     match (answer.status, failure::code(&answer).as_deref()) {
         (404, Some("E0000007")) | (204, _) => Ok(()),
         _ => Err(failure::of(&answer).into_missing()),
     }
+}
+
+/// Suspending and taking it back are two permissions of a custom role.
+async fn not_undoable(client: &Client, scopes: &BTreeSet<String>) -> Option<Warning> {
+    let refused = act_on_nobody(client, scopes, Method::POST, "lifecycle/unsuspend").await.err()?;
+    refused.not_granted.then(|| Warning {
+        reason: "undo_missing",
+        message: "users can be suspended but not unsuspended: a suspension could be taken back in Okta only; add the \
+                  permission Unsuspend users (okta.users.lifecycle.unsuspend) to the app's admin role"
+            .into(),
+    })
+}
+
+/// A user's risk can be set where the org has Identity Threat Protection, which takes Identity Engine. What the others
+/// answer is documented nowhere (§5), so every refusal but those of role and scope counts as the missing licence.
+async fn risk(
+    client: &Client,
+    scopes: &BTreeSet<String>,
+    edition: Option<&'static str>,
+) -> Result<(), Missing> {
+    let unlicensed = missing(
+        "licence_missing",
+        true,
+        "setting a user's risk needs Identity Threat Protection with Okta AI, on Okta Identity Engine",
+    );
+    if edition == Some(CLASSIC) {
+        return Err(unlicensed);
+    }
+    for scope in risk::SCOPES {
+        granted(scopes, scope)?;
+    }
+    let answer = risk::set(client, NOBODY, &risk::COMPROMISED).await.map_err(ProviderError::into_missing)?;
+    if (answer.status, failure::code(&answer).as_deref()) == (404, Some("E0000007")) {
+        return Ok(());
+    }
+    Err(match failure::of(&answer) {
+        ProviderError::Refused(found) if matches!(found.reason, "licence_missing" | "method_unavailable") => {
+            unlicensed
+        }
+        error => error.into_missing(),
+    })
 }
 
 /// Okta leaves scopes that are not granted out of the token without a word (§1.1).

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc, LazyLock, Mutex, PoisonError,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -26,7 +26,7 @@ use crate::provider::{
 };
 
 /// Everything we can make use of. Okta leaves out of the token what is not granted (§1.1).
-pub(super) const SCOPES: [&str; 6] = [
+const SCOPES: [&str; 6] = [
     "okta.users.read",
     "okta.users.manage",
     "okta.groups.read",
@@ -34,6 +34,8 @@ pub(super) const SCOPES: [&str; 6] = [
     "okta.roles.read",
     "okta.logs.read",
 ];
+/// Scopes that an org without Identity Threat Protection may not know: then they are asked for no more (§5).
+const RARE_SCOPES: [&str; 2] = ["okta.userRisk.read", "okta.userRisk.manage"];
 const PATH: &str = "/oauth2/v1/token";
 const ASSERTION: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 const ASSERTION_LIFE: i64 = 300;
@@ -65,6 +67,8 @@ pub(super) struct TokenSource {
     nonces: [Mutex<Option<String>>; 2],
     /// The server's clock minus ours, in seconds: proofs must not be issued in its future.
     ahead: AtomicI64,
+    /// The org does not know the rare scopes.
+    plain: AtomicBool,
 }
 
 /// Which nonce belongs to a call.
@@ -94,6 +98,7 @@ impl TokenSource {
             cached: tokio::sync::Mutex::new(None),
             nonces: [Mutex::new(None), Mutex::new(None)],
             ahead: AtomicI64::new(0),
+            plain: AtomicBool::new(false),
         }
     }
 
@@ -120,14 +125,21 @@ impl TokenSource {
         }
     }
 
-    /// One token request, and a second one when the first brings the nonce it lacked.
+    /// One token request, and another one when it brings the nonce it lacked or asked for scopes that the org does not
+    /// know: each once.
     async fn request(&self) -> Result<Token, ProviderError> {
         let mut answer = self.submit().await?;
-        if failure::wants_nonce(&answer) {
-            answer = self.submit().await?;
+        let mut nonced = false;
+        loop {
             if failure::wants_nonce(&answer) {
-                return Err(ProviderError::Protocol("the DPoP nonce was refused twice"));
+                if nonced {
+                    return Err(ProviderError::Protocol("the DPoP nonce was refused twice"));
+                }
+                nonced = true;
+            } else if !failure::scope_is_unknown(&answer) || self.plain.swap(true, Ordering::Relaxed) {
+                break;
             }
+            answer = self.submit().await?;
         }
         if answer.status != 200 {
             return Err(failure::of_token(&answer));
@@ -147,6 +159,8 @@ impl TokenSource {
     async fn submit(&self) -> Result<Answer, ProviderError> {
         let url = format!("https://{}{PATH}", self.host);
         let proof = self.proof(&Method::POST, &url, None, NonceOf::TokenEndpoint)?;
+        let rare: &[&str] = if self.plain.load(Ordering::Relaxed) { &[] } else { &RARE_SCOPES };
+        let scopes = [SCOPES.as_slice(), rare].concat().join(" ");
         let request = self
             .egress
             .request(Method::POST, &url)
@@ -154,7 +168,7 @@ impl TokenSource {
             .header("dpop", proof)
             .form(&[
                 ("grant_type", "client_credentials"),
-                ("scope", &SCOPES.join(" ")),
+                ("scope", &scopes),
                 ("client_assertion_type", ASSERTION),
                 ("client_assertion", &self.assertion(&url)?),
             ]);

@@ -1,0 +1,67 @@
+//! Listings: accounts page by page, and where they go on.
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::Account;
+use crate::integration::SyncScope;
+
+/// An opaque place in a listing. Stored between pages; made and read only by the adapter that returned it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Cursor(pub String);
+
+/// What a listing covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// Every account.
+    Full,
+    /// What changed since the cursor that the last run ended with.
+    Changes,
+}
+
+/// One page of a listing.
+#[derive(Debug)]
+pub struct Page {
+    /// The accounts; may be empty though more follow.
+    pub accounts: Vec<Account>,
+    /// Which of them are known to be in the scope.
+    pub within: Within,
+    /// Where to go on.
+    pub next: Next,
+}
+
+/// Which accounts of a page are known to be in the integration's scope. A listing of what changed in a whole directory
+/// does not tell who is in a group: an account of such a page is taken for what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Within {
+    /// All of them.
+    All,
+    /// Those with these object ids.
+    Only(HashSet<String>),
+}
+
+impl Within {
+    /// Of a listing of changes in a whole directory, of which `scope` may be a part.
+    pub fn changes_of(scope: &SyncScope) -> Self {
+        if scope.is_whole() { Self::All } else { Self::Only(HashSet::new()) }
+    }
+
+    /// Whether this account is known to be in the scope.
+    pub fn covers(&self, object_id: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(ids) => ids.contains(object_id),
+        }
+    }
+}
+
+/// What follows a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// More pages follow.
+    Page(Cursor),
+    /// The listing is complete. The cursor starts the next [`Listing::Changes`], where the provider has one.
+    End(Option<Cursor>),
+}
