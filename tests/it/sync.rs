@@ -229,6 +229,41 @@ async fn only_the_api_may_have_a_connection_tested() {
     assert_eq!(refused.code(), tonic::Code::NotFound);
 }
 
+#[tokio::test]
+async fn password_rules_count_from_when_they_were_first_seen_and_anew_with_any_change() {
+    let stage = Stage::new(generated(5), CAP).await;
+    let since = async || {
+        let run = stage.sync(false).await;
+        assert_eq!(run.state, "finished", "{run:?}");
+        let since: Option<time::OffsetDateTime> =
+            sqlx::query_scalar("SELECT rules_since FROM sync.directory_policies")
+                .fetch_one(&mut stage.bus.superuser().await)
+                .await
+                .unwrap();
+        since
+    };
+    let first = since().await.unwrap();
+    assert_eq!(since().await, Some(first), "nothing has changed");
+    assert_eq!(stage.bus.count("SELECT min_length::bigint FROM sync.directory_policies").await, 8);
+    let added = json!({"name": "Added", "max_attempts": 10, "min_length": 4});
+    stage.patch_settings(|okta| okta.policies = vec![serde_json::from_value(added).unwrap()]);
+    let second = since().await.unwrap();
+    assert!(second > first);
+    assert_eq!(stage.bus.count("SELECT min_length::bigint FROM sync.directory_policies").await, 4);
+    stage.patch_settings(|okta| okta.policies[0].updated = "2026-02-01T00:00:00.000Z".into());
+    let third = since().await.unwrap();
+    assert!(third > second);
+    stage.patch_settings(|okta| okta.policies.clear());
+    let fourth = since().await.unwrap();
+    assert!(fourth > third, "what was deleted shows nowhere, but the others are another state");
+    // Nobody looked for a day: there may have been another one meanwhile.
+    stage
+        .bus
+        .execute("UPDATE sync.directory_policies SET read_at = read_at - interval '25 hours', rules_since = '2026-01-01'")
+        .await;
+    assert!(since().await.unwrap() > fourth);
+}
+
 // --- deletion -------------------------------------------------------------------------------------------------------
 
 /// What integration-api does when an integration is deleted.

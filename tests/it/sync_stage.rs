@@ -267,9 +267,14 @@ impl Stage {
 
     /// Grants the service app a further scope.
     pub fn grant(&self, scope: &str) {
+        self.patch_settings(|okta| okta.apps[0].scopes.push(scope.to_owned()));
+    }
+
+    /// Changes the org's settings.
+    pub fn patch_settings(&self, change: impl FnOnce(&mut okta::Settings)) {
         let Settings::Okta(okta) = &*self.directory.settings() else { panic!("not an Okta org") };
         let mut okta = okta.clone();
-        okta.apps[0].scopes.push(scope.to_owned());
+        change(&mut okta);
         self.directory.set_settings(Settings::Okta(okta));
     }
 

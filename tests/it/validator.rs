@@ -168,3 +168,35 @@ async fn many_locked_answers_pause_the_directory_and_tell_somebody() {
     let wrong = "SELECT count(*) FROM validator.exposures WHERE verdict IN ('invalid', 'valid')";
     assert_eq!(world.count(wrong).await, 0, "a blocked address proves nothing");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_no_policy_would_have_taken_costs_no_attempt() {
+    let world = World::new(3).await;
+    let now = world.idp.simulator.world.now();
+    for (n, changed) in
+        [(0, "2026-06-01T00:00:00Z"), (1, "2026-06-01T00:00:00Z"), (2, "2025-06-01T00:00:00Z")]
+    {
+        let account = world.people.accounts.page(n, 1, |_| true).0.remove(0);
+        let patch = serde_json::json!({"created": "2020-01-01T00:00:00Z", "password_changed": changed});
+        world.people.accounts.patch(&account.id, &patch, now).unwrap().unwrap();
+    }
+    sqlx::query(
+        "INSERT INTO sync.directory_policies (tenant_id, integration_id, directory_id, read_at, rules_state, rules_since,
+             min_length, min_lower, min_upper, min_digits)
+         VALUES ($1, $2, $3, now(), 'one', '2026-01-01', 8, 1, 1, 1)",
+    )
+    .bind(world.tenant)
+    .bind(world.integration)
+    .bind(&world.directory)
+    .execute(&mut world.superuser().await)
+    .await
+    .unwrap();
+    // The third one was set before the policies were as they are.
+    world.leak(&[leak(0, "short1A"), leak(1, "long-enough-1A"), leak(2, "short1A")]).await;
+    let _validator = world.validator(program(), None);
+    world.until("SELECT count(*) FROM validator.exposures WHERE state = 'decided'", 3).await;
+    assert_eq!(world.verdicts(0).await, [("stale".to_owned(), Some("policy_excludes".to_owned()))]);
+    assert_eq!(world.verdicts(1).await, [("invalid".to_owned(), None)]);
+    assert_eq!(world.verdicts(2).await, [("invalid".to_owned(), None)]);
+    assert_eq!(world.submissions().len(), 2);
+}

@@ -124,7 +124,7 @@ pub struct Tried {
     pub at: OffsetDateTime,
 }
 
-/// What passwords of the directory must look like, and since when.
+/// What passwords of the directory must look like at least, and since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PasswordPolicy {
     /// Characters at least.
@@ -253,13 +253,17 @@ fn changed_since_capture(facts: &Facts) -> Option<Decision> {
 }
 
 /// The last rule; it needs the open password, so it runs just before an attempt. Decides only if today's password
-/// was set under the policy: one set before may be weaker and still work (asks.md N4).
+/// was set under the policy: one set before may be weaker and still work (asks.md N4). Nor does it about a password that
+/// came with the account, which nobody held against a policy, and one that another directory keeps.
 pub fn policy_excludes(policy: &PasswordPolicy, account: &AccountFacts, password: &str) -> Option<Decision> {
-    if account.trusted_password_change()? <= policy.since {
+    let changed = account.trusted_password_change()?;
+    let came_along = account.created_at.is_none_or(|created| changed - created <= Duration::DAY);
+    if changed <= policy.since || came_along || account.authority != PasswordAuthority::Cloud {
         return None;
     }
+    // Counted generously where directories may count in their own way: a wrong "cannot be" would hide an exposure.
     let count = |wanted: fn(&char) -> bool| password.chars().filter(wanted).count();
-    let satisfied = password.chars().count() >= policy.min_length
+    let satisfied = password.encode_utf16().count() >= policy.min_length
         && count(|c| c.is_lowercase()) >= policy.min_lower
         && count(|c| c.is_uppercase()) >= policy.min_upper
         && count(|c| c.is_numeric()) >= policy.min_digits;

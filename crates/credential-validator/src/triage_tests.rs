@@ -164,6 +164,12 @@ fn a_policy_excludes_only_passwords_that_were_set_under_it() {
     assert!(policy_excludes(&policy, &account(Some(AFTER)), "longenough1A").is_none());
     assert!(policy_excludes(&policy, &account(Some(BEFORE)), "short").is_none());
     assert!(policy_excludes(&policy, &account(None), "short").is_none());
+    let imported = AccountFacts { created_at: Some(AFTER), ..account(Some(AFTER)) };
+    assert!(policy_excludes(&policy, &imported, "short").is_none(), "it came with the account");
+    let unknown = AccountFacts { created_at: None, ..account(Some(AFTER)) };
+    assert!(policy_excludes(&policy, &unknown, "short").is_none());
+    let elsewhere = AccountFacts { authority: PasswordAuthority::Ad, ..account(Some(AFTER)) };
+    assert!(policy_excludes(&policy, &elsewhere, "short").is_none(), "another directory's policy applied");
 }
 
 #[test]

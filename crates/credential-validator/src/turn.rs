@@ -89,7 +89,7 @@ impl Validator {
         exposure: ExposureId,
     ) -> Result<Option<Prepared>, HandlerError> {
         let mut tx = self.db.tenant(tenant).await?;
-        let Some(turn) = store::load(&mut tx, tenant, work, exposure).await? else {
+        let Some(mut turn) = store::load(&mut tx, tenant, work, exposure).await? else {
             // Cancelled, decided, or handled under another message: nothing is left to do.
             message::finish(delivery, tx).await?;
             return Ok(None);
@@ -170,6 +170,14 @@ impl Validator {
             let tx = self.db.tenant(tenant).await?;
             return self.end(delivery, tx, &turn, switched_off()).await;
         };
+        // The directory's strictest policy may be about other accounts. Where this one's is not told, it counts.
+        if turn.threshold.is_some() {
+            let own = provider.lockout_threshold(&account).await.unwrap_or_else(|error| {
+                tracing::debug!(%error, integration = %integration.id, "the account's own threshold is not told");
+                None
+            });
+            turn.threshold = own.or(turn.threshold);
+        }
         let connection = match verifier.connect().await {
             Ok(connection) => connection,
             Err(error) => return self.cannot_ask(delivery, &turn, &integration, &error).await,

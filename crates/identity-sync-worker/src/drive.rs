@@ -17,7 +17,7 @@ use shared::{
     id::{CauseId, IntegrationId, SyncRunId, TenantId, WorkId},
     integration_store::{self, Integration, Package, Status},
     provider::{
-        Cursor, Listing, Missing, Next as After, Page, Provider, ProviderError, Within,
+        Cursor, Listing, Missing, Next as After, Page, PasswordRules, Provider, ProviderError, Within,
         directory::{ConnectError, Directories},
     },
     queue::{Delivery, Handler, HandlerError, Outcome},
@@ -272,11 +272,11 @@ impl Sync {
         let (tenant, integration) = (job.integration.tenant, job.integration.id);
         let directory = job.provider.directory_id().await?;
         // Unknown is a value of its own: the validator then assumes a threshold. A fault leaves what was read before.
-        let policy = match job.provider.lockout_policy().await {
-            Ok(policy) => Some(policy.threshold),
-            Err(ProviderError::Refused(_)) => Some(None),
+        let policy = match policy(&*job.provider).await {
+            Ok(policy) => Some(policy),
+            Err(ProviderError::Refused(_)) => Some((None, None)),
             Err(error) => {
-                tracing::info!(integration = %integration, %error, "lockout policy not read");
+                tracing::info!(integration = %integration, %error, "password policies not read");
                 None
             }
         };
@@ -295,8 +295,9 @@ impl Sync {
         }
         let skipped = store_identities::count_skipped(&mut tx, tenant, integration).await?;
         store::prepared(&mut tx, tenant, integration, run.id, &directory, skipped).await?;
-        if let Some(threshold) = policy {
-            directories::save_policy(&mut tx, tenant, integration, &directory, threshold).await?;
+        if let Some((threshold, rules)) = policy {
+            let rules = rules.as_ref();
+            directories::save_policy(&mut tx, tenant, integration, &directory, threshold, rules).await?;
         }
         store::advance(&mut tx, tenant, &run, Counts::default(), Phase::Preparing, None, false).await?;
         tx.commit().await?;
@@ -411,6 +412,10 @@ async fn fetch(job: &Job, listing: Listing, from: Option<&Cursor>) -> Result<Pag
     tokio::time::timeout(PATIENCE, job.provider.accounts(listing, from))
         .await
         .unwrap_or(Err(ProviderError::Lost("the page did not arrive in time")))
+}
+
+async fn policy(provider: &dyn Provider) -> Result<(Option<u32>, Option<PasswordRules>), ProviderError> {
+    Ok((provider.lockout_policy().await?.threshold, provider.password_rules().await?))
 }
 
 // Where a run stands after a unit, without asking the database again.

@@ -3,7 +3,7 @@
 use shared::{
     db::{StoreError, Tx},
     id::{IntegrationId, ProviderKind, TenantId},
-    provider::Cursor,
+    provider::{Cursor, PasswordRules},
 };
 use sqlx::Row;
 use time::OffsetDateTime;
@@ -79,24 +79,41 @@ pub(crate) async fn save_expiry(
     Ok(())
 }
 
-/// Stores what the directory says about locking accounts.
+/// Stores what the directory says about locking accounts and about passwords.
+///
+/// The rules count from when this state of the policies was first seen: what applied before is not known, and a policy
+/// that was deleted meanwhile shows nowhere. After a day without a look they count anew.
 pub(crate) async fn save_policy(
     tx: &mut Tx,
     tenant: TenantId,
     integration: IntegrationId,
     directory: &str,
     threshold: Option<u32>,
+    rules: Option<&PasswordRules>,
 ) -> Result<(), StoreError> {
+    let number = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
     sqlx::query(
-        "INSERT INTO directory_policies (tenant_id, integration_id, directory_id, lockout_threshold, read_at)
-         VALUES ($1, $2, $3, $4, clock_timestamp())
+        "INSERT INTO directory_policies AS p (tenant_id, integration_id, directory_id, lockout_threshold, read_at, rules_state,
+             rules_since, min_length, min_lower, min_upper, min_digits)
+         VALUES ($1, $2, $3, $4, clock_timestamp(), $5, CASE WHEN $5::text IS NULL THEN NULL ELSE clock_timestamp() END,
+             $6, $7, $8, $9)
          ON CONFLICT (tenant_id, integration_id) DO UPDATE SET directory_id = excluded.directory_id,
-             lockout_threshold = excluded.lockout_threshold, read_at = excluded.read_at",
+             lockout_threshold = excluded.lockout_threshold, read_at = excluded.read_at, rules_state = excluded.rules_state,
+             rules_since = CASE WHEN p.directory_id = excluded.directory_id AND p.rules_state = excluded.rules_state
+                                 AND p.read_at > clock_timestamp() - interval '1 day'
+                                THEN p.rules_since ELSE excluded.rules_since END,
+             min_length = excluded.min_length, min_lower = excluded.min_lower, min_upper = excluded.min_upper,
+             min_digits = excluded.min_digits",
     )
     .bind(tenant)
     .bind(integration)
     .bind(directory)
-    .bind(threshold.map(|t| i32::try_from(t).unwrap_or(i32::MAX)))
+    .bind(threshold.map(number))
+    .bind(rules.map(|r| r.state.as_str()))
+    .bind(rules.map(|r| number(r.min_length)))
+    .bind(rules.map(|r| number(r.min_lower)))
+    .bind(rules.map(|r| number(r.min_upper)))
+    .bind(rules.map(|r| number(r.min_digits)))
     .execute(&mut **tx)
     .await?;
     Ok(())

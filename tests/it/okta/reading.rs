@@ -133,3 +133,44 @@ async fn an_account_is_read_with_its_state_and_its_blocks() {
     stage.patch_settings(json!({"blocks_feature": false}));
     assert_eq!(stage.account("ann@acme.example").await.state, AccountState::Active);
 }
+
+/// Staff and contractors, each with a policy of its own.
+async fn two_policies(scopes: &[&str]) -> Stage {
+    let settings = json!({"max_attempts": 10, "min_length": 10, "policies": [
+        {"name": "Contractors", "max_attempts": 3, "groups": ["00gcontractors0000001"], "min_length": 6},
+        {"name": "Nobody", "max_attempts": 2, "groups": ["00gnobody00000000001"], "min_length": 4, "active": false},
+    ]});
+    let accounts = json!([
+        {"id": "00ustaff000000000001", "login": "staff@acme.example", "password": "right horse battery"},
+        {"id": "00ucontractor0000001", "login": "contractor@acme.example", "password": "right horse battery"},
+    ]);
+    let groups =
+        json!([{"id": "00gcontractors0000001", "name": "Contractors", "members": ["00ucontractor0000001"]}]);
+    Stage::with(settings, json!({"scopes": scopes}), json!({"accounts": accounts, "groups": groups})).await
+}
+
+#[tokio::test]
+async fn the_threshold_of_an_account_is_that_of_the_policies_it_can_fall_under() {
+    let stage = two_policies(&["okta.users.read", "okta.policies.read", "okta.groups.read"]).await;
+    let threshold = async |stage: &Stage, login: &str| {
+        let account = stage.account(login).await;
+        stage.okta.lockout_threshold(&account).await.unwrap()
+    };
+    assert_eq!(stage.okta.lockout_policy().await.unwrap().threshold, Some(3), "the strictest of all");
+    assert_eq!(threshold(&stage, "staff@acme.example").await, Some(10));
+    assert_eq!(threshold(&stage, "contractor@acme.example").await, Some(3));
+    // Whose groups cannot be told may fall under any of them.
+    let blind = two_policies(&["okta.users.read", "okta.policies.read"]).await;
+    assert_eq!(threshold(&blind, "staff@acme.example").await, Some(3));
+    let unread = two_policies(&["okta.users.read", "okta.groups.read"]).await;
+    assert_eq!(threshold(&unread, "staff@acme.example").await, None);
+}
+
+#[tokio::test]
+async fn what_every_password_satisfied_is_the_least_of_all_policies() {
+    let stage = two_policies(&["okta.users.read", "okta.policies.read"]).await;
+    let rules = stage.okta.password_rules().await.unwrap().unwrap();
+    assert_eq!((rules.min_length, rules.min_lower, rules.min_digits), (4, 1, 1));
+    let unread = two_policies(&["okta.users.read"]).await;
+    assert_eq!(unread.okta.password_rules().await.unwrap(), None);
+}

@@ -29,8 +29,9 @@ pub struct Turn {
     pub round: i32,
     /// The account as synced; `None`: its row is gone.
     pub facts: Option<AccountFacts>,
+    /// The strictest of the directory, as synced.
     pub threshold: Option<u32>,
-    /// The directory's password policy, as far as it was read: so far sync reads the lockout threshold only.
+    /// What passwords of the directory satisfy, as far as it was read.
     pub policy: Option<PasswordPolicy>,
 }
 
@@ -61,7 +62,8 @@ pub async fn load(
                 e.secret_sealed, e.secret_expired, e.unusable, e.digest, e.captured_before, e.date_precision,
                 e.published_at, e.first_seen_at, e.received_at, e.history, e.requested, e.round,
                 a.state, a.kind, a.authority, a.hybrid, a.password_changed_at, a.created_at_directory,
-                a.removed_at IS NOT NULL AS removed, p.lockout_threshold
+                a.removed_at IS NOT NULL AS removed, p.lockout_threshold,
+                p.rules_since, p.min_length, p.min_lower, p.min_upper, p.min_digits
          FROM exposures e
          JOIN work w ON w.tenant_id = e.tenant_id AND w.subject = e.exposure_id AND w.work_id = $3 AND w.state = 'in_flight'
          LEFT JOIN sync.accounts_v a ON a.tenant_id = e.tenant_id AND a.account_id = e.account_id
@@ -106,7 +108,20 @@ pub async fn load(
         round: row.try_get("round")?,
         facts: if synced { Some(account_facts(&row)?) } else { None },
         threshold: row.try_get::<Option<i32>, _>("lockout_threshold")?.and_then(|t| u32::try_from(t).ok()),
-        policy: None,
+        policy: policy(&row)?,
+    }))
+}
+
+fn policy(row: &PgRow) -> Result<Option<PasswordPolicy>, StoreError> {
+    let Some(since) = row.try_get("rules_since")? else { return Ok(None) };
+    let number =
+        |column| Ok::<_, StoreError>(usize::try_from(row.try_get::<i32, _>(column)?).unwrap_or_default());
+    Ok(Some(PasswordPolicy {
+        min_length: number("min_length")?,
+        min_lower: number("min_lower")?,
+        min_upper: number("min_upper")?,
+        min_digits: number("min_digits")?,
+        since,
     }))
 }
 

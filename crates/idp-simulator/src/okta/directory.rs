@@ -57,23 +57,32 @@ pub fn policies(world: &World, org: &Org, request: &Request) -> Outcome {
         return Err(errors::because("E0000001", "type", &["type: The type must be PASSWORD here."]));
     }
     let settings = &org.settings;
-    let own =
-        settings.policies.iter().map(|p| (p.name.as_str(), p.max_attempts, p.active, p.groups.as_slice()));
-    let all = own.chain([("Default Policy", settings.max_attempts, true, [].as_slice())]);
+    let default = Policy {
+        name: "Default Policy".into(),
+        max_attempts: settings.max_attempts,
+        groups: Vec::new(),
+        active: true,
+        min_length: settings.min_length,
+        updated: "2026-01-01T00:00:00.000Z".into(),
+    };
     let last = settings.policies.len();
-    let shown: Vec<Value> = all
+    let shown: Vec<Value> = settings
+        .policies
+        .iter()
+        .chain([&default])
         .enumerate()
-        .map(|(index, (name, attempts, active, groups))| {
+        .map(|(index, policy)| {
             let href = request.link(&format!("/api/v1/policies/00p{index:017}"));
             json!({"type": "PASSWORD", "id": format!("00p{index:017}"),
-                "status": if active { "ACTIVE" } else { "INACTIVE" },
-                "name": name, "priority": index + 1, "system": index == last,
-                "conditions": {"people": {"groups": {"include": groups}}, "authProvider": {"provider": "OKTA"}},
+                "status": if policy.active { "ACTIVE" } else { "INACTIVE" },
+                "name": policy.name, "priority": index + 1, "system": index == last, "lastUpdated": policy.updated,
+                "conditions": {"people": {"groups": {"include": policy.groups}},
+                    "authProvider": {"provider": "OKTA"}},
                 "settings": {"password": {
-                    "complexity": {"minLength": 8, "minLowerCase": 1, "minUpperCase": 1, "minNumber": 1,
+                    "complexity": {"minLength": policy.min_length, "minLowerCase": 1, "minUpperCase": 1, "minNumber": 1,
                         "minSymbol": 0, "excludeUsername": true},
                     "age": {"maxAgeDays": 0, "expireWarnDays": 0, "minAgeMinutes": 0, "historyCount": 4},
-                    "lockout": {"maxAttempts": attempts, "autoUnlockMinutes": settings.auto_unlock_minutes,
+                    "lockout": {"maxAttempts": policy.max_attempts, "autoUnlockMinutes": settings.auto_unlock_minutes,
                         "userLockoutNotificationChannels": [],
                         "showLockoutFailures": settings.show_lockout_failures}}},
                 "_links": {"self": {"href": href, "hints": {"allow": ["GET", "PUT"]}}}})

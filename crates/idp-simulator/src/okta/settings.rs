@@ -44,6 +44,9 @@ pub struct Settings {
     /// Seconds for which `search` still finds users as they were before a change.
     #[serde(default)]
     pub search_lag_s: i64,
+    /// Characters a password needs at least. The default password policy says so.
+    #[serde(default = "eight")]
+    pub min_length: u32,
     /// Password policies before the default one, in the order of their priority.
     #[serde(default)]
     pub policies: Vec<Policy>,
@@ -149,6 +152,12 @@ pub struct Policy {
     /// False: INACTIVE.
     #[serde(default = "yes")]
     pub active: bool,
+    /// `complexity.minLength`.
+    #[serde(default = "eight")]
+    pub min_length: u32,
+    /// When it changed last.
+    #[serde(default = "once")]
+    pub updated: String,
 }
 
 /// How the sign-in endpoint behaves.
@@ -203,6 +212,12 @@ fn four() -> u32 {
 }
 fn ten() -> u32 {
     10
+}
+fn eight() -> u32 {
+    8
+}
+fn once() -> String {
+    "2026-01-01T00:00:00.000Z".into()
 }
 fn an_hour() -> i64 {
     3600

@@ -30,7 +30,13 @@ pub(super) const ENTRY: Entry = Entry {
             permissions: &[
                 needed("okta.users.read", "", "reads users"),
                 needed("okta.groups.read", "", "needed when only the members of groups are covered").optional(),
-                needed("okta.policies.read", "", "reads the lockout threshold; without it Okta's default of 10 is assumed").optional(),
+                needed(
+                    "okta.policies.read",
+                    "",
+                    "reads the password policies; without it Okta's default of 10 is assumed as the lockout threshold, and leaked \
+                     passwords that no policy would have taken cost an attempt",
+                )
+                .optional(),
                 needed(
                     "okta.logs.read",
                     "",

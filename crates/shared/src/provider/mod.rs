@@ -256,6 +256,22 @@ pub struct LockoutPolicy {
     pub threshold: Option<u32>,
 }
 
+/// What every password of a directory satisfied when it was set, whichever of its policies applied: the least that any of
+/// them asks for. Says nothing about passwords that came with an imported account, or that another directory checks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PasswordRules {
+    /// Characters at least.
+    pub min_length: u32,
+    /// Lower-case letters at least.
+    pub min_lower: u32,
+    /// Upper-case letters at least.
+    pub min_upper: u32,
+    /// Digits at least.
+    pub min_digits: u32,
+    /// Names this state of the policies: another one as soon as any of them changes, comes or goes.
+    pub state: String,
+}
+
 /// The state that shows whether an action took effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Containment {
@@ -305,6 +321,15 @@ pub trait Provider: Send + Sync {
     async fn account(&self, object_id: &str) -> Result<Option<Account>, ProviderError>;
     /// The lockout policy, as far as it may be read.
     async fn lockout_policy(&self) -> Result<LockoutPolicy, ProviderError>;
+    /// Failed sign-ins that lock this account, where the directory's policies can be told apart by account. `None`: no
+    /// better is known than [`lockout_policy`](Self::lockout_policy).
+    async fn lockout_threshold(&self, _account: &Account) -> Result<Option<u32>, ProviderError> {
+        Ok(None)
+    }
+    /// What passwords have to satisfy, as far as it may be read.
+    async fn password_rules(&self) -> Result<Option<PasswordRules>, ProviderError> {
+        Ok(None)
+    }
     /// When the credential we come with ends. `None`: it does not, or that cannot be known.
     async fn credential_expiry(&self) -> Result<Option<OffsetDateTime>, ProviderError> {
         Ok(None)

@@ -1,4 +1,4 @@
-//! Listings: users page by page, one user, administrators, password policies.
+//! Listings: users page by page, one user, administrators.
 
 use std::{collections::HashSet, sync::atomic::Ordering};
 
@@ -16,14 +16,12 @@ use super::{
 use crate::{
     integration::SyncScope,
     provider::{
-        Account, Cursor, Listing, LockoutPolicy, Missing, Next, Page, ProviderError, Within, http::Answer,
-        pace::Share,
+        Account, Cursor, Listing, Missing, Next, Page, ProviderError, Within, http::Answer, pace::Share,
     },
 };
 
-pub(super) const USERS: &str = "/api/v1/users";
+const USERS: &str = "/api/v1/users";
 const ASSIGNEES: &str = "/api/v1/iam/assignees/users";
-const POLICIES: &str = "/api/v1/policies";
 /// Default and maximum of Okta (§3.1).
 const LIMIT: u16 = 200;
 /// Changes are read again this far back: Okta's filter is eventually consistent (§3.1).
@@ -332,48 +330,6 @@ pub(super) async fn admins(client: &Client) -> Result<HashSet<String>, ProviderE
     Ok(found)
 }
 
-/// The strictest threshold of the active password policies (§4.8): a bound that is safe without knowing who is in
-/// which group. `None` when it may not be read, or nobody is ever locked.
-pub(super) async fn lockout_policy(client: &Client) -> Result<LockoutPolicy, ProviderError> {
-    #[derive(Deserialize)]
-    struct Policy {
-        status: String,
-        #[serde(default)]
-        settings: Settings,
-    }
-    #[derive(Default, Deserialize)]
-    struct Settings {
-        #[serde(default)]
-        password: Password,
-    }
-    #[derive(Default, Deserialize)]
-    struct Password {
-        #[serde(default)]
-        lockout: Lockout,
-    }
-    #[derive(Default, Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Lockout {
-        max_attempts: Option<u32>,
-    }
-    let mut threshold: Option<u32> = None;
-    let mut path = Some(format!("{POLICIES}?type=PASSWORD"));
-    for _ in 0..MOST_PAGES {
-        let Some(here) = path.take() else { break };
-        let answer = match client.get("policies", &here).await {
-            Err(ProviderError::Refused(_)) => return Ok(LockoutPolicy::default()),
-            other => other?,
-        };
-        path = next_link(&answer).map(|link| client.follow(&link, POLICIES)).transpose()?;
-        let policies: Vec<Policy> = answer.json()?;
-        let active = policies.into_iter().filter(|p| p.status == "ACTIVE");
-        let strictest =
-            active.filter_map(|p| p.settings.password.lockout.max_attempts).filter(|n| *n > 0).min();
-        threshold = [threshold, strictest].into_iter().flatten().min();
-    }
-    Ok(LockoutPolicy { threshold })
-}
-
 impl Okta {
     /// One user with its blocks, read now. Whether it is an administrator is left open.
     pub(super) async fn read(&self, object_id: &str) -> Result<Option<Account>, ProviderError> {
@@ -406,6 +362,23 @@ impl Okta {
         }
         self.client.call_within(share, Method::GET, "user", &path).await
     }
+}
+
+/// Ids of the groups a user is in, as far as the app's role shows them.
+pub(super) async fn groups_of(client: &Client, object_id: &str) -> Result<HashSet<String>, ProviderError> {
+    #[derive(Deserialize)]
+    struct Group {
+        id: String,
+    }
+    let below = format!("{}/groups", user_path(object_id)?);
+    let (mut found, mut path) = (HashSet::new(), Some(below.clone()));
+    for _ in 0..MOST_PAGES {
+        let Some(here) = path.take() else { break };
+        let answer = client.get("user_groups", &here).await?;
+        path = next_link(&answer).map(|link| client.follow(&link, &below)).transpose()?;
+        found.extend(answer.json::<Vec<Group>>()?.into_iter().map(|group| group.id));
+    }
+    Ok(found)
 }
 
 /// The path of one user; ids are letters and digits only, so nothing can be smuggled into it.

@@ -11,7 +11,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{
     client::Client,
     failure,
-    listing::{MOST_PAGES, USERS, filtered, next_link, shortly_before, user_path},
+    listing::{filtered, groups_of, next_link, shortly_before, user_path},
     user::User,
 };
 use crate::{
@@ -201,7 +201,7 @@ async fn shown(
     named: &Named,
     account: Account,
 ) -> Result<Option<Account>, ProviderError> {
-    if named.moved && !is_member(client, scope, &named.id).await? {
+    if named.moved && !groups_of(client, &named.id).await?.iter().any(|id| scope.group_ids.contains(id)) {
         return Ok(Some(Account::tombstone(account.object_id)));
     }
     Ok(Some(account))
@@ -221,26 +221,6 @@ async fn unlisted(
         (403, Some("E0000006")) => Ok(None),
         _ => Err(failure::of(&answer)),
     }
-}
-
-/// Whether a user is in a group of the scope now.
-async fn is_member(client: &Client, scope: &SyncScope, user: &str) -> Result<bool, ProviderError> {
-    #[derive(Deserialize)]
-    struct Group {
-        id: String,
-    }
-    let below = format!("{USERS}/{user}/groups");
-    let mut path = Some(below.clone());
-    for _ in 0..MOST_PAGES {
-        let Some(here) = path.take() else { break };
-        let answer = client.get("user_groups", &here).await?;
-        path = next_link(&answer).map(|link| client.follow(&link, &below)).transpose()?;
-        let groups: Vec<Group> = answer.json()?;
-        if groups.iter().any(|group| scope.group_ids.contains(&group.id)) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 #[cfg(test)]

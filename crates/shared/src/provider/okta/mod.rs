@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use self::client::Client;
 use super::{
     Account, Acted, Action, AttemptConnection, Attempted, Capability, Containment, Cursor, Listing,
-    LockoutPolicy, Missing, Page, Provider, ProviderError, TestReport, Verifier,
+    LockoutPolicy, Missing, Page, PasswordRules, Provider, ProviderError, TestReport, Verifier,
     http::Egress,
     pace::{Pace, Share},
 };
@@ -33,6 +33,7 @@ pub mod host;
 pub mod keys;
 mod listing;
 mod log;
+mod policies;
 mod probe;
 mod rate;
 mod risk;
@@ -54,6 +55,8 @@ pub struct Okta {
     /// Set once the org says that it does not offer blocks (§4.6).
     without_blocks: AtomicBool,
     admins: Mutex<Option<(Instant, Arc<HashSet<String>>)>>,
+    /// The lock is held while reading, so that many callers share one list.
+    policies: tokio::sync::Mutex<Option<policies::Policies>>,
 }
 
 impl std::fmt::Debug for Okta {
@@ -86,6 +89,7 @@ impl Okta {
             egress,
             without_blocks: AtomicBool::new(false),
             admins: Mutex::new(None),
+            policies: tokio::sync::Mutex::new(None),
         })
     }
 
@@ -164,7 +168,15 @@ impl Provider for Okta {
     }
 
     async fn lockout_policy(&self) -> Result<LockoutPolicy, ProviderError> {
-        listing::lockout_policy(&self.client).await
+        self.strictest_policy().await
+    }
+
+    async fn lockout_threshold(&self, account: &Account) -> Result<Option<u32>, ProviderError> {
+        self.threshold_of(account).await
+    }
+
+    async fn password_rules(&self) -> Result<Option<PasswordRules>, ProviderError> {
+        self.weakest_rules().await
     }
 
     async fn containment(&self, object_id: &str, of: Action) -> Result<Option<Containment>, ProviderError> {
