@@ -51,9 +51,9 @@ pub(super) struct Events {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Event {
-    event_type: String,
+    #[serde(rename = "eventType")]
+    kind: String,
     published: String,
     target: Option<Vec<Target>>,
 }
@@ -129,7 +129,7 @@ pub(super) async fn read(
         at.is_ok_and(|at| at.unix_timestamp() >= started)
     });
     let more = !events.is_empty() && !up_to_date;
-    let roles = events.iter().any(|event| event.event_type.starts_with(ROLES));
+    let roles = events.iter().any(|event| event.kind.starts_with(ROLES));
     Ok(Some(Events { named: named(&events, scope), roles, next, more }))
 }
 
@@ -137,7 +137,7 @@ pub(super) async fn read(
 fn named(events: &[Event], scope: &SyncScope) -> Vec<Named> {
     let (mut found, mut places) = (Vec::<Named>::new(), HashMap::new());
     for event in events {
-        let moved = event.event_type.starts_with(MEMBERSHIP);
+        let moved = event.kind.starts_with(MEMBERSHIP);
         if moved && !event.targets("UserGroup").any(|group| scope.group_ids.iter().any(|id| id == group)) {
             continue;
         }

@@ -94,12 +94,16 @@ struct Lockout {
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default)]
 struct Complexity {
-    min_length: u32,
-    min_lower_case: u32,
-    min_upper_case: u32,
-    min_number: u32,
+    #[serde(rename = "minLength")]
+    characters: u32,
+    #[serde(rename = "minLowerCase")]
+    lower: u32,
+    #[serde(rename = "minUpperCase")]
+    upper: u32,
+    #[serde(rename = "minNumber")]
+    digits: u32,
 }
 
 impl Policy {
@@ -137,10 +141,10 @@ fn weakest(policies: &[Policy]) -> Option<PasswordRules> {
         of_okta().map(|p| format!("{} {} {}", p.id, p.status, p.last_updated)).collect();
     states.sort_unstable();
     Some(PasswordRules {
-        min_length: least(|c| c.min_length)?,
-        min_lower: least(|c| c.min_lower_case)?,
-        min_upper: least(|c| c.min_upper_case)?,
-        min_digits: least(|c| c.min_number)?,
+        min_length: least(|c| c.characters)?,
+        min_lower: least(|c| c.lower)?,
+        min_upper: least(|c| c.upper)?,
+        min_digits: least(|c| c.digits)?,
         state: sha256(&states.join("\n")),
     })
 }
