@@ -17,7 +17,7 @@ BUF := $(TOOLS)/python/bin/buf
 BUF_VERSION := 1.75.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo up which down status logs clean test clients bench check fmt lint proto-lint deny setup
+.PHONY: help build demo up which down status logs clean test clients bench bench-large check fmt lint proto-lint deny setup
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,9 +53,12 @@ clients: $(CLIENTS_READY) ## Run official clients of both providers against the 
 	cargo build --package idp-simulator --bin idp-simulator --locked
 	@$(CLIENTS)/python/bin/python tests/clients/run.py $(BIN)/idp-simulator $(CLIENTS)/node $(CLIENT)
 
-bench: setup ## Measure Parapet beside the least that does the same work (release build)
+bench: setup ## Measure Parapet beside the least that does the same work (release build; ARGS=--help)
 	cargo build --release --workspace --bins --locked
-	@$(CARGO_TARGET_DIR)/release/bench
+	@$(CARGO_TARGET_DIR)/release/bench $(ARGS)
+
+bench-large: ## The same for the sync of directories of a million accounts; takes an hour or so
+	@$(MAKE) bench ARGS="--sync-only --rounds 1 --accounts 1000000 --report target/bench-large-report.json $(ARGS)"
 
 check: fmt lint proto-lint deny test clients ## Everything a change must pass
 

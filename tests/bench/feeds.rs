@@ -16,9 +16,9 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
 use crate::{
+    directory::Tenant,
     report::Report,
     stage::{Stage, rate, until},
-    sync::Tenant,
 };
 
 /// One record in so many is about a known account.

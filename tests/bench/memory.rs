@@ -15,10 +15,20 @@ pub fn resident(stage: &Stage) -> anyhow::Result<BTreeMap<&'static str, f64>> {
 /// Adds each service's peak.
 pub fn report(stage: &Stage, report: &mut Report, idle: &BTreeMap<&'static str, f64>) -> anyhow::Result<()> {
     for (service, idle) in idle {
-        let peak = read(stage, service, "VmHWM:")?;
-        report.add(&format!("peak memory of {service}, beside idle"), "MiB", peak, *idle);
+        report.add(&format!("peak memory of {service}, beside idle"), "MiB", peak(stage, service)?, *idle);
     }
     Ok(())
+}
+
+/// Has the peak of a service count from now on.
+pub fn forget_peak(stage: &Stage, service: &str) -> anyhow::Result<()> {
+    let file = format!("/proc/{}/clear_refs", stage.pid(service)?);
+    fs::write(&file, "5").with_context(|| format!("cannot write {file}"))
+}
+
+/// Resident memory of a service at its peak, in MiB.
+pub fn peak(stage: &Stage, service: &str) -> anyhow::Result<f64> {
+    read(stage, service, "VmHWM:")
 }
 
 /// A line of `/proc/PID/status`, which counts in KiB.

@@ -66,9 +66,10 @@ impl Report {
 
     /// Prints a table for people.
     pub fn print(&self) {
-        println!("{:<58} {:>10} {:>10} {:>7}  unit", "", "Parapet", "limit", "ratio");
+        let width = self.names.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+        println!("{:<width$} {:>10} {:>10} {:>7}  unit", "", "Parapet", "limit", "ratio");
         for Row { name, unit, ours, limit, ratio } in self.rows() {
-            println!("{name:<58} {ours:>10.0} {limit:>10.0} {ratio:>7.2}  {unit}");
+            println!("{name:<width$} {ours:>10.0} {limit:>10.0} {ratio:>7.2}  {unit}");
         }
     }
 }

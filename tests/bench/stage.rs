@@ -28,8 +28,8 @@ use uuid::Uuid;
 const ORGANIZATION: &str = "bench";
 /// Who administers, feeds and validates in every round.
 pub const CALLER: &str = "bench";
-/// What one step may take at the most.
-const PATIENCE: Duration = Duration::from_mins(5);
+/// What one step may take at the most: a million accounts take a while.
+const PATIENCE: Duration = Duration::from_hours(2);
 
 /// A running stack.
 #[derive(Debug)]
@@ -47,8 +47,8 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts the stack in a directory of its own, with a tenant for each round.
-    pub async fn start(rounds: u32) -> anyhow::Result<Self> {
+    /// Starts the stack in a directory of its own, with a tenant for each name. An org of Okta has its tenant's name.
+    pub async fn start(tenants: &[String]) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let global = Global {
             json: true,
@@ -61,7 +61,7 @@ impl Stage {
         let began = Instant::now();
         eprintln!("starting the stack");
         let data = global.data()?;
-        introduce(&data, rounds)?;
+        introduce(&data, tenants)?;
         parapet(&global, &["up", "--detach"]).await?;
         let endpoints = client::Endpoints::load(&global)?;
         let at = |url: &str| url.trim_start_matches("http://").trim_start_matches("https://").parse();
@@ -69,29 +69,30 @@ impl Stage {
         let simulator: std::net::SocketAddr = at(&endpoints.simulator.replace("localhost", "127.0.0.1"))?;
         let authority = std::fs::read(endpoints.api_ca.context("the stack has an authority")?)?;
         let client = || -> anyhow::Result<reqwest::ClientBuilder> {
-            Ok(reqwest::Client::builder()
+            let client = reqwest::Client::builder()
                 .tls_certs_only([reqwest::Certificate::from_pem(&authority)?])
                 .no_proxy()
                 .timeout(Duration::from_mins(1))
                 .resolve("login.microsoftonline.com", simulator)
-                .resolve("graph.microsoft.com", simulator))
+                .resolve("graph.microsoft.com", simulator);
+            let orgs = tenants.iter().map(|name| format!("{name}.okta.com"));
+            Ok(orgs.fold(client, |client, host| client.resolve(&host, simulator)))
         };
         let http = client()?.build()?;
         let fresh = client()?.pool_max_idle_per_host(0).build()?;
         let stage = Self { control, http, fresh, global, data, began, _folder: folder };
-        stage.bootstrap(rounds).await?;
+        stage.bootstrap(tenants).await?;
         Ok(stage)
     }
 
-    async fn bootstrap(&self, rounds: u32) -> anyhow::Result<()> {
+    async fn bootstrap(&self, tenants: &[String]) -> anyhow::Result<()> {
         let mut text = format!("[[organization]]\nname = \"{ORGANIZATION}\"\n");
-        for round in 1..=rounds {
+        for name in tenants {
             write!(
                 text,
-                "[[organization.tenant]]\nname = \"{}\"\n[organization.tenant.package]\nproviders = [\"entra_id\"]\n\
-                 identity_creation = true\nvalidation = true\nmitigation = true\nidentifier_cap = 200000\n\
-                 integration_cap = 1\ncontact = \"bench@parapet.internal\"\n",
-                name(round)
+                "[[organization.tenant]]\nname = \"{name}\"\n[organization.tenant.package]\n\
+                 providers = [\"entra_id\", \"okta\"]\nidentity_creation = true\nvalidation = true\nmitigation = true\n\
+                 identifier_cap = 10000000\nintegration_cap = 1\ncontact = \"bench@parapet.internal\"\n",
             )?;
         }
         let file = self.data.path().join("bench.toml");
@@ -164,6 +165,22 @@ impl Stage {
         Ok(sqlx::query_scalar(query).fetch_one(&mut self.database().await?).await?)
     }
 
+    /// The id of the transaction that begins next.
+    pub async fn next_transaction(&self) -> anyhow::Result<i64> {
+        self.count("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").await
+    }
+
+    /// A tenant's rows of accounts, identities and identifiers that were written since this transaction, and all of them.
+    /// A row's `xmin` is the transaction that wrote it; what was only read keeps its own.
+    pub async fn written_since(&self, tenant: Uuid, transaction: i64) -> anyhow::Result<(f64, f64)> {
+        let query = "SELECT (count(*) FILTER (WHERE written >= $2))::float8, count(*)::float8
+             FROM (SELECT xmin::text::bigint AS written FROM sync.accounts WHERE tenant_id = $1
+                   UNION ALL SELECT xmin::text::bigint FROM sync.identities WHERE tenant_id = $1
+                   UNION ALL SELECT xmin::text::bigint FROM sync.identifiers WHERE tenant_id = $1) AS rows";
+        let mut db = self.database().await?;
+        Ok(sqlx::query_as(query).bind(tenant).bind(transaction).fetch_one(&mut db).await?)
+    }
+
     /// Process id of a service.
     pub fn pid(&self, service: &str) -> anyhow::Result<u32> {
         let processes = Snapshot::load(&self.data.state())?.processes;
@@ -200,13 +217,13 @@ pub fn rate(count: usize, took: Duration) -> f64 {
     count as f64 / took.as_secs_f64()
 }
 
-/// The tenant of a round.
-pub fn tenant(round: u32) -> Uuid {
-    ids::tenant(ORGANIZATION, &name(round))
+/// The tenant of this name.
+pub fn tenant(name: &str) -> Uuid {
+    ids::tenant(ORGANIZATION, name)
 }
 
 /// Lists the benchmark's caller before the issuer starts.
-fn introduce(data: &DataDir, rounds: u32) -> anyhow::Result<()> {
+fn introduce(data: &DataDir, tenants: &[String]) -> anyhow::Result<()> {
     data.create()?;
     private_dir(&data.issuer())?;
     let mut callers = Callers::default();
@@ -216,14 +233,10 @@ fn introduce(data: &DataDir, rounds: u32) -> anyhow::Result<()> {
         name: "Benchmark".to_owned(),
         subject: "local|bench".to_owned(),
         organization: Some(ids::organization(ORGANIZATION)),
-        tenants: (1..=rounds).map(tenant).collect(),
+        tenants: tenants.iter().map(|name| tenant(name)).collect(),
         roles: ["org_admin", "analyst", "feed_writer"].map(str::to_owned).into(),
     });
     callers.save(&callers::file(&data.issuer()))
-}
-
-fn name(round: u32) -> String {
-    format!("round-{round}")
 }
 
 fn read(file: &Path) -> anyhow::Result<String> {

@@ -1,216 +1,79 @@
-//! Identities synced per second, beside the same pages drained by a bare client and beside `COPY` of the same rows.
+//! Sync: how fast, in how much memory, what a second time costs, and what a few changes cost among many accounts.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::ensure;
-use parapet::{
-    client,
-    demo::directory::{Account, rfc3339},
-};
-use serde::Deserialize;
-use serde_json::json;
-use shared::{
-    provider::entra::USER_PROPERTIES,
-    wire::v1::{self as api, integration_service_client::IntegrationServiceClient},
-};
-use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::{
+    bare,
+    directory::{Directory, Kind, Run},
+    memory,
     report::Report,
-    stage::{Stage, rate, tenant as tenant_of, until},
+    stage::{Stage, rate},
 };
 
-const CLIENT: &str = "b7d5c9f4-2a61-4b0e-8f7c-93c1a4a7d512";
-const SECRET: &str = "bench~7mQ2c9XwT4pLr8Zk";
+const WORKER: &str = "identity-sync-worker";
+/// The small directory beside which memory and changes are measured.
+pub const SMALL: u32 = 10_000;
+const MANY: usize = 1_000;
+const FEW: usize = 100;
 
-/// A tenant whose directory is synced.
-#[derive(Debug)]
-pub struct Tenant {
-    /// Tenant id.
-    pub id: Uuid,
-    /// Its directory, with every account's truth.
-    pub directory: String,
-    /// The accounts.
-    pub accounts: Vec<Account>,
+/// Measures one kind of directory with so many accounts.
+pub async fn round(
+    stage: &Stage,
+    report: &mut Report,
+    kind: Kind,
+    round: u32,
+    accounts: u32,
+) -> anyhow::Result<Directory> {
+    let small = Directory::create(stage, kind, kind.directory(round, "small"), SMALL.min(accounts)).await?;
+    let all = Directory::create(stage, kind, kind.directory(round, "all"), accounts).await?;
+
+    memory::forget_peak(stage, WORKER)?;
+    small.first_sync(stage).await?;
+    let few = memory::peak(stage, WORKER)?;
+    let among_few = changes(stage, &small, 0, MANY).await?;
+
+    let limit = bare::run(stage, &all).await?;
+    memory::forget_peak(stage, WORKER)?;
+    let first = all.first_sync(stage).await?;
+    let many = memory::peak(stage, WORKER)?;
+    bare::check(stage, &all).await?;
+    let name = format!("{kind}: accounts synced, beside one program that drains and COPYs");
+    report.add(&name, "1/s", per_second(&first), rate(first.seen, limit));
+    let name = format!("{kind}: peak memory of the sync worker, beside that at {}", small.accounts);
+    report.add(&name, "MiB", many, few);
+
+    let before = stage.next_transaction().await?;
+    let second = all.sync(stage, true).await?;
+    ensure!(second.seen == first.seen, "the second sync saw {} of {}", second.seen, first.seen);
+    let (rewritten, rows) = stage.written_since(all.tenant, before).await?;
+    let name = format!("{kind}: accounts of a second full sync, beside the first");
+    report.add(&name, "1/s", per_second(&second), per_second(&first));
+    let name = format!("{kind}: rows that the second full sync wrote, of all");
+    report.add(&name, "rows", rewritten, rows);
+
+    let handful = changes(stage, &all, 0, FEW).await?;
+    let among_all = changes(stage, &all, 2 * FEW as u64, MANY).await?;
+    let name = format!("{kind}: sync of {MANY} changes, beside {FEW} changes");
+    report.add(&name, "ms", millis(among_all), millis(handful));
+    let name = format!("{kind}: sync of {MANY} changes, beside the same among {}", small.accounts);
+    report.add(&name, "ms", millis(among_all), millis(among_few));
+    Ok(all)
 }
 
-impl Tenant {
-    /// What a password grant for this directory says of the application.
-    pub fn application() -> [(&'static str, &'static str); 2] {
-        [("client_id", CLIENT), ("client_secret", SECRET)]
-    }
+/// Changes some accounts and reads the changes.
+async fn changes(stage: &Stage, directory: &Directory, from: u64, count: usize) -> anyhow::Result<Duration> {
+    directory.change(stage, from, count).await?;
+    let run = directory.sync(stage, false).await?;
+    ensure!(run.changed == count, "a sync of {count} changes changed {}", run.changed);
+    Ok(run.took)
 }
 
-/// Makes a directory, syncs it, then drains and copies the same.
-pub async fn round(stage: &Stage, report: &mut Report, round: u32, accounts: u32) -> anyhow::Result<Tenant> {
-    let (tenant, directory) = (tenant_of(round), Uuid::new_v4().to_string());
-    stage.control.put(&specification(&directory, round, accounts)?).await?;
-    let identities = count(accounts);
-
-    let run = connect(stage, tenant, &directory).await?;
-    let mut db = stage.database().await?;
-    let ended = "SELECT count(*) FROM sync.runs WHERE tenant_id = $1 AND state <> 'running'";
-    until(&mut db, ended, Some(tenant), 1).await?;
-    let (state, message, seconds, created): (String, String, f64, i64) = sqlx::query_as(
-        "SELECT state, message, extract(epoch FROM finished_at - started_at)::float8, identities_created
-         FROM sync.runs WHERE tenant_id = $1 AND run_id = $2::uuid",
-    )
-    .bind(tenant)
-    .bind(&run)
-    .fetch_one(&mut db)
-    .await?;
-    ensure!(state == "finished", "the sync ended as {state}: {message}");
-    ensure!(
-        created >= i64::from(accounts) * 9 / 10,
-        "only {created} identities were made of {accounts} accounts"
-    );
-    let ours = rate(usize::try_from(created)?, Duration::from_secs_f64(seconds));
-
-    let began = Instant::now();
-    let drained = drain(stage, &directory).await?;
-    ensure!(drained == identities, "the bare client drained {drained} of {identities}");
-    report.add(
-        "identities synced, beside the same pages drained",
-        "1/s",
-        ours,
-        rate(drained, began.elapsed()),
-    );
-
-    let (copied, took) = copy(stage, tenant).await?;
-    report.add("identities synced, beside COPY of the same rows", "1/s", ours, rate(copied, took));
-
-    let accounts = stage.control.accounts(&directory).await?;
-    Ok(Tenant { id: tenant, directory, accounts })
+fn per_second(run: &Run) -> f64 {
+    rate(run.seen, run.took)
 }
 
-fn count(accounts: u32) -> usize {
-    usize::try_from(accounts).unwrap_or(usize::MAX)
-}
-
-fn specification(directory: &str, round: u32, accounts: u32) -> anyhow::Result<serde_json::Value> {
-    Ok(json!({
-        "name": format!("round-{round}"),
-        "provider": {"entra_id": {
-            "tenant_id": directory,
-            "domains": [{"name": format!("round-{round}.example")}],
-            "apps": [{"client_id": CLIENT, "secrets": [{"value": SECRET}],
-                "permissions": ["User.Read.All", "Directory.Read.All"]}],
-            "licences": ["P1"],
-        }},
-        "generated": {"seed": round, "count": accounts, "as_of": rfc3339(OffsetDateTime::now_utc())?},
-    }))
-}
-
-/// Creates and tests the integration, which starts its first sync; returns the run.
-async fn connect(stage: &Stage, tenant: Uuid, directory: &str) -> anyhow::Result<String> {
-    let mut integrations = IntegrationServiceClient::new(stage.api(tenant).await?);
-    let created = create(&mut integrations, tenant, directory).await?;
-    let tested = integrations
-        .test_integration(api::TestIntegrationRequest { id: created.id, ..Default::default() })
-        .await?
-        .into_inner();
-    ensure!(tested.passed, "the connection test did not pass: {:?}", tested.results);
-    Ok(tested.sync_run_id)
-}
-
-async fn create(
-    integrations: &mut IntegrationServiceClient<client::Api>,
-    tenant: Uuid,
-    directory: &str,
-) -> anyhow::Result<api::Integration> {
-    let config = api::EntraConfig {
-        cloud: api::EntraCloud::Global.into(),
-        tenant: directory.to_owned(),
-        client_id: CLIENT.into(),
-        ropc_client_id: String::new(),
-    };
-    let settings = api::IntegrationSettings {
-        identity_creation: true,
-        validation: Some(api::ValidationSettings { manual: true, daily_max: 2, ..Default::default() }),
-        // The limit it is measured against drains the directory without any.
-        quota_percent: 100,
-        ..Default::default()
-    };
-    let secret = api::EntraCredentials { client_secret: SECRET.into(), ..Default::default() };
-    let request = api::CreateIntegrationRequest {
-        integration: Some(api::Integration {
-            name: "bench".into(),
-            provider: api::ProviderKind::EntraId.into(),
-            settings: Some(settings),
-            config: Some(api::integration::Config::Entra(config)),
-            ..Default::default()
-        }),
-        credentials: Some(api::IntegrationCredentials {
-            credentials: Some(api::integration_credentials::Credentials::Entra(secret)),
-        }),
-        idempotency_key: format!("bench-{tenant}"),
-    };
-    client::create_integration(integrations, request).await
-}
-
-/// The least that reads every account: token, first page, next links.
-async fn drain(stage: &Stage, directory: &str) -> anyhow::Result<usize> {
-    #[derive(Deserialize)]
-    struct Token {
-        access_token: String,
-    }
-    #[derive(Deserialize)]
-    struct Page {
-        value: Vec<serde_json::Value>,
-        #[serde(rename = "@odata.nextLink")]
-        next: Option<String>,
-    }
-    let grant = [
-        ("grant_type", "client_credentials"),
-        ("scope", "https://graph.microsoft.com/.default"),
-        ("client_id", CLIENT),
-        ("client_secret", SECRET),
-    ];
-    let url = format!("https://login.microsoftonline.com/{directory}/oauth2/v2.0/token");
-    let token: Token = stage.http.post(url).form(&grant).send().await?.error_for_status()?.json().await?;
-    let mut next = Some(format!("https://graph.microsoft.com/v1.0/users?$select={USER_PROPERTIES}&$top=999"));
-    let mut drained = 0;
-    while let Some(url) = next {
-        let answer = stage.http.get(url).bearer_auth(&token.access_token).send().await?;
-        let page: Page = answer.error_for_status()?.json().await?;
-        drained += page.value.len();
-        next = page.next;
-    }
-    Ok(drained)
-}
-
-/// The least that stores the same rows with the same indexes.
-async fn copy(stage: &Stage, tenant: Uuid) -> anyhow::Result<(usize, Duration)> {
-    const TABLES: [&str; 3] = ["accounts", "identities", "identifiers"];
-    let mut db = stage.database().await?;
-    let mut rows = Vec::new();
-    for table in TABLES {
-        let statement = format!(
-            "CREATE SCHEMA IF NOT EXISTS bench;
-             CREATE TABLE IF NOT EXISTS bench.{table} (LIKE sync.{table} INCLUDING ALL);
-             TRUNCATE bench.{table};"
-        );
-        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut db).await?;
-        let query = format!(
-            "COPY (SELECT * FROM sync.{table} WHERE tenant_id = '{tenant}') TO STDOUT (FORMAT binary)"
-        );
-        let mut out = db.copy_out_raw(&query).await?;
-        let mut bytes = Vec::new();
-        while let Some(part) = futures::StreamExt::next(&mut out).await {
-            bytes.extend_from_slice(&part?);
-        }
-        drop(out);
-        rows.push((table, bytes));
-    }
-    let (began, mut copied) = (Instant::now(), 0);
-    for (table, bytes) in rows {
-        let mut copy = db.copy_in_raw(&format!("COPY bench.{table} FROM STDIN (FORMAT binary)")).await?;
-        copy.send(bytes).await?;
-        let count = copy.finish().await?;
-        if table == "identities" {
-            copied = usize::try_from(count)?;
-        }
-    }
-    Ok((copied, began.elapsed()))
+fn millis(took: Duration) -> f64 {
+    took.as_secs_f64() * 1000.0
 }

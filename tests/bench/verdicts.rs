@@ -23,9 +23,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
+    directory::{self, Tenant},
     report::Report,
     stage::{CALLER, Stage, rate, until},
-    sync::Tenant,
 };
 
 /// What credential-validator handles at once, as shipped.
@@ -160,7 +160,7 @@ async fn attempt(http: &reqwest::Client, pool: &PgPool, directory: &str, body: &
         .bind(&login)
         .execute(pool)
         .await?;
-    let [id, secret] = Tenant::application();
+    let [id, secret] = directory::entra_application();
     let grant = [
         ("grant_type", "password"),
         ("scope", "openid"),

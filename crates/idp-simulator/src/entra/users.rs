@@ -143,8 +143,11 @@ pub fn count(world: &Arc<World>, request: &Request, caller: &Caller) -> Response
         Ok(conditions) => conditions,
         Err(refusal) => return refusal,
     };
-    let settings = &caller.tenant.settings;
-    plain_count(caller.tenant.directory.accounts.count(|account| hold(&conditions, settings, account)))
+    let (accounts, settings) = (&caller.tenant.directory.accounts, &caller.tenant.settings);
+    if conditions.is_empty() {
+        return plain_count(accounts.count_all());
+    }
+    plain_count(accounts.count(|account| hold(&conditions, settings, account)))
 }
 
 /// A number as text: the answer of every `$count` segment.

@@ -129,6 +129,11 @@ impl Plan {
         self.generated.count
     }
 
+    /// All dates of the accounts lie before this instant.
+    pub fn as_of(&self) -> OffsetDateTime {
+        self.generated.as_of
+    }
+
     /// Immutable id of the account with this index.
     pub fn id(&self, index: u64) -> String {
         let scrambled = dice::scramble(self.generated.seed, u32::try_from(index).unwrap_or(u32::MAX));

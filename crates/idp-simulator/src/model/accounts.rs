@@ -123,6 +123,36 @@ impl Accounts {
         (found, (at < end).then_some(at))
     }
 
+    /// Whether every account that was updated at this instant or later is among those that changed.
+    pub fn tell_since(&self, from: OffsetDateTime) -> bool {
+        self.plan.as_ref().is_none_or(|plan| plan.as_of() <= from)
+    }
+
+    /// Like [`page_as`](Self::page_as), of those that changed only, in the order of their last change.
+    pub fn changed_as(
+        &self,
+        position: u64,
+        limit: usize,
+        view: impl Fn(Account) -> Option<Account>,
+    ) -> (Vec<Account>, Option<u64>) {
+        let (mut found, mut at) = (Vec::new(), position);
+        while found.len() < limit {
+            let changed = self.changed_since(at, limit - found.len());
+            let Some((last, _)) = changed.last() else { return (found, None) };
+            at = *last;
+            let seen = changed.into_iter().filter_map(|(_, account)| view(account));
+            found.extend(seen.filter(|account| account.status != Status::Deleted));
+        }
+        (found, Some(at))
+    }
+
+    /// How many accounts there are, without deleted ones.
+    pub fn count_all(&self) -> u64 {
+        let overlay = lock(&self.overlay);
+        let deleted = overlay.changed.values().filter(|account| account.status == Status::Deleted).count();
+        self.planned() + overlay.added.len() as u64 - deleted as u64
+    }
+
     /// How many accounts pass `keep`, one after the other in constant memory.
     pub fn count(&self, keep: impl Fn(&Account) -> bool) -> u64 {
         let visible = |at| self.at(at).filter(|account| account.status != Status::Deleted);

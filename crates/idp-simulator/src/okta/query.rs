@@ -95,6 +95,12 @@ impl Query {
         all.then(|| self.0.iter().flatten().map(|term| term.value.as_str()).collect())
     }
 
+    /// The instant after which (or at which) every account that matches was last updated, if the query names one.
+    pub fn updated_from(&self) -> Option<OffsetDateTime> {
+        let from = |terms: &Vec<Term>| terms.iter().filter_map(Term::updated_from).max();
+        self.0.iter().map(from).min().flatten()
+    }
+
     /// Whether an account matches.
     pub fn matches(&self, org: &Org, account: &Account, now: OffsetDateTime) -> bool {
         self.0.iter().any(|terms| terms.iter().all(|term| term.matches(org, account, now)))
@@ -102,6 +108,11 @@ impl Query {
 }
 
 impl Term {
+    fn updated_from(&self) -> Option<OffsetDateTime> {
+        let from = matches!(self.operator, Operator::Gt | Operator::Ge | Operator::Eq);
+        if self.property == "lastUpdated" && from { date(&self.value) } else { None }
+    }
+
     fn matches(&self, org: &Org, account: &Account, now: OffsetDateTime) -> bool {
         let date = match self.property.as_str() {
             "created" => Some(account.created),
@@ -158,4 +169,20 @@ pub fn words(text: &str) -> Option<Vec<String>> {
         }
     }
     Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_tells_since_when_all_it_finds_was_updated_if_every_alternative_does() {
+        let from = |text: &str| Query::parse(text, false).unwrap().updated_from();
+        let at = |text: &str| OffsetDateTime::parse(text, &Rfc3339).ok();
+        assert_eq!(from("lastUpdated gt \"2026-01-02T00:00:00.000Z\""), at("2026-01-02T00:00:00Z"));
+        let either = "lastUpdated ge \"2026-01-02T00:00:00Z\" or lastUpdated gt \"2026-01-01T00:00:00Z\" and status eq \"ACTIVE\"";
+        assert_eq!(from(either), at("2026-01-01T00:00:00Z"));
+        assert_eq!(from("lastUpdated gt \"2026-01-02T00:00:00Z\" or status eq \"ACTIVE\""), None);
+        assert_eq!(from("lastUpdated lt \"2026-01-02T00:00:00Z\""), None);
+    }
 }

@@ -56,12 +56,20 @@ pub fn list(world: &World, org: &Org, request: &Request) -> Outcome {
         links(request, "/api/v1/users", LIMIT, None, &mut response);
         return Ok(response);
     }
-    let lags = search.is_some();
+    let (accounts, lags) = (&org.directory.accounts, search.is_some());
     let view = |account: Account| {
-        let seen = if lags { org.directory.accounts.lagging(account, now) } else { Some(account) };
+        let seen = if lags { accounts.lagging(account, now) } else { Some(account) };
         seen.filter(&keep)
     };
-    paged(world, org, request, "/api/v1/users", view)
+    // Who changed lately is found among those who changed, however many others there are.
+    let recent = filter.as_ref().and_then(Query::updated_from).is_some_and(|from| accounts.tell_since(from));
+    paged(world, org, request, "/api/v1/users", |position, limit| {
+        if recent {
+            accounts.changed_as(position, limit, view)
+        } else {
+            accounts.page_as(position, limit, view)
+        }
+    })
 }
 
 /// `GET /api/v1/groups/{id}/users`: direct members, without deprovisioned ones, who lose their memberships.
@@ -78,18 +86,18 @@ pub fn members(world: &World, org: &Org, request: &Request, group: &str) -> Outc
             && account.status != Status::Deprovisioned
             && org.directory.is_member(group, account)
     };
-    paged(world, org, request, &format!("/api/v1/groups/{group}/users"), |account| {
-        Some(account).filter(&keep)
+    paged(world, org, request, &format!("/api/v1/groups/{group}/users"), |position, limit| {
+        org.directory.accounts.page(position, limit, keep)
     })
 }
 
-/// One page of users as `view` shows them.
+/// One page of users, as `take` finds them from a position on.
 fn paged(
     world: &World,
     org: &Org,
     request: &Request,
     path: &str,
-    view: impl Fn(Account) -> Option<Account>,
+    take: impl FnOnce(u64, usize) -> (Vec<Account>, Option<u64>),
 ) -> Outcome {
     let invalid = |about: &str| errors::because("E0000001", about, &[]);
     let limit = match request.param("limit") {
@@ -103,7 +111,7 @@ fn paged(
         Some(cursor) => position(&cursor).ok_or_else(|| invalid("after"))?,
     };
     let now = world.now();
-    let (accounts, next) = org.directory.accounts.page_as(position, limit, view);
+    let (accounts, next) = take(position, limit);
     let items: Vec<Value> = accounts.iter().map(|account| listed(org, account, &request.base, now)).collect();
     let mut response = wire::json(StatusCode::OK, &Value::Array(items));
     let next = next.filter(|_| request.param("q").is_none()).map(cursor);

@@ -125,19 +125,31 @@ impl Control {
             .map(drop)
     }
 
-    /// Every account with its truth.
-    pub async fn accounts(&self, directory: &str) -> anyhow::Result<Vec<Account>> {
+    /// Merges into an account, found by its object id.
+    pub async fn change(&self, directory: &str, account: &str, patch: &Value) -> anyhow::Result<()> {
+        let path = format!("/directories/{directory}/accounts/{account}");
+        self.call(reqwest::Method::PATCH, &path, Some(patch)).await.map(drop)
+    }
+
+    /// Up to a page of accounts from a position on, and where the next page starts.
+    pub async fn page(&self, directory: &str, position: u64) -> anyhow::Result<(Vec<Account>, Option<u64>)> {
         #[derive(Deserialize)]
         struct Page {
             accounts: Vec<Account>,
             next: Option<u64>,
         }
+        let path = format!("/directories/{directory}/accounts?position={position}&limit=1000");
+        let page: Page = serde_json::from_value(self.call(reqwest::Method::GET, &path, None).await?)?;
+        Ok((page.accounts, page.next))
+    }
+
+    /// Every account with its truth.
+    pub async fn accounts(&self, directory: &str) -> anyhow::Result<Vec<Account>> {
         let (mut all, mut position) = (Vec::new(), 0);
         loop {
-            let path = format!("/directories/{directory}/accounts?position={position}&limit=1000");
-            let page: Page = serde_json::from_value(self.call(reqwest::Method::GET, &path, None).await?)?;
-            all.extend(page.accounts);
-            match page.next {
+            let (accounts, next) = self.page(directory, position).await?;
+            all.extend(accounts);
+            match next {
                 Some(next) => position = next,
                 None => return Ok(all),
             }
