@@ -270,6 +270,7 @@ impl Stage {
             organization_id: self.organization.to_string(),
             name: format!("tenant {tenant}"),
             package: Some(package.clone()),
+            time_zone: String::new(),
         };
         self.operator().create_tenant(request).await.unwrap();
         let mut connection = self.bus.superuser().await;

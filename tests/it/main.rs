@@ -36,6 +36,7 @@ mod servers;
 mod service;
 mod stack;
 mod sync;
+mod sync_shown;
 mod sync_stage;
 mod validator;
 mod walls;

@@ -41,6 +41,10 @@ impl Scope<'_> {
     pub fn creates_identities(&self) -> bool {
         self.package.identity_creation && self.integration.settings.identity_creation
     }
+    /// Whom to ask for a larger package.
+    pub fn contact(&self) -> &str {
+        if self.package.contact.is_empty() { "your operator" } else { &self.package.contact }
+    }
     fn place(&self) -> Place<'_> {
         Place {
             tenant: self.integration.tenant,
@@ -183,7 +187,7 @@ async fn rename(tx: &mut Tx, scope: &Scope<'_>, changes: &Changes, free: i64) ->
         let message = format!(
             "the package's cap of {} identifiers is reached; further ones are remembered and created when it rises; ask {}",
             scope.package.identifier_cap,
-            if scope.package.contact.is_empty() { "your operator" } else { &scope.package.contact },
+            scope.contact(),
         );
         audit::record(tx, &scope.event("identifiers.cap_reached", Outcome::Refused, message)).await?;
     }

@@ -37,6 +37,8 @@ use crate::{
 
 /// Units of making up leeway: identifiers that waited, accounts without an identity.
 const BACKLOG: i64 = 500;
+/// Accounts that are committed together, where pages are smaller.
+const UNIT: usize = 1000;
 /// Longest wait for one page.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -282,6 +284,8 @@ impl Sync {
         };
         // Once a night will do; what may not be read stays unknown.
         let expiry = if run.full { job.provider.credential_expiry().await.ok() } else { None };
+        // For people who watch: a directory that does not tell keeps nobody from reading it.
+        let counted = if run.full { job.provider.count().await.unwrap_or_default() } else { None };
         let mut tx = self.db.tenant(tenant).await?;
         let before =
             directories::lock_directory(&mut tx, tenant, integration, job.integration.provider).await?;
@@ -294,7 +298,7 @@ impl Sync {
             expiry::note(&mut tx, &scope, expiry, before.expiry_warned_days).await?;
         }
         let skipped = store_identities::count_skipped(&mut tx, tenant, integration).await?;
-        store::prepared(&mut tx, tenant, integration, run.id, &directory, skipped).await?;
+        store::prepared(&mut tx, tenant, integration, run.id, &directory, skipped, counted).await?;
         if let Some((threshold, rules)) = policy {
             let rules = rules.as_ref();
             directories::save_policy(&mut tx, tenant, integration, &directory, threshold, rules).await?;
@@ -302,12 +306,13 @@ impl Sync {
         store::advance(&mut tx, tenant, &run, Counts::default(), Phase::Preparing, None, false).await?;
         tx.commit().await?;
         job.directory = Some(directory);
+        let run = Run { skipped, ..run };
         Ok(Step::On(moved(&run, Counts::default(), Phase::Preparing, None, false)))
     }
 
-    // Pages, one after the other: the next one is fetched while this one is committed.
+    // Units, one after the other: the next one is fetched while this one is committed.
     //
-    // INVARIANT (I11): at most two pages are in memory.
+    // INVARIANT (I11): at most two units are in memory, each a page or at most UNIT accounts.
     async fn read(&self, job: &Job, mut run: Run, deadline: Instant) -> Result<Step, StepError> {
         let listing = if run.full { Listing::Full } else { Listing::Changes };
         let mut page = fetch(job, listing, run.cursor.as_ref()).await?;
@@ -321,14 +326,23 @@ impl Sync {
             let Some(cursor) = following else {
                 return Ok(self.commit(job, run, page).await?.map_or(Step::Overtaken, Step::On));
             };
-            let (committed, fetched) =
-                tokio::join!(self.commit(job, run, page), fetch(job, listing, Some(&cursor)));
-            match committed? {
+            let committed = AtomicBool::new(false);
+            let commit = async {
+                let moved = self.commit(job, run, page).await;
+                committed.store(true, Ordering::Relaxed);
+                moved
+            };
+            let (moved, ahead) = tokio::join!(commit, fetch_ahead(job, listing, &cursor, &committed));
+            match moved? {
                 Some(moved) => run = moved,
                 None => return Ok(Step::Overtaken),
             }
-            page = match fetched {
-                Ok(page) => page,
+            page = match ahead {
+                Ok((unit, None)) => unit,
+                Ok((unit, Some(error))) => {
+                    let moved = self.commit(job, run, unit).await?;
+                    return Ok(moved.map_or(Step::Overtaken, |run| Step::Failed(run, error)));
+                }
                 Err(error) => return Ok(Step::Failed(run, error)),
             };
         }
@@ -418,6 +432,30 @@ async fn policy(provider: &dyn Provider) -> Result<(Option<u32>, Option<Password
     Ok((provider.lockout_policy().await?.threshold, provider.password_rules().await?))
 }
 
+// Fetches what is committed next: pages, as long as the commit under way takes, and no more than a unit. So small pages
+// cost few commits, and those of a slow directory are committed one by one. An error comes with what arrived before it.
+async fn fetch_ahead(
+    job: &Job,
+    listing: Listing,
+    from: &Cursor,
+    committed: &AtomicBool,
+) -> Result<(Page, Option<ProviderError>), ProviderError> {
+    let mut unit = fetch(job, listing, Some(from)).await?;
+    let mut size = unit.accounts.len();
+    while let After::Page(next) = &unit.next
+        && unit.accounts.len() + size <= UNIT
+        && !committed.load(Ordering::Relaxed)
+    {
+        let page = match fetch(job, listing, Some(next)).await {
+            Ok(page) => page,
+            Err(error) => return Ok((unit, Some(error))),
+        };
+        size = page.accounts.len();
+        unit.append(page);
+    }
+    Ok((unit, None))
+}
+
 // Where a run stands after a unit, without asking the database again.
 fn moved(run: &Run, counts: Counts, phase: Phase, cursor: Option<Cursor>, cap_reached: bool) -> Run {
     Run {
@@ -425,6 +463,7 @@ fn moved(run: &Run, counts: Counts, phase: Phase, cursor: Option<Cursor>, cap_re
         cursor,
         pages: run.pages + 1,
         seen: run.seen + counts.seen,
+        skipped: (run.skipped + counts.skipped).max(0),
         cap_reported: run.cap_reported || cap_reached,
         ..run.clone()
     }

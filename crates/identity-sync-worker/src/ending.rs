@@ -70,7 +70,7 @@ impl Sync {
                 self.observe(&mut tx, integration, Some(name), Ok(()), Some(ended)).await?;
             }
             None => {
-                store::end(&mut tx, tenant, run.id, End::Finished, "").await?;
+                store::end(&mut tx, tenant, run.id, End::Finished, &beyond_cap(&scope, run.skipped)).await?;
                 directories::succeeded(&mut tx, tenant, integration.id, run, next).await?;
                 let event = scope.event("sync.finished", Outcome::Success, "the accounts are up to date");
                 let event = event.detail("accounts_seen", run.seen).detail("full", run.full);
@@ -133,8 +133,9 @@ impl Sync {
     ) -> Result<Next, StoreError> {
         let now = tx.clock().await?;
         let lists_changes = run.cursor.is_some() || (!run.full && directory.changes_cursor.is_some());
-        let next =
-            schedule::after(now, integration.id, self.every, run.full, directory.next_full_at, lists_changes);
+        let minute = schedule::minute(integration.id);
+        let night = directories::next_night(tx, integration.tenant, now, minute).await?;
+        let next = schedule::after(now, night, self.every, run.full, directory.next_full_at, lists_changes);
         Ok(if integration.settings.scope.is_whole() { next } else { schedule::scoped(now, next) })
     }
 
@@ -274,6 +275,18 @@ impl Sync {
         };
         outbox::enqueue(tx, Topic::IntegrationObserved, Some(integration.tenant), &observed).await?;
         Ok(())
+    }
+}
+
+/// What a run that ended well has to say: how many identifiers it could not make, and whom to ask.
+fn beyond_cap(scope: &Scope<'_>, skipped: i64) -> String {
+    let (cap, contact) = (scope.package.identifier_cap, scope.contact());
+    match skipped {
+        0 => String::new(),
+        1 => format!("1 identifier waits because the package's cap of {cap} is reached; ask {contact}"),
+        _ => {
+            format!("{skipped} identifiers wait because the package's cap of {cap} is reached; ask {contact}")
+        }
     }
 }
 

@@ -3,27 +3,32 @@
 use std::time::Duration;
 
 use shared::id::IntegrationId;
-use time::{OffsetDateTime, Time};
+use time::OffsetDateTime;
 
 use crate::store_directories::Next;
 
-/// Full runs start within so many seconds after midnight UTC, each integration at its own time.
-const NIGHT: u32 = 6 * 3600;
+/// Full runs start within so many minutes after midnight in the tenant's time zone, each integration at its own time.
+const NIGHT: u32 = 5 * 60;
 
-/// After a run that ended at `now`. A directory that cannot list changes is read in full each night only.
+/// Minutes after midnight at which an integration's full run is due.
+pub(crate) fn minute(integration: IntegrationId) -> i32 {
+    // The last bytes of a UUIDv7 are random: integrations spread evenly over the night.
+    let [.., a, b, c, d] = *integration.uuid().as_bytes();
+    i32::try_from(u32::from_be_bytes([a, b, c, d]) % NIGHT).unwrap_or_default()
+}
+
+/// After a run that ended at `now`, with the next night's time of the integration. A directory that cannot list changes
+/// is read in full each night only.
 pub(crate) fn after(
     now: OffsetDateTime,
-    integration: IntegrationId,
+    night: OffsetDateTime,
     every: Duration,
     last_was_full: bool,
     next_full: OffsetDateTime,
     lists_changes: bool,
 ) -> Next {
-    let full = if last_was_full || next_full <= now - time::Duration::days(1) {
-        nightly(now, integration)
-    } else {
-        next_full
-    };
+    let over = last_was_full || next_full <= now - time::Duration::days(1);
+    let full = if over { night } else { next_full };
     let changes = if lists_changes { now + every } else { full };
     Next { changes, full }
 }
@@ -34,16 +39,6 @@ const SCOPED_FULL: Duration = Duration::from_hours(1);
 /// The same for an integration that covers groups instead of its whole directory.
 pub(crate) fn scoped(now: OffsetDateTime, next: Next) -> Next {
     Next { full: next.full.min(now + SCOPED_FULL), ..next }
-}
-
-/// The integration's next time of the night.
-fn nightly(now: OffsetDateTime, integration: IntegrationId) -> OffsetDateTime {
-    // The last bytes of a UUIDv7 are random: integrations spread evenly over the night.
-    let [.., a, b, c, d] = *integration.uuid().as_bytes();
-    let seconds = u32::from_be_bytes([a, b, c, d]) % NIGHT;
-    let tonight = now.replace_time(Time::MIDNIGHT) + Duration::from_secs(u64::from(seconds));
-    // A run that has just ended is not repeated in the same night.
-    if tonight > now + time::Duration::hours(8) { tonight } else { tonight + time::Duration::days(1) }
 }
 
 /// How long to wait after so many failures in a row, in the absence of a hint.
@@ -61,22 +56,26 @@ mod tests {
     const EVERY: Duration = Duration::from_mins(5);
 
     #[test]
-    fn the_next_full_run_is_in_the_coming_night_and_never_at_once() {
-        for _ in 0..200 {
-            let now = datetime!(2026-11-20 03:00:00 UTC);
-            let next = after(now, IntegrationId::new(), EVERY, true, now, true);
-            assert!(next.full > now + time::Duration::hours(8), "{next:?}");
-            assert!(next.full < now + time::Duration::hours(28), "{next:?}");
-            assert!(next.full.hour() < 6, "{next:?}");
-            assert_eq!(next.changes, now + EVERY);
-        }
+    fn integrations_spread_over_the_night_and_each_keeps_its_minute() {
+        let integrations: Vec<IntegrationId> = (0..300).map(|_| IntegrationId::new()).collect();
+        let minutes: Vec<i32> = integrations.iter().map(|id| minute(*id)).collect();
+        assert!(minutes.iter().all(|m| (0..300).contains(m)), "{minutes:?}");
+        assert!((0..5).all(|hour| minutes.iter().filter(|m| **m / 60 == hour).count() > 20), "{minutes:?}");
+        assert_eq!(minutes, integrations.iter().map(|id| minute(*id)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_full_run_is_followed_by_one_in_the_coming_night_and_changes_are_read_meanwhile() {
+        let (now, night) = (datetime!(2026-11-20 03:00:00 UTC), datetime!(2026-11-21 02:00:00 UTC));
+        assert_eq!(after(now, night, EVERY, true, now, true), Next { changes: now + EVERY, full: night });
+        assert_eq!(after(now, night, EVERY, true, now, false), Next { changes: night, full: night });
     }
 
     #[test]
     fn an_incremental_run_does_not_move_the_night() {
-        let now = datetime!(2026-11-20 12:00:00 UTC);
-        let night = datetime!(2026-11-21 02:00:00 UTC);
-        assert_eq!(after(now, IntegrationId::new(), EVERY, false, night, true).full, night);
+        let (now, due) = (datetime!(2026-11-20 12:00:00 UTC), datetime!(2026-11-21 02:00:00 UTC));
+        let night = due + time::Duration::hours(3);
+        assert_eq!(after(now, night, EVERY, false, due, true).full, due);
     }
 
     #[test]

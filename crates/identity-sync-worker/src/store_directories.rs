@@ -120,10 +120,26 @@ pub(crate) async fn save_policy(
 }
 
 /// When an integration is due again.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Next {
     pub changes: OffsetDateTime,
     pub full: OffsetDateTime,
+}
+
+/// When the night's full run of a tenant is due after a run that ended at `ended`, so many minutes after midnight in the
+/// tenant's time zone.
+pub(crate) async fn next_night(
+    tx: &mut Tx,
+    tenant: TenantId,
+    ended: OffsetDateTime,
+    minute: i32,
+) -> Result<OffsetDateTime, StoreError> {
+    Ok(sqlx::query_scalar("SELECT next_night($2, time_zone, $3) FROM api.tenants_v WHERE tenant_id = $1")
+        .bind(tenant)
+        .bind(ended)
+        .bind(minute)
+        .fetch_one(&mut **tx)
+        .await?)
 }
 
 /// A run read everything: remembers from where changes are read next, and when.

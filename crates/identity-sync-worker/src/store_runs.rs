@@ -41,6 +41,8 @@ pub(crate) struct Run {
     pub cause: CauseId,
     pub cap_reported: bool,
     pub seen: i64,
+    /// Identifiers of the integration that wait for a higher cap.
+    pub skipped: i64,
     pub started_at: OffsetDateTime,
 }
 
@@ -103,6 +105,7 @@ fn run(row: &PgRow) -> Result<Run, StoreError> {
         cause: row.try_get("cause_id")?,
         cap_reported: row.try_get("cap_reported")?,
         seen: row.try_get("accounts_seen")?,
+        skipped: row.try_get("skipped_by_cap")?,
         started_at: row.try_get("started_at")?,
     })
 }
@@ -326,7 +329,8 @@ pub(crate) async fn remember_page(
     Ok(())
 }
 
-/// Remembers which directory answered, and how many identifiers wait at the start of the run.
+/// Remembers which directory answered, how many identifiers wait at the start of the run, and how many accounts a full
+/// run is going to read: as many as the directory says, or as many as the last full run read.
 pub(crate) async fn prepared(
     tx: &mut Tx,
     tenant: TenantId,
@@ -334,6 +338,7 @@ pub(crate) async fn prepared(
     run: SyncRunId,
     directory: &str,
     skipped: i64,
+    counted: Option<i64>,
 ) -> Result<(), StoreError> {
     sqlx::query("UPDATE directories SET directory_id = $3 WHERE tenant_id = $1 AND integration_id = $2")
         .bind(tenant)
@@ -341,11 +346,18 @@ pub(crate) async fn prepared(
         .bind(directory)
         .execute(&mut **tx)
         .await?;
-    sqlx::query("UPDATE runs SET skipped_by_cap = $3 WHERE tenant_id = $1 AND run_id = $2")
-        .bind(tenant)
-        .bind(run)
-        .bind(skipped)
-        .execute(&mut **tx)
-        .await?;
+    sqlx::query(
+        "UPDATE runs SET skipped_by_cap = $4, accounts_expected = CASE WHEN is_full THEN coalesce($5, (
+             SELECT accounts_seen FROM runs l WHERE l.tenant_id = $1 AND l.integration_id = $3 AND l.is_full
+                 AND l.state IN ('finished', 'held') ORDER BY l.started_at DESC LIMIT 1)) END
+         WHERE tenant_id = $1 AND run_id = $2",
+    )
+    .bind(tenant)
+    .bind(run)
+    .bind(integration)
+    .bind(skipped)
+    .bind(counted)
+    .execute(&mut **tx)
+    .await?;
     Ok(())
 }

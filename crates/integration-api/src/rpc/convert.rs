@@ -276,6 +276,7 @@ pub(super) fn account(row: accounts::Account) -> v1::Account {
         account_id,
         integration_id,
         provider,
+        directory_id,
         object_id,
         login,
         display_name,
@@ -286,8 +287,10 @@ pub(super) fn account(row: accounts::Account) -> v1::Account {
         hybrid,
         password_changed_at,
         last_sign_in_at,
+        created_at_directory,
         first_seen_at,
         last_seen_at,
+        missing_since,
         removed_at,
         identity_id,
     } = row;
@@ -330,6 +333,9 @@ pub(super) fn account(row: accounts::Account) -> v1::Account {
         last_seen_at: last_seen_at.map(timestamp),
         removed_at: removed_at.map(timestamp),
         identity_id: identity_id.map(|i| i.to_string()).unwrap_or_default(),
+        directory_id,
+        created_at: created_at_directory.map(timestamp),
+        missing_since: missing_since.map(timestamp),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use shared::{
     audit::{self, Event, Outcome},
-    db::{Db, StoreError},
+    db::{Db, StoreError, Tx},
     id::ProviderKind,
     wire::v1::{self, installation_service_server::InstallationService},
 };
@@ -68,7 +68,8 @@ impl Installation {
         caller: &Caller,
         request: v1::CreateTenantRequest,
     ) -> Result<v1::CreateTenantResponse, ApiError> {
-        let v1::CreateTenantRequest { id: tenant, organization_id, name, package } = request;
+        let v1::CreateTenantRequest { id: tenant, organization_id, name, package, time_zone } = request;
+        let time_zone = if time_zone.is_empty() { "UTC" } else { &time_zone };
         let mut check = Check::default();
         let tenant = check.take(id("id", &tenant))?;
         let organization = check.take(id("organization_id", &organization_id))?;
@@ -82,9 +83,11 @@ impl Installation {
         if !registry::organization_exists(&mut tx, organization).await? {
             return Err(ApiError::NotFound("organization"));
         }
-        let (row, made) = registry::create_tenant(&mut tx, tenant, organization, name.trim(), &package)
-            .await
-            .map_err(name_taken)?;
+        time_zone_checked(&mut tx, time_zone).await?;
+        let (row, made) =
+            registry::create_tenant(&mut tx, tenant, organization, name.trim(), &package, time_zone)
+                .await
+                .map_err(name_taken)?;
         if !made && (row.organization != organization || row.name != name.trim()) {
             return Err(id_taken());
         }
@@ -93,7 +96,8 @@ impl Installation {
                 Event::new(None, "tenant.created", caller.actor(), Outcome::Success, "tenant created")
                     .object("tenant", tenant)
                     .detail("organization", organization)
-                    .detail("name", &row.name);
+                    .detail("name", &row.name)
+                    .detail("time_zone", &row.time_zone);
             audit::record(&mut tx, &with_package(event, "", &row.package)).await?;
         }
         tx.commit().await?;
@@ -125,6 +129,30 @@ impl Installation {
         }
         tx.commit().await?;
         Ok(v1::UpdateTenantPackageResponse { tenant: Some(tenant_out(Tenant { package, ..before })) })
+    }
+
+    async fn update_tenant_time_zone(
+        &self,
+        caller: &Caller,
+        request: v1::UpdateTenantTimeZoneRequest,
+    ) -> Result<v1::UpdateTenantTimeZoneResponse, ApiError> {
+        let v1::UpdateTenantTimeZoneRequest { tenant_id, time_zone } = request;
+        let tenant = id("tenant_id", &tenant_id)?;
+        let mut tx = self.db.system().await?;
+        let before = registry::tenant(&mut tx, tenant).await?.ok_or(ApiError::NotFound("tenant"))?;
+        time_zone_checked(&mut tx, &time_zone).await?;
+        if before.time_zone != time_zone {
+            registry::update_time_zone(&mut tx, tenant, &time_zone).await?;
+            let message = "time zone changed";
+            let event =
+                Event::new(None, "tenant.time_zone_changed", caller.actor(), Outcome::Success, message)
+                    .object("tenant", tenant)
+                    .detail("before.time_zone", &before.time_zone)
+                    .detail("after.time_zone", &time_zone);
+            audit::record(&mut tx, &event).await?;
+        }
+        tx.commit().await?;
+        Ok(v1::UpdateTenantTimeZoneResponse { tenant: Some(tenant_out(Tenant { time_zone, ..before })) })
     }
 
     async fn list_organizations(
@@ -167,6 +195,12 @@ fn name_checked(field: &str, name: &str) -> Result<(), ApiError> {
     let mut check = Check::default();
     check.require(is_text(name, 120), field, "give 1 to 120 printable characters");
     check.done()
+}
+
+async fn time_zone_checked(tx: &mut Tx, name: &str) -> Result<(), ApiError> {
+    let known = is_text(name, 64) && registry::is_time_zone(tx, name).await?;
+    let unknown = "give a name of the IANA time zone database, for example Europe/Berlin";
+    if known { Ok(()) } else { Err(ApiError::field("time_zone", unknown)) }
 }
 
 fn name_taken(error: StoreError) -> ApiError {
@@ -260,7 +294,7 @@ fn organization_out(row: Organization) -> v1::Organization {
 }
 
 fn tenant_out(row: Tenant) -> v1::Tenant {
-    let Tenant { id, organization, name, package, created_at } = row;
+    let Tenant { id, organization, name, package, time_zone, created_at } = row;
     let Package {
         providers,
         identity_creation,
@@ -284,6 +318,7 @@ fn tenant_out(row: Tenant) -> v1::Tenant {
             contact,
         }),
         created_at: Some(convert::timestamp(created_at)),
+        time_zone,
     }
 }
 
@@ -309,6 +344,13 @@ impl InstallationService for Installation {
     ) -> Result<Response<v1::UpdateTenantPackageResponse>, Status> {
         let caller = caller(&request)?;
         Ok(Response::new(self.update_tenant_package(&caller, request.into_inner()).await?))
+    }
+    async fn update_tenant_time_zone(
+        &self,
+        request: Request<v1::UpdateTenantTimeZoneRequest>,
+    ) -> Result<Response<v1::UpdateTenantTimeZoneResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(self.update_tenant_time_zone(&caller, request.into_inner()).await?))
     }
     async fn list_organizations(
         &self,

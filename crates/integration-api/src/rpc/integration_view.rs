@@ -9,12 +9,16 @@ use shared::{
     provider::Capability,
     wire::v1,
 };
+use time::{Duration, OffsetDateTime};
 
 use super::convert;
 use crate::{
     integration::{CapabilityState, Health, Integration, Status},
     store::syncs::{Reading, Run},
 };
+
+/// What would take longer than this is not foretold.
+const LONGEST_EXPECTATION: Duration = Duration::days(30);
 
 /// Where an integration's public keys are served.
 pub(super) fn jwks_url(public_url: &str, id: IntegrationId) -> String {
@@ -180,6 +184,16 @@ pub(super) fn health(of: &Integration) -> Vec<v1::CapabilityHealth> {
     shown
 }
 
+/// When a run that goes on will have read everything, if it goes on as it did.
+fn expected_end(run: &Run, rate: f64) -> Option<OffsetDateTime> {
+    let left = run.accounts_expected?.checked_sub(run.accounts_seen).filter(|left| *left > 0)?;
+    let reading = run.finished_at.is_none() && run.phase == "reading";
+    #[expect(clippy::cast_precision_loss, reason = "an expectation for people")]
+    let seconds = left as f64 / rate;
+    let within = reading && rate > 0.0 && seconds < LONGEST_EXPECTATION.as_seconds_f64();
+    within.then(|| run.updated_at + Duration::seconds_f64(seconds))
+}
+
 /// A run as callers see it.
 pub(super) fn progress(run: &Run) -> v1::SyncProgress {
     let phase = match (run.state.as_str(), run.phase.as_str()) {
@@ -209,5 +223,55 @@ pub(super) fn progress(run: &Run) -> v1::SyncProgress {
         started_at: Some(convert::timestamp(run.started_at)),
         ended_at: run.finished_at.map(convert::timestamp),
         message: run.message.clone(),
+        accounts_expected: run.accounts_expected,
+        expected_end_at: expected_end(run, rate).map(convert::timestamp),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::id::SyncRunId;
+    use time::macros::datetime;
+
+    use super::*;
+
+    fn run(seen: i64, expected: Option<i64>) -> Run {
+        Run {
+            run_id: SyncRunId::new(),
+            integration_id: IntegrationId::new(),
+            is_full: true,
+            phase: "reading".into(),
+            state: "running".into(),
+            joined_run_id: None,
+            accounts_seen: seen,
+            accounts_expected: expected,
+            created: 0,
+            changed: 0,
+            accounts_removed: 0,
+            identities_created: 0,
+            identifiers_created: 0,
+            skipped_by_cap: 0,
+            message: String::new(),
+            started_at: datetime!(2026-11-22 12:00 UTC),
+            updated_at: datetime!(2026-11-22 12:01 UTC),
+            finished_at: None,
+        }
+    }
+
+    #[test]
+    fn a_run_ends_when_the_rest_is_read_as_fast_as_what_was_read() {
+        let end = progress(&run(6_000, Some(24_000))).expected_end_at;
+        assert_eq!(end, Some(convert::timestamp(datetime!(2026-11-22 12:04 UTC))));
+    }
+
+    #[test]
+    fn an_end_that_nobody_knows_is_not_told() {
+        let reconciling = Run { phase: "reconciling".into(), ..run(6_000, Some(24_000)) };
+        let ended = Run { finished_at: Some(datetime!(2026-11-22 12:02 UTC)), ..run(6_000, Some(24_000)) };
+        let more_than_expected = run(6_001, Some(6_000));
+        let never = run(1, Some(i64::MAX));
+        for run in [run(6_000, None), run(0, Some(24_000)), reconciling, ended, more_than_expected, never] {
+            assert_eq!(progress(&run).expected_end_at, None, "{run:?}");
+        }
     }
 }

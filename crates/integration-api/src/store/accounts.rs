@@ -18,6 +18,8 @@ pub struct Account {
     pub integration_id: IntegrationId,
     /// Kind of provider.
     pub provider: String,
+    /// Immutable id of the directory.
+    pub directory_id: String,
     /// Immutable object id.
     pub object_id: String,
     /// Sign-in name.
@@ -38,10 +40,14 @@ pub struct Account {
     pub password_changed_at: Option<OffsetDateTime>,
     /// Last sign-in.
     pub last_sign_in_at: Option<OffsetDateTime>,
+    /// Created in the directory.
+    pub created_at_directory: Option<OffsetDateTime>,
     /// First seen.
     pub first_seen_at: OffsetDateTime,
     /// Last seen.
     pub last_seen_at: Option<OffsetDateTime>,
+    /// Not shown by the directory since.
+    pub missing_since: Option<OffsetDateTime>,
     /// Found to be gone.
     pub removed_at: Option<OffsetDateTime>,
     /// Identity.
@@ -120,8 +126,9 @@ pub async fn identity(tx: &mut Tx, tenant: TenantId, id: IdentityId) -> Result<O
 
 macro_rules! account_columns {
     () => {
-        "SELECT account_id, integration_id, provider, object_id, login, display_name, state, kind, authority, is_admin,
-                hybrid, password_changed_at, last_sign_in_at, first_seen_at, last_seen_at, removed_at, identity_id
+        "SELECT account_id, integration_id, provider, directory_id, object_id, login, display_name, state, kind, authority,
+                is_admin, hybrid, password_changed_at, last_sign_in_at, created_at_directory, first_seen_at, last_seen_at,
+                missing_since, removed_at, identity_id
          FROM sync.accounts_v "
     };
 }

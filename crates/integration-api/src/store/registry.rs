@@ -48,6 +48,8 @@ pub struct Tenant {
     pub name: String,
     /// Package.
     pub package: Package,
+    /// Name of its time zone.
+    pub time_zone: String,
     /// When it was made.
     pub created_at: OffsetDateTime,
 }
@@ -64,6 +66,7 @@ struct TenantRow {
     identifier_cap: i64,
     integration_cap: i32,
     contact: String,
+    time_zone: String,
     created_at: OffsetDateTime,
 }
 
@@ -81,6 +84,7 @@ impl TryFrom<TenantRow> for Tenant {
             identifier_cap,
             integration_cap,
             contact,
+            time_zone,
             created_at,
         } = row;
         let providers = entitled_providers
@@ -100,6 +104,7 @@ impl TryFrom<TenantRow> for Tenant {
                 integration_cap,
                 contact,
             },
+            time_zone,
             created_at,
         })
     }
@@ -108,7 +113,7 @@ impl TryFrom<TenantRow> for Tenant {
 macro_rules! tenant_columns {
     () => {
         "SELECT tenant_id, organization_id, name, entitled_providers, identity_creation, validation, mitigation,
-                identifier_cap, integration_cap, contact, created_at
+                identifier_cap, integration_cap, contact, time_zone, created_at
          FROM tenants "
     };
 }
@@ -187,11 +192,12 @@ pub async fn create_tenant(
     organization: OrganizationId,
     name: &str,
     package: &Package,
+    time_zone: &str,
 ) -> Result<(Tenant, bool), StoreError> {
     let made = sqlx::query(
         "INSERT INTO tenants (tenant_id, organization_id, name, entitled_providers, identity_creation, validation,
-                              mitigation, identifier_cap, integration_cap, contact)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (tenant_id) DO NOTHING",
+                              mitigation, identifier_cap, integration_cap, contact, time_zone)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (tenant_id) DO NOTHING",
     )
     .bind(id)
     .bind(organization)
@@ -203,6 +209,7 @@ pub async fn create_tenant(
     .bind(package.identifier_cap)
     .bind(package.integration_cap)
     .bind(&package.contact)
+    .bind(time_zone)
     .execute(&mut **tx)
     .await?
     .rows_affected()
@@ -231,6 +238,26 @@ pub async fn update_package(tx: &mut Tx, id: TenantId, package: &Package) -> Res
     .bind(&package.contact)
     .execute(&mut **tx)
     .await?;
+    Ok(())
+}
+
+/// Whether the server knows a time zone by this name. Names of its own making (`posix/…`, `right/…`) do not count.
+pub async fn is_time_zone(tx: &mut Tx, name: &str) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar(
+        "SELECT $1 !~ '^(posix|right)/' AND EXISTS (SELECT FROM pg_timezone_names WHERE name = $1)",
+    )
+    .bind(name)
+    .fetch_one(&mut **tx)
+    .await?)
+}
+
+/// Moves a tenant to another time zone.
+pub async fn update_time_zone(tx: &mut Tx, id: TenantId, time_zone: &str) -> Result<(), StoreError> {
+    sqlx::query("UPDATE tenants SET time_zone = $2 WHERE tenant_id = $1")
+        .bind(id)
+        .bind(time_zone)
+        .execute(&mut **tx)
+        .await?;
     Ok(())
 }
 

@@ -25,6 +25,8 @@ pub struct Run {
     pub joined_run_id: Option<SyncRunId>,
     /// Accounts read.
     pub accounts_seen: i64,
+    /// Accounts it is going to read, if known.
+    pub accounts_expected: Option<i64>,
     /// New accounts.
     pub created: i64,
     /// Changed accounts.
@@ -49,7 +51,7 @@ pub struct Run {
 
 macro_rules! columns {
     () => {
-        "SELECT run_id, integration_id, is_full, phase, state, joined_run_id, accounts_seen, created, changed,
+        "SELECT run_id, integration_id, is_full, phase, state, joined_run_id, accounts_seen, accounts_expected, created, changed,
                 accounts_removed, identities_created, identifiers_created, skipped_by_cap, message, started_at, updated_at,
                 finished_at
          FROM sync.sync_runs_v "
@@ -133,7 +135,7 @@ pub async fn summaries(
     let ids: Vec<Uuid> = ids.iter().map(|i| i.uuid()).collect();
     let runs = sqlx::query_as(
         "SELECT DISTINCT ON (integration_id) run_id, integration_id, is_full, phase, state, joined_run_id, accounts_seen,
-                created, changed, accounts_removed, identities_created, identifiers_created, skipped_by_cap, message,
+                accounts_expected, created, changed, accounts_removed, identities_created, identifiers_created, skipped_by_cap, message,
                 started_at, updated_at, finished_at
          FROM sync.sync_runs_v WHERE tenant_id = $1 AND integration_id = ANY ($2) AND state <> 'joined'
          ORDER BY integration_id, started_at DESC",

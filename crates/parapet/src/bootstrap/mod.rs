@@ -14,6 +14,7 @@ use shared::wire::v1::installation_service_client::InstallationServiceClient;
 use shared::wire::v1::{
     CreateOrganizationRequest, CreateTenantRequest, ListOrganizationsRequest, ListTenantsRequest,
     Organization, ProviderKind, Tenant, TenantPackage, UpdateTenantPackageRequest,
+    UpdateTenantTimeZoneRequest,
 };
 use uuid::Uuid;
 
@@ -51,6 +52,8 @@ struct WishedOrganization {
 struct WishedTenant {
     name: String,
     id: Option<Uuid>,
+    /// Left out: UTC for a new tenant; an existing one stays where it is.
+    time_zone: Option<String>,
     package: Package,
 }
 
@@ -107,6 +110,7 @@ enum Step {
     Organization(CreateOrganizationRequest),
     Tenant(CreateTenantRequest),
     Package(UpdateTenantPackageRequest),
+    TimeZone(UpdateTenantTimeZoneRequest),
 }
 
 #[derive(Debug, Serialize)]
@@ -158,13 +162,27 @@ impl Wish {
                     {
                         bail!("tenant {tenant_id} exists and is {}, not {}", present.name, tenant.name)
                     }
-                    Some(present) if present.package.as_ref() == Some(&package) => "unchanged",
-                    Some(_) => {
-                        steps.push(Step::Package(UpdateTenantPackageRequest {
-                            tenant_id: tenant_id.to_string(),
-                            package: Some(package),
-                        }));
-                        "package changed"
+                    Some(present) => {
+                        let changed = present.package.as_ref() != Some(&package);
+                        if changed {
+                            steps.push(Step::Package(UpdateTenantPackageRequest {
+                                tenant_id: tenant_id.to_string(),
+                                package: Some(package),
+                            }));
+                        }
+                        let moved = tenant.time_zone.as_ref().filter(|zone| **zone != present.time_zone);
+                        if let Some(zone) = moved {
+                            steps.push(Step::TimeZone(UpdateTenantTimeZoneRequest {
+                                tenant_id: tenant_id.to_string(),
+                                time_zone: zone.clone(),
+                            }));
+                        }
+                        match (changed, moved.is_some()) {
+                            (false, false) => "unchanged",
+                            (true, false) => "package changed",
+                            (false, true) => "time zone changed",
+                            (true, true) => "package and time zone changed",
+                        }
                     }
                     None => {
                         steps.push(Step::Tenant(CreateTenantRequest {
@@ -172,6 +190,7 @@ impl Wish {
                             organization_id: id.to_string(),
                             name: tenant.name.clone(),
                             package: Some(package),
+                            time_zone: tenant.time_zone.clone().unwrap_or_default(),
                         }));
                         "created"
                     }
@@ -215,6 +234,7 @@ async fn apply(wish: &Wish, api: Api) -> anyhow::Result<Vec<Done>> {
             Step::Organization(request) => drop(api.create_organization(request).await?),
             Step::Tenant(request) => drop(api.create_tenant(request).await?),
             Step::Package(request) => drop(api.update_tenant_package(request).await?),
+            Step::TimeZone(request) => drop(api.update_tenant_time_zone(request).await?),
         }
     }
     Ok(report)
@@ -284,16 +304,17 @@ mod tests {
                 Step::Organization(CreateOrganizationRequest { id, name }) => {
                     organizations.push(Organization { id: id.clone(), name: name.clone(), created_at: None });
                 }
-                Step::Tenant(CreateTenantRequest { id, organization_id, name, package }) => {
+                Step::Tenant(CreateTenantRequest { id, organization_id, name, package, time_zone }) => {
                     tenants.push(Tenant {
                         id: id.clone(),
                         organization_id: organization_id.clone(),
                         name: name.clone(),
                         package: package.clone(),
                         created_at: None,
+                        time_zone: time_zone.clone(),
                     });
                 }
-                Step::Package(_) => {}
+                Step::Package(_) | Step::TimeZone(_) => {}
             }
         }
         (organizations, tenants)
@@ -316,6 +337,19 @@ mod tests {
         tenants[0].package.as_mut().unwrap().validation = false;
         let (steps, _) = sample().plan(&organizations, &tenants).unwrap();
         assert!(matches!(steps.as_slice(), [Step::Package(_)]));
+    }
+
+    #[test]
+    fn a_tenant_moves_to_the_time_zone_of_the_file_and_stays_where_it_is_without_one() {
+        let (steps, _) = sample().plan(&[], &[]).unwrap();
+        let (organizations, mut tenants) = after(&steps);
+        tenants[0].time_zone = "Asia/Tokyo".into();
+        let mut wish = sample();
+        let (steps, _) = wish.plan(&organizations, &tenants).unwrap();
+        assert_eq!(steps, []);
+        wish.organizations[0].tenants[0].time_zone = Some("Europe/Berlin".into());
+        let (steps, _) = wish.plan(&organizations, &tenants).unwrap();
+        assert!(matches!(steps.as_slice(), [Step::TimeZone(to)] if to.time_zone == "Europe/Berlin"));
     }
 
     #[test]

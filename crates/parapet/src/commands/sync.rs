@@ -1,7 +1,9 @@
 //! `parapet sync`
 
+use std::time::Duration;
+
 use anyhow::bail;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use shared::wire::v1::{self as api, integration_service_client::IntegrationServiceClient};
 
 use super::{idempotency_key, integration_id, output, removal};
@@ -58,6 +60,19 @@ impl Sync {
     }
 }
 
+/// A line about a run that goes on.
+fn said(run: &api::SyncProgress) -> String {
+    let of = run.accounts_expected.map_or_else(String::new, |all| format!(" of about {all}"));
+    // Reckoned from the run's own figures: this machine's clock may be another one.
+    let left = run.expected_end_at.and(run.accounts_expected).map_or_else(String::new, |all| {
+        #[expect(clippy::cast_precision_loss, reason = "an expectation for people")]
+        let seconds = (all - run.accounts_read) as f64 / run.accounts_per_second;
+        let left = Duration::try_from_secs_f64(seconds.ceil()).unwrap_or_default();
+        format!(", about {} left", HumanDuration(left))
+    });
+    format!("{} accounts{of} read, {:.0} per second{left}", run.accounts_read, run.accounts_per_second)
+}
+
 async fn follow(global: &Global, api: &Api, integration_id: String, run_id: String) -> anyhow::Result<()> {
     let mut client = IntegrationServiceClient::new(api.clone());
     let mut updates = client
@@ -69,10 +84,7 @@ async fn follow(global: &Global, api: &Api, integration_id: String, run_id: Stri
     let mut last = api::SyncProgress::default();
     while let Some(update) = updates.message().await? {
         last = update.progress.unwrap_or_default();
-        bar.set_message(format!(
-            "{} accounts read, {:.0} per second",
-            last.accounts_read, last.accounts_per_second
-        ));
+        bar.set_message(said(&last));
         bar.tick();
         if global.json {
             println!("{}", output::json("SyncProgress", &last)?);
@@ -86,5 +98,21 @@ async fn follow(global: &Global, api: &Api, integration_id: String, run_id: Stri
     match last.phase() {
         api::SyncPhase::Done => Ok(()),
         phase => bail!("the run ended as {phase:?}: {}", last.message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watcher_is_told_how_long_it_takes_when_that_is_known() {
+        let run =
+            api::SyncProgress { accounts_read: 2_000, accounts_per_second: 500.0, ..Default::default() };
+        assert_eq!(said(&run), "2000 accounts read, 500 per second");
+        let run = api::SyncProgress { accounts_expected: Some(12_000), ..run };
+        assert_eq!(said(&run), "2000 of about 12000 accounts read, 500 per second");
+        let run = api::SyncProgress { expected_end_at: Some(prost_types::Timestamp::default()), ..run };
+        assert_eq!(said(&run), "2000 of about 12000 accounts read, 500 per second, about 20 seconds left");
     }
 }

@@ -29,6 +29,7 @@ impl Tenant {
             ("PROVIDERS", "package.providers"),
             ("IDENTIFIERS", "package.identifier_cap"),
             ("INTEGRATIONS", "package.integration_cap"),
+            ("TIME ZONE", "time_zone"),
             ("CONTACT", "package.contact"),
         ];
         output::list(global, &columns, &rows, "no tenants; `parapet bootstrap FILE` creates them")

@@ -317,6 +317,10 @@ pub trait Provider: Send + Sync {
     async fn directory_id(&self) -> Result<String, ProviderError>;
     /// One page of accounts. `from` is a cursor of the same listing, or `None` for the start of a full one.
     async fn accounts(&self, listing: Listing, from: Option<&Cursor>) -> Result<Page, ProviderError>;
+    /// How many accounts a full listing is going to show, where the provider tells that cheaply.
+    async fn count(&self) -> Result<Option<i64>, ProviderError> {
+        Ok(None)
+    }
     /// One account, read now. `None`: it does not exist (any more).
     async fn account(&self, object_id: &str) -> Result<Option<Account>, ProviderError>;
     /// The lockout policy, as far as it may be read.

@@ -102,6 +102,22 @@ impl Graph {
         self.reading(url, |request| request.header("ConsistencyLevel", "eventual")).await
     }
 
+    /// How many objects a list has.
+    pub async fn count(&self, path: &str) -> Result<i64, ProviderError> {
+        let url = self.url(&format!("{path}/$count"));
+        let plain = |request: RequestBuilder| {
+            request.header("ConsistencyLevel", "eventual").header(http::header::ACCEPT, "text/plain")
+        };
+        let answer = self.reading(&url, plain).await?;
+        if answer.status != 200 {
+            return Err(error(&answer));
+        }
+        // Some of Microsoft's front ends begin text with a byte order mark.
+        let text = std::str::from_utf8(&answer.body).unwrap_or_default();
+        let count = text.trim_start_matches('\u{feff}').trim().parse();
+        count.map_err(|_| ProviderError::Protocol("a count that is no number"))
+    }
+
     async fn read(&self, url: &str) -> Result<Answer, ProviderError> {
         self.reading(url, |request| request).await
     }

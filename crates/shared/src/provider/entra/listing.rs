@@ -118,6 +118,18 @@ impl Entra {
         Ok(Page { accounts, within: Within::All, next })
     }
 
+    /// How many accounts a full listing shows; a member of several groups counts for each (entra.md §8.1).
+    pub(super) async fn count_accounts(&self) -> Result<i64, ProviderError> {
+        if self.scope.is_whole() {
+            return self.graph.count(USERS).await;
+        }
+        let mut all = 0;
+        for group in &self.scope.group_ids {
+            all += self.graph.count(&members_path(group)?).await?;
+        }
+        Ok(all)
+    }
+
     /// Whether the members of every group of the scope can be read.
     pub(super) async fn check_scope(&self) -> Result<(), ProviderError> {
         for group in &self.scope.group_ids {

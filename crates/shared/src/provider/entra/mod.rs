@@ -247,6 +247,10 @@ impl Provider for Entra {
         self.page(listing, from).await
     }
 
+    async fn count(&self) -> Result<Option<i64>, ProviderError> {
+        self.count_accounts().await.map(Some)
+    }
+
     async fn account(&self, object_id: &str) -> Result<Option<Account>, ProviderError> {
         let facts = self.facts().await?;
         self.read_account(object_id, &facts).await
