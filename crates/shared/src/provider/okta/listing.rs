@@ -108,7 +108,7 @@ impl Okta {
             }
             _ => return Err(ProviderError::CursorExpired),
         };
-        let (users, next) = list(client, &path, begun.is_some()).await?;
+        let (users, next) = list(client, &path, true).await?;
         let started = begun.unwrap_or_else(|| client.server_time());
         let next = match (next, log) {
             (Some(path), log) => Next::Page(Place::Changed { started, path, log }.cursor()?),
@@ -142,6 +142,7 @@ fn end(started: i64, log: Option<String>) -> Result<Next, ProviderError> {
 
 /// A page of every user, or of every member of the scope's groups. A listing of another scope than today's starts again.
 async fn full(client: &Client, scope: &SyncScope, place: Option<Place>) -> Result<Page, ProviderError> {
+    let resumed = place.is_some();
     let (started, path, deprovisioned) = match place {
         None if !scope.is_whole() => return members(client, scope, None, 0, None).await,
         Some(Place::Members { started, groups, nth, path }) if groups == scope.group_ids => {
@@ -152,11 +153,10 @@ async fn full(client: &Client, scope: &SyncScope, place: Option<Place>) -> Resul
         Some(Place::Deprovisioned { started, path }) if scope.is_whole() => (Some(started), path, true),
         Some(_) => return Err(ProviderError::CursorExpired),
     };
-    let begun = path.is_some();
     let path = path.unwrap_or_else(|| {
         if deprovisioned { filtered("status eq \"DEPROVISIONED\"") } else { format!("{USERS}?limit={LIMIT}") }
     });
-    let (users, next) = list(client, &path, begun).await?;
+    let (users, next) = list(client, &path, resumed).await?;
     if started.is_none() && users.is_empty() && next.is_none() {
         return Err(ProviderError::Refused(no_users()));
     }
@@ -170,11 +170,11 @@ async fn full(client: &Client, scope: &SyncScope, place: Option<Place>) -> Resul
     Ok(Page { accounts: users.into_iter().map(Account::from).collect(), within: Within::All, next })
 }
 
-/// One call of a list of users, and the path of what follows. `begun`: the path is the org's own, from a cursor.
+/// One call of a list of users, and the path of what follows. `resumed`: it goes on from a cursor.
 async fn list(
     client: &Client,
     path: &str,
-    begun: bool,
+    resumed: bool,
 ) -> Result<(Vec<User>, Option<String>), ProviderError> {
     // Stored cursors are trusted no more than links are.
     let path = client.follow(&format!("https://{}{path}", client.host()), USERS)?;
@@ -182,7 +182,7 @@ async fn list(
     match answer.status {
         200 => {}
         // An `after` that the org does not know (any more) is a bad request like any other.
-        400 if begun && failure::code(&answer).is_some() => return Err(ProviderError::CursorExpired),
+        400 if resumed && failure::code(&answer).is_some() => return Err(ProviderError::CursorExpired),
         _ => return Err(failure::of(&answer)),
     }
     let next = next_link(&answer).map(|link| client.follow(&link, USERS)).transpose()?;
