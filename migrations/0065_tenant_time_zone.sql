@@ -16,9 +16,10 @@ CREATE FUNCTION sync.next_night(ended timestamptz, zone text, minute integer) RE
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    today date := (ended AT TIME ZONE zone)::date;
+    today date;
     night timestamptz;
 BEGIN
+    today := (ended AT TIME ZONE zone)::date;
     FOR days IN 0..2 LOOP
         night := (today + days + make_interval(mins => minute)) AT TIME ZONE zone;
         EXIT WHEN night > ended + interval '8 hours';
