@@ -24,14 +24,15 @@ pub(crate) use column;
 /// Locks the tenant's usage for the rest of the transaction and returns its number of identifiers. Pages of one
 /// tenant wait for each other here, so that the cap holds exactly and a person gets one identity.
 pub(crate) async fn lock_usage(tx: &mut Tx, tenant: TenantId) -> Result<i64, StoreError> {
+    const LOCK: &str = "SELECT identifiers FROM usage WHERE tenant_id = $1 FOR UPDATE";
+    if let Some(identifiers) = sqlx::query_scalar(LOCK).bind(tenant).fetch_optional(&mut **tx).await? {
+        return Ok(identifiers);
+    }
     sqlx::query("INSERT INTO usage (tenant_id) VALUES ($1) ON CONFLICT (tenant_id) DO NOTHING")
         .bind(tenant)
         .execute(&mut **tx)
         .await?;
-    Ok(sqlx::query_scalar("SELECT identifiers FROM usage WHERE tenant_id = $1 FOR UPDATE")
-        .bind(tenant)
-        .fetch_one(&mut **tx)
-        .await?)
+    Ok(sqlx::query_scalar(LOCK).bind(tenant).fetch_one(&mut **tx).await?)
 }
 
 /// What is stored of these objects of a directory.
