@@ -343,11 +343,11 @@ mod tests {
     fn a_tenant_moves_to_the_time_zone_of_the_file_and_stays_where_it_is_without_one() {
         let (steps, _) = sample().plan(&[], &[]).unwrap();
         let (organizations, mut tenants) = after(&steps);
-        tenants[0].time_zone = "Asia/Tokyo".into();
+        tenants[1].time_zone = "Asia/Tokyo".into();
         let mut wish = sample();
         let (steps, _) = wish.plan(&organizations, &tenants).unwrap();
-        assert_eq!(steps, []);
-        wish.organizations[0].tenants[0].time_zone = Some("Europe/Berlin".into());
+        assert_eq!(steps, [], "the sample leaves the second tenant's zone open");
+        wish.organizations[0].tenants[1].time_zone = Some("Europe/Berlin".into());
         let (steps, _) = wish.plan(&organizations, &tenants).unwrap();
         assert!(matches!(steps.as_slice(), [Step::TimeZone(to)] if to.time_zone == "Europe/Berlin"));
     }

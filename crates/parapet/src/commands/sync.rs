@@ -62,7 +62,7 @@ impl Sync {
 
 /// A line about a run that goes on.
 fn said(run: &api::SyncProgress) -> String {
-    let of = run.accounts_expected.map_or_else(String::new, |all| format!(" of about {all}"));
+    let of = run.accounts_expected.map(|all| format!(" of about {all}")).unwrap_or_default();
     // Reckoned from the run's own figures: this machine's clock may be another one.
     let left = run.expected_end_at.and(run.accounts_expected).map_or_else(String::new, |all| {
         #[expect(clippy::cast_precision_loss, reason = "an expectation for people")]
@@ -70,7 +70,7 @@ fn said(run: &api::SyncProgress) -> String {
         let left = Duration::try_from_secs_f64(seconds.ceil()).unwrap_or_default();
         format!(", about {} left", HumanDuration(left))
     });
-    format!("{} accounts{of} read, {:.0} per second{left}", run.accounts_read, run.accounts_per_second)
+    format!("{}{of} accounts read, {:.0} per second{left}", run.accounts_read, run.accounts_per_second)
 }
 
 async fn follow(global: &Global, api: &Api, integration_id: String, run_id: String) -> anyhow::Result<()> {
