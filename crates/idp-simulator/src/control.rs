@@ -14,6 +14,7 @@
 //! | `GET /directories/{d}` | one directory with its settings |
 //! | `PATCH /directories/{d}` | merges JSON into its settings (threshold, licences, switches, applications …) |
 //! | `DELETE /directories/{d}` | removes it |
+//! | `GET /directories/{d}/links` | memberships, ownerships and assignments written since it was made |
 //! | `GET /directories/{d}/accounts?position=0&limit=1000` | accounts with their true state, password included, and `next` |
 //! | `POST /directories/{d}/accounts` | adds or replaces one account; only `login` is needed |
 //! | `GET`, `PATCH`, `DELETE /directories/{d}/accounts/{a}` | reads, merges into, removes one account |
@@ -53,6 +54,7 @@ const ROUTES: &[&str] = &[
     "GET /directories/{d}",
     "PATCH /directories/{d}",
     "DELETE /directories/{d}",
+    "GET /directories/{d}/links",
     "GET /directories/{d}/accounts?position&limit",
     "POST /directories/{d}/accounts",
     "GET /directories/{d}/accounts/{a}",
@@ -103,6 +105,7 @@ pub fn router(world: Arc<World>) -> Router {
         .route("/clock", get(clock).post(advance))
         .route("/directories", get(directories).put(put_directory))
         .route("/directories/{d}", get(show_directory).patch(patch_directory).delete(delete_directory))
+        .route("/directories/{d}/links", get(links))
         .route("/directories/{d}/accounts", get(accounts).post(add_account))
         .route("/directories/{d}/accounts/{a}", get(show_account).patch(patch_account).delete(delete_account))
         .route("/directories/{d}/accounts/{a}/sign-in", post(sign_in))
@@ -174,6 +177,20 @@ async fn delete_directory(State(world): Shared, Path(d): Path<String>) -> Outcom
     Ok(Json(json!({"removed": world.remove(&directory.id)})))
 }
 
+async fn links(State(world): Shared, Path(d): Path<String>) -> Outcome {
+    let directory = directory(&world, &d)?;
+    let all = directory.links.all();
+    let shown: Vec<Value> = all
+        .iter()
+        .map(|(link, written)| {
+            let mut shown = json!(link);
+            merge(&mut shown, &json!(written));
+            shown
+        })
+        .collect();
+    Ok(Json(json!({"links": shown})))
+}
+
 #[derive(Deserialize)]
 struct Page {
     #[serde(default)]
@@ -241,7 +258,8 @@ fn set_member(world: &World, (d, g, a): (String, String, String), member: bool) 
     let (directory, account) = account(world, &d, &a)?;
     let missing = || Refused(StatusCode::NOT_FOUND, format!("no group {g}"));
     let group = directory.group(&g).ok_or_else(missing)?;
-    directory.set_member(&group.id, &account.id, member);
+    let link = Link::new(Kind::Member, &group.id, &account.id);
+    directory.links.set(link, member, world.now());
     okta::moved(world, &directory, &account, group, member);
     let step = if member { "joined" } else { "left" };
     world.changed(&directory, &account.id, step, "control", json!({"group": group.id}));

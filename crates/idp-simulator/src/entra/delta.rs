@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 
 use super::access::{Caller, READ_USERS};
-use super::errors;
+use super::deleted::restorable;
 use super::query::{self, Token};
+use super::{errors, user};
 use crate::model::{Account, Status};
 use crate::wire::{self, Request};
 use crate::world::World;
@@ -27,11 +28,8 @@ pub fn page(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<
     if !caller.has_any(READ_USERS) {
         return errors::denied(request, now);
     }
-    for unsupported in ["$top", "$expand", "$orderby", "$search"] {
-        if request.param(unsupported).is_some() {
-            let message = format!("'{unsupported}' is not supported by the service.");
-            return errors::graph(request, now, 400, "Request_BadRequest", &message);
-        }
+    if let Some(refusal) = no_options(request, now) {
+        return refusal;
     }
     let wanted = match request.param("$filter").map(|filter| ids(&filter)) {
         None => None,
@@ -74,13 +72,20 @@ pub fn page(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<
         accounts.page(token.position, PAGE, keep)
     };
     let select = query::selected(request);
+    let minimal = minimal(request) && token.changes;
     let mut value = Vec::with_capacity(found.len());
     for account in replayed(caller, token, &found) {
         if account.status == Status::Deleted {
-            value.push(json!({"id": account.id, "@removed": {"reason": "changed"}}));
+            let reason = if restorable(account, now) { "changed" } else { "deleted" };
+            value.push(json!({"id": account.id, "@removed": {"reason": reason}}));
             continue;
         }
         match query::project(&caller.tenant.settings, account, &select) {
+            Ok(Value::Object(user)) if minimal => {
+                let members = accounts.members_changed_since(&account.id, token.sequence);
+                let changed = |name: &str| user::made_of(name).iter().any(|m| members.iter().any(|c| c == m));
+                value.push(user.into_iter().filter(|(name, _)| name == "id" || changed(name)).collect());
+            }
             // A property that never had a value is omitted.
             Ok(Value::Object(user)) => {
                 value.push(user.into_iter().filter(|(_, value)| !value.is_null()).collect());
@@ -89,13 +94,30 @@ pub fn page(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<
             Err(message) => return errors::graph(request, now, 400, "Request_BadRequest", &message),
         }
     }
-    if let Some(position) = next {
+    let mut response = if let Some(position) = next {
         answer(request, &value, "@odata.nextLink", "$skiptoken", Token { position, ..token })
     } else {
         let sequence = if token.changes { fresh.sequence } else { token.sequence };
         let done = Token { position: 0, sequence, issued: now.unix_timestamp(), changes: true };
         answer(request, &value, "@odata.deltaLink", "$deltatoken", done)
+    };
+    if minimal {
+        wire::set_header(&mut response, "preference-applied", "return=minimal");
     }
+    response
+}
+
+/// Whether only changed properties are asked for.
+fn minimal(request: &Request) -> bool {
+    let prefers = request.header("prefer").unwrap_or_default();
+    prefers.split(',').any(|one| one.trim().eq_ignore_ascii_case("return=minimal"))
+}
+
+/// The refusal of query options no delta supports.
+pub fn no_options(request: &Request, now: OffsetDateTime) -> Option<Response<Bytes>> {
+    let given = ["$top", "$expand", "$orderby", "$search"].into_iter();
+    let unsupported = given.into_iter().find(|name| request.param(name).is_some())?;
+    Some(errors::bad(request, now, &format!("'{unsupported}' is not supported by the service.")))
 }
 
 /// `id eq 'a' or id eq 'b'` → the ids.
@@ -111,14 +133,19 @@ fn replayed<'a>(caller: &Caller, token: Token, found: &'a [Account]) -> Vec<&'a 
 }
 
 /// 410 when the token is older than a week, or than the last maintenance of the tenant.
-fn resync(request: &Request, caller: &Caller, token: Token, now: OffsetDateTime) -> Option<Response<Bytes>> {
+pub fn resync(
+    request: &Request,
+    caller: &Caller,
+    token: Token,
+    now: OffsetDateTime,
+) -> Option<Response<Bytes>> {
     let maintained =
         caller.tenant.settings.delta_valid_from.is_some_and(|from| token.issued < from.unix_timestamp());
     let expired = token.issued + LIFE.whole_seconds() < now.unix_timestamp();
     if maintained {
         let message = "The sync state generation is not found. Perform a full synchronization.";
         let mut gone = errors::graph(request, now, 410, "syncStateNotFound", message);
-        wire::set_header(&mut gone, "location", &request.link("/v1.0/users/delta?$deltatoken="));
+        wire::set_header(&mut gone, "location", &request.link(&format!("{}?$deltatoken=", request.path)));
         return Some(gone);
     }
     expired.then(|| errors::graph(request, now, 410, "resyncRequired", "Resync required."))

@@ -1,19 +1,19 @@
-//! What the tenant says about itself: organization, domains, licences, service principals, settings, groups, roles.
+//! What the tenant says about itself: organization, domains, licences and settings.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::Response;
 use serde_json::{Value, json};
 
-use super::access::{APP_ROLES, Caller, GRAPH_APP_ID, ROLE_TEMPLATES};
+use super::access::Caller;
 use super::errors;
 use super::settings::Licence;
 use super::user::date;
 use super::users::listing;
 use crate::generate::derived_guid;
-use crate::model::{Authority, Status};
-use crate::wire::{self, Request};
+use crate::model::Authority;
+use crate::wire::Request;
 use crate::world::World;
 
 const P1_PLAN: (&str, &str) = ("41781fb2-bc02-4b7c-bd55-b576c07bb09d", "AAD_PREMIUM");
@@ -95,47 +95,6 @@ fn plans(caller: &Caller) -> Vec<(&'static str, &'static str)> {
         .collect()
 }
 
-/// `GET /servicePrincipals(appId='…')`
-pub fn service_principal(
-    world: &Arc<World>,
-    request: &Request,
-    caller: &Caller,
-    app_id: &str,
-) -> Response<Bytes> {
-    let now = world.now();
-    if !caller.has_any(&["Application.Read.All", "Directory.Read.All"]) {
-        return errors::denied(request, now);
-    }
-    let Some(app) = caller.tenant.settings.app(app_id) else {
-        return errors::not_found(request, now, app_id);
-    };
-    wire::json(
-        StatusCode::OK,
-        &json!({"@odata.context": request.link("/v1.0/$metadata#servicePrincipals/$entity"), "id": app.object_id(),
-            "appId": app.client_id, "displayName": app.name, "servicePrincipalType": "Application",
-            "accountEnabled": !app.disabled, "appRoleAssignmentRequired": false}),
-    )
-}
-
-/// `GET /servicePrincipals(appId='…')/appRoleAssignments`: what the application was really granted.
-pub fn app_roles(world: &Arc<World>, request: &Request, caller: &Caller, app_id: &str) -> Response<Bytes> {
-    let now = world.now();
-    if !caller.has_any(&["Application.Read.All", "Directory.Read.All"]) {
-        return errors::denied(request, now);
-    }
-    let Some(app) = caller.tenant.settings.app(app_id) else {
-        return errors::not_found(request, now, app_id);
-    };
-    let granted = app.permissions.iter().filter_map(|permission| {
-        let (_, role) = APP_ROLES.iter().find(|(name, _)| name == permission)?;
-        Some(json!({"id": derived_guid(&format!("{app_id} {role}")), "appRoleId": role,
-            "principalId": app.object_id(), "principalType": "ServicePrincipal", "principalDisplayName": app.name,
-            "resourceId": derived_guid(GRAPH_APP_ID), "resourceDisplayName": "Microsoft Graph",
-            "createdDateTime": date(now), "deletedDateTime": null}))
-    });
-    listing(request, "appRoleAssignments", granted)
-}
-
 /// `GET /groupSettings`: "Password Rule Settings" is there once somebody customised the lockout, which takes P1.
 pub fn group_settings(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<Bytes> {
     if !caller.has_any(&["Directory.Read.All", "Directory.ReadWrite.All"]) {
@@ -157,34 +116,6 @@ pub fn group_settings(world: &Arc<World>, request: &Request, caller: &Caller) ->
         ]})
     });
     listing(request, "groupSettings", value)
-}
-
-/// `GET /roleManagement/directory/roleAssignments`: every assignment, people and applications alike.
-pub fn role_assignments(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<Bytes> {
-    if !caller.has_any(&["RoleManagement.Read.Directory", "Directory.Read.All"]) {
-        return errors::denied(request, world.now());
-    }
-    let assignment = |principal: &str, role: &str| {
-        let (_, template) = ROLE_TEMPLATES.iter().find(|(name, _)| *name == role)?;
-        Some(json!({"id": derived_guid(&format!("{principal} {template}")), "principalId": principal,
-            "directoryScopeId": "/", "resourceScope": "/", "roleDefinitionId": template}))
-    };
-    let (admins, _) = caller
-        .tenant
-        .directory
-        .accounts
-        .page(0, usize::MAX, |account| !account.roles.is_empty() && account.status != Status::Deleted);
-    let people = admins.iter().flat_map(|a| a.roles.iter().filter_map(|role| assignment(&a.id, role)));
-    let apps = caller.tenant.settings.apps.iter();
-    let apps = apps.flat_map(|app| app.roles.iter().filter_map(|role| assignment(&app.object_id(), role)));
-    let wanted = request
-        .param("$filter")
-        .and_then(|filter| Some(filter.strip_prefix("principalId eq '")?.strip_suffix('\'')?.to_owned()));
-    let all = people.chain(apps);
-    let kept = all.filter(|assignment| {
-        wanted.as_ref().is_none_or(|id| assignment.get("principalId") == Some(&json!(id)))
-    });
-    listing(request, "roleManagement/directory/roleAssignments", kept)
 }
 
 /// `GET /directory/onPremisesSynchronization`: whether password hashes are synchronised.

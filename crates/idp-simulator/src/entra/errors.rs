@@ -120,6 +120,18 @@ pub fn graph(
     wire::json(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), &body)
 }
 
+/// 400 for a write the directory does not accept.
+pub fn bad(request: &Request, now: OffsetDateTime, message: &str) -> Response<Bytes> {
+    graph(request, now, 400, "Request_BadRequest", message)
+}
+
+/// 400 for writing what is mastered in AD.
+pub fn mastered(request: &Request, now: OffsetDateTime) -> Response<Bytes> {
+    let message = "Unable to update the specified properties for on-premises mastered Directory Sync objects or \
+        objects currently undergoing migration.";
+    bad(request, now, message)
+}
+
 /// 403 for a missing permission or a protected target.
 pub fn denied(request: &Request, now: OffsetDateTime) -> Response<Bytes> {
     graph(

@@ -7,7 +7,12 @@ use http::{Method, Response, StatusCode};
 
 use super::access::{self, Caller};
 use super::groups::Members;
-use super::{application, batch, delta, directory, errors, groups, mitigation, risk, users};
+use super::members::Relation;
+use super::principals::Key;
+use super::{
+    application, batch, deleted, delta, directory, errors, group_delta, groups, members, mitigation,
+    principals, risk, roles, users,
+};
 use crate::wire::{self, Answer, Request};
 use crate::world::World;
 
@@ -39,26 +44,51 @@ enum Operation<'p> {
     Domains,
     Licences,
     GroupSettings,
-    ServicePrincipal(&'p str),
-    AppRoles(&'p str),
+    ServicePrincipals,
+    ServicePrincipal(Key<'p>),
+    /// What an application was granted.
+    AppRoles(Key<'p>),
+    /// What a user or a group was granted.
+    AppRolesOf(&'p str),
+    AssignedTo(Key<'p>),
+    Grant(Key<'p>),
+    Ungrant(Key<'p>, &'p str),
     Application(&'p str),
+    RoleDefinitions,
     RoleAssignments,
+    AssignRole,
+    RemoveRole(&'p str),
     Synchronization,
     Groups,
+    GroupDelta,
     Group(&'p str),
     Members(Members<'p>),
+    Owners(&'p str),
+    Add(Relation, &'p str),
+    Bind(&'p str),
+    Remove(Relation, &'p str, &'p str),
+    /// `DELETE …/members/{id}` without `/$ref`.
+    Trap(&'p str, &'p str),
+    DeleteUser(&'p str),
+    Deleted,
+    Restore(&'p str),
     Batch,
 }
 
 impl<'p> Operation<'p> {
     fn of(method: &Method, path: &[&'p str]) -> Option<Self> {
         let (get, post) = (method == Method::GET, method == Method::POST);
+        let (patch, delete) = (method == Method::PATCH, method == Method::DELETE);
         Some(match path {
             ["users"] if get => Self::ListUsers,
             ["users", "$count"] if get => Self::CountUsers,
             ["users", "delta" | "delta()"] if get => Self::Delta,
             ["users", id] if get => Self::GetUser(id),
-            ["users", id] if method == Method::PATCH => Self::UpdateUser(id),
+            ["users", id] if patch => Self::UpdateUser(id),
+            ["users", id] if delete => Self::DeleteUser(id),
+            ["users" | "groups", id, "appRoleAssignments"] if get => Self::AppRolesOf(id),
+            ["directory", "deletedItems", "microsoft.graph.user" | "graph.user"] if get => Self::Deleted,
+            ["directory", "deletedItems", id, "restore"] if post => Self::Restore(id),
             ["users", id, "revokeSignInSessions" | "microsoft.graph.revokeSignInSessions"] if post => {
                 Self::Revoke(id)
             }
@@ -70,10 +100,21 @@ impl<'p> Operation<'p> {
             ["domains"] if get => Self::Domains,
             ["subscribedSkus"] if get => Self::Licences,
             ["groupSettings"] if get => Self::GroupSettings,
+            ["roleManagement", "directory", "roleDefinitions"] if get => Self::RoleDefinitions,
             ["roleManagement", "directory", "roleAssignments"] if get => Self::RoleAssignments,
+            ["roleManagement", "directory", "roleAssignments"] if post => Self::AssignRole,
+            ["roleManagement", "directory", "roleAssignments", id] if delete => Self::RemoveRole(id),
             ["directory", "onPremisesSynchronization"] if get => Self::Synchronization,
             ["groups"] if get => Self::Groups,
+            ["groups", "delta" | "delta()"] if get => Self::GroupDelta,
             ["groups", id] if get => Self::Group(id),
+            ["groups", id] if patch => Self::Bind(id),
+            ["groups", id, "owners"] if get => Self::Owners(id),
+            ["groups", id, kind @ ("members" | "owners"), "$ref"] if post => Self::Add(relation(kind), id),
+            ["groups", group, kind @ ("members" | "owners"), id, "$ref"] if delete => {
+                Self::Remove(relation(kind), group, id)
+            }
+            ["groups", group, "members", id] if delete => Self::Trap(group, id),
             ["groups", group, kind @ ("members" | "transitiveMembers"), rest @ ..] if get => {
                 let (users, count) = match rest {
                     [] => (false, false),
@@ -88,10 +129,25 @@ impl<'p> Operation<'p> {
             [named] if get && named.starts_with("applications") => {
                 Self::Application(by_app_id("applications", named)?)
             }
-            [principal] if get => Self::ServicePrincipal(by_app_id("servicePrincipals", principal)?),
-            [principal, "appRoleAssignments"] if get => {
-                Self::AppRoles(by_app_id("servicePrincipals", principal)?)
+            ["servicePrincipals"] if get => Self::ServicePrincipals,
+            ["servicePrincipals", id, rest @ ..] => Self::of_principal(method, Key::Id(id), rest)?,
+            [named, rest @ ..] => {
+                let key = Key::AppId(by_app_id("servicePrincipals", named)?);
+                Self::of_principal(method, key, rest)?
             }
+            _ => return None,
+        })
+    }
+
+    /// An operation on one service principal.
+    fn of_principal(method: &Method, key: Key<'p>, path: &[&'p str]) -> Option<Self> {
+        let (get, post, delete) = (method == Method::GET, method == Method::POST, method == Method::DELETE);
+        Some(match path {
+            [] if get => Self::ServicePrincipal(key),
+            ["appRoleAssignments"] if get => Self::AppRoles(key),
+            ["appRoleAssignedTo"] if get => Self::AssignedTo(key),
+            ["appRoleAssignedTo"] if post => Self::Grant(key),
+            ["appRoleAssignedTo", id] if delete => Self::Ungrant(key, id),
             _ => return None,
         })
     }
@@ -109,20 +165,32 @@ impl<'p> Operation<'p> {
             Self::Dismiss => "graph.risky_users.dismiss",
             Self::Organization => "graph.organization",
             Self::Licences => "graph.licences",
-            Self::ServicePrincipal(_) | Self::AppRoles(_) => "graph.service_principal",
-            Self::Application(_) => "graph.application",
-            Self::Groups | Self::Group(_) | Self::Members(_) => "graph.groups",
-            Self::Batch => "graph.batch",
-            Self::Domains | Self::GroupSettings | Self::RoleAssignments | Self::Synchronization => {
-                "graph.other"
+            Self::ServicePrincipals | Self::ServicePrincipal(_) | Self::AppRoles(_) | Self::AssignedTo(_) => {
+                "graph.service_principal"
             }
+            Self::Grant(_) | Self::Ungrant(..) => "graph.app_roles.write",
+            Self::Application(_) => "graph.application",
+            Self::Groups | Self::GroupDelta | Self::Group(_) | Self::Members(_) | Self::Owners(_) => {
+                "graph.groups"
+            }
+            Self::Add(..) | Self::Bind(_) | Self::Remove(..) | Self::Trap(..) => "graph.groups.write",
+            Self::AssignRole | Self::RemoveRole(_) => "graph.roles.write",
+            Self::DeleteUser(_) | Self::Restore(_) => "graph.users.delete",
+            Self::Batch => "graph.batch",
+            Self::Domains
+            | Self::GroupSettings
+            | Self::RoleDefinitions
+            | Self::RoleAssignments
+            | Self::AppRolesOf(_)
+            | Self::Deleted
+            | Self::Synchronization => "graph.other",
         }
     }
 
     /// Resource units before `$select` and small pages make it cheaper (entra.md §7.4).
     fn cost(self) -> u32 {
         match self {
-            Self::ListUsers | Self::ServicePrincipal(_) | Self::AppRoles(_) => 2,
+            Self::ListUsers | Self::ServicePrincipal(_) | Self::AppRoles(_) | Self::AppRolesOf(_) => 2,
             Self::Members(Members { transitive: true, .. }) => 5,
             Self::Licences | Self::Members(_) => 3,
             _ => 1,
@@ -131,10 +199,21 @@ impl<'p> Operation<'p> {
 
     fn target(self) -> Option<&'p str> {
         match self {
-            Self::GetUser(id) | Self::UpdateUser(id) | Self::Revoke(id) | Self::RiskyUser(id) => Some(id),
+            Self::GetUser(id)
+            | Self::UpdateUser(id)
+            | Self::DeleteUser(id)
+            | Self::Restore(id)
+            | Self::Revoke(id)
+            | Self::RiskyUser(id)
+            | Self::Remove(_, _, id)
+            | Self::Trap(_, id) => Some(id),
             _ => None,
         }
     }
+}
+
+fn relation(kind: &str) -> Relation {
+    if kind == "owners" { Relation::Owners } else { Relation::Members }
 }
 
 /// `servicePrincipals(appId='…')` → the application id.
@@ -200,14 +279,33 @@ fn perform(
         Operation::Domains => directory::domains(world, request, caller),
         Operation::Licences => directory::licences(world, request, caller),
         Operation::GroupSettings => directory::group_settings(world, request, caller),
-        Operation::ServicePrincipal(app) => directory::service_principal(world, request, caller, app),
+        Operation::ServicePrincipals => principals::list(world, request, caller),
+        Operation::ServicePrincipal(key) => principals::get(world, request, caller, key),
         Operation::Application(app) => application::application(world, request, caller, app),
-        Operation::AppRoles(app) => directory::app_roles(world, request, caller, app),
-        Operation::RoleAssignments => directory::role_assignments(world, request, caller),
+        Operation::AppRoles(key) => principals::granted(world, request, caller, key),
+        Operation::AppRolesOf(id) => principals::granted_to(world, request, caller, id),
+        Operation::AssignedTo(key) => principals::assigned(world, request, caller, key),
+        Operation::Grant(key) => principals::grant(world, request, caller, key),
+        Operation::Ungrant(key, id) => principals::revoke(world, request, caller, key, id),
+        Operation::RoleDefinitions => roles::definitions(world, request, caller),
+        Operation::RoleAssignments => roles::assignments(world, request, caller),
+        Operation::AssignRole => roles::assign(world, request, caller),
+        Operation::RemoveRole(id) => roles::remove(world, request, caller, id),
         Operation::Synchronization => directory::synchronization(world, request, caller),
         Operation::Groups => groups::list(world, request, caller),
         Operation::Group(id) => groups::get(world, request, caller, id),
         Operation::Members(members) => groups::members(world, request, caller, members),
+        Operation::GroupDelta => group_delta::page(world, request, caller),
+        Operation::Owners(id) => groups::owners(world, request, caller, id),
+        Operation::Add(relation, group) => members::add(world, request, caller, relation, group),
+        Operation::Bind(group) => members::bind(world, request, caller, group),
+        Operation::Remove(relation, group, id) => {
+            members::remove(world, request, caller, relation, (group, id))
+        }
+        Operation::Trap(group, id) => members::trap(world, request, caller, (group, id)),
+        Operation::DeleteUser(id) => deleted::delete(world, request, caller, id),
+        Operation::Deleted => deleted::list(world, request, caller),
+        Operation::Restore(id) => deleted::restore(world, request, caller, id),
         Operation::Batch => batch::answer(world, request),
     }
 }

@@ -8,12 +8,20 @@ use serde_json::{Value, json};
 
 use super::access::Caller;
 use super::users::{self, Listed};
-use super::{errors, query};
-use crate::model::{Account, Group};
+use super::{errors, principals, query, user};
+use crate::model::{Account, Group, GroupKind, Membership};
 use crate::wire::{self, Request};
 use crate::world::World;
 
-const READ: &[&str] = &["GroupMember.Read.All", "Group.Read.All", "Directory.Read.All"];
+/// Permissions that let a caller read groups and who belongs to them.
+pub const READ: &[&str] = &[
+    "GroupMember.Read.All",
+    "GroupMember.ReadWrite.All",
+    "Group.Read.All",
+    "Group.ReadWrite.All",
+    "Directory.Read.All",
+    "Directory.ReadWrite.All",
+];
 const MAX_NESTED: usize = 999;
 
 /// Which members of a group are asked for.
@@ -35,20 +43,13 @@ pub fn list(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<
     if !caller.has_any(READ) {
         return errors::denied(request, now);
     }
-    let top = match query::top(request, now) {
-        Ok(top) => top,
+    let conditions = match query::conditions(request, now) {
+        Ok(conditions) => conditions,
         Err(refusal) => return refusal,
     };
-    let from = request.param("$skiptoken").and_then(|token| token.parse().ok()).unwrap_or(0_usize);
-    let groups = &caller.tenant.directory.groups;
-    let value: Vec<Value> = groups.iter().skip(from).take(top).map(render).collect();
-    let context = request.link("/v1.0/$metadata#groups");
-    let mut body = json!({"@odata.context": context, "value": value});
-    if let (Some(body), true) = (body.as_object_mut(), groups.len() > from + top) {
-        let next = request.link(&format!("{}?$top={top}&$skiptoken={}", request.path, from + top));
-        body.insert("@odata.nextLink".into(), next.into());
-    }
-    wire::json(StatusCode::OK, &body)
+    let groups = caller.tenant.directory.groups.iter().map(render);
+    let found: Vec<Value> = groups.filter(|group| query::hold(&conditions, group)).collect();
+    query::paged(request, now, "groups", &found)
 }
 
 /// `GET /groups/{id}`
@@ -92,21 +93,56 @@ pub fn members(
     if asked.transitive {
         within.extend(directory.nested(asked.group));
     }
-    let keep = |account: &Account| within.iter().any(|group| directory.is_direct_member(group, account));
-    let nested: Vec<&Group> = match (asked.users, asked.transitive) {
-        (true, _) => Vec::new(),
-        (false, true) => directory.nested(asked.group),
-        (false, false) => group.groups.iter().filter_map(|id| directory.group(id)).collect(),
-    };
+    let within: Vec<Membership<'_>> =
+        within.into_iter().map(|group| directory.membership(group, Some(now))).collect();
+    let keep = |account: &Account| within.iter().any(|members| members.has(&account.id));
+    let mut others: Vec<Value> = Vec::new();
+    if !asked.users {
+        let nested = match within.first() {
+            Some(direct) if !asked.transitive => direct.groups(),
+            _ => directory.nested(asked.group),
+        };
+        others.extend(nested.into_iter().map(|group| typed("group", render(group))));
+        let mut apps: Vec<&str> = within.iter().flat_map(Membership::joined).collect();
+        apps.sort_unstable();
+        apps.dedup();
+        let apps = apps.into_iter().filter_map(|id| caller.tenant.settings.principal(id));
+        others.extend(apps.map(|app| typed("servicePrincipal", principals::render(app))));
+    }
     if asked.count {
         if !query::eventual(request) {
             return errors::unsupported(request, now, "$count is not currently supported.");
         }
-        return users::plain_count(directory.accounts.count(keep) + nested.len() as u64);
+        return users::plain_count(directory.accounts.count(keep) + others.len() as u64);
     }
-    let last = nested.iter().take(MAX_NESTED).map(|group| typed("group", render(group))).collect();
-    let listed = Listed { context: "directoryObjects", typed: !asked.users, last };
+    others.truncate(MAX_NESTED);
+    let listed = Listed { context: "directoryObjects", typed: !asked.users, last: others };
     users::page(world, request, caller, listed, keep)
+}
+
+/// `GET /groups/{id}/owners`
+pub fn owners(world: &Arc<World>, request: &Request, caller: &Caller, id: &str) -> Response<Bytes> {
+    let now = world.now();
+    if !caller.has_any(READ) {
+        return errors::denied(request, now);
+    }
+    let directory = &caller.tenant.directory;
+    let Some(group) = directory.group(id) else { return errors::not_found(request, now, id) };
+    let owners = directory.owners(group, Some(now));
+    let shown: Vec<Value> = owners.iter().filter_map(|owner| object(caller, owner)).collect();
+    query::paged(request, now, "directoryObjects", &shown)
+}
+
+/// A user, group or service principal as one object among others.
+pub fn object(caller: &Caller, id: &str) -> Option<Value> {
+    let tenant = &caller.tenant;
+    if let Some(user) = users::find(caller, id).filter(|user| user.id == id) {
+        let select: Vec<String> = user::DEFAULT.iter().map(|name| (*name).to_owned()).collect();
+        return query::project(&tenant.settings, &user, &select).ok().map(|user| typed("user", user));
+    }
+    let group = tenant.directory.group(id).map(|group| typed("group", render(group)));
+    let app = || tenant.settings.principal(id).map(|app| typed("servicePrincipal", principals::render(app)));
+    group.or_else(app)
 }
 
 /// An object among others of other types.
@@ -117,8 +153,16 @@ pub fn typed(kind: &str, mut object: Value) -> Value {
     object
 }
 
-fn render(group: &Group) -> Value {
-    json!({"id": group.id, "displayName": group.name, "description": null, "groupTypes": [], "securityEnabled": true,
-        "mailEnabled": false, "mail": null, "mailNickname": group.name, "membershipRule": null,
-        "onPremisesSyncEnabled": null, "isAssignableToRole": null, "visibility": null})
+/// A group as Graph renders it.
+pub fn render(group: &Group) -> Value {
+    let unified = (group.kind == GroupKind::Unified).then_some("Unified");
+    let dynamic = group.dynamic.then_some("DynamicMembership");
+    let types: Vec<&str> = unified.into_iter().chain(dynamic).collect();
+    let rule = group.dynamic.then_some("(user.accountEnabled -eq true)");
+    let set = |property: bool| if property { json!(true) } else { Value::Null };
+    json!({"id": group.id, "displayName": group.name, "description": null, "groupTypes": types,
+        "securityEnabled": group.kind != GroupKind::Unified, "mailEnabled": group.kind != GroupKind::Security,
+        "mail": null, "mailNickname": group.name, "membershipRule": rule,
+        "membershipRuleProcessingState": rule.map(|_| "On"), "onPremisesSyncEnabled": set(group.synced),
+        "isAssignableToRole": set(group.role_assignable), "visibility": null})
 }

@@ -9,7 +9,7 @@ use time::Duration;
 
 use super::access::{Caller, may_act_on};
 use super::settings::HybridWrites;
-use super::{errors, users};
+use super::{errors, roles, users};
 use crate::model::Status;
 use crate::wire::{self, Request};
 use crate::world::World;
@@ -36,7 +36,7 @@ pub fn update(world: &Arc<World>, request: &Request, caller: &Caller, key: &str)
     if !permitted {
         return errors::denied(request, now);
     }
-    let bad = |message: &str| errors::graph(request, now, 400, "Request_BadRequest", message);
+    let bad = |message: &str| errors::bad(request, now, message);
     let Some(Value::Object(mut patch)) = request.json() else {
         return bad("Empty Payload. JSON content expected.");
     };
@@ -46,7 +46,7 @@ pub fn update(world: &Arc<World>, request: &Request, caller: &Caller, key: &str)
         return bad("One or more properties contains invalid values.");
     };
     let Some(account) = users::find(caller, key) else { return errors::not_found(request, now, key) };
-    if !may_act_on(caller.roles(), &account.roles) {
+    if !may_act_on(caller.roles(), &roles::held(caller, &account)) {
         return errors::denied(request, now);
     }
     let directory = &caller.tenant.directory;
@@ -56,12 +56,7 @@ pub fn update(world: &Arc<World>, request: &Request, caller: &Caller, key: &str)
             HybridWrites::Revert { after_s } => {
                 world.revert_later(directory, &account, Duration::seconds(after_s));
             }
-            HybridWrites::Refuse => {
-                return bad(
-                    "Unable to update the specified properties for on-premises mastered Directory Sync objects \
-                    or objects currently undergoing migration.",
-                );
-            }
+            HybridWrites::Refuse => return errors::mastered(request, now),
         }
     }
     let status = if enabled { Status::Active } else { Status::Disabled };

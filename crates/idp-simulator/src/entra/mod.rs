@@ -3,23 +3,30 @@
 //! What is not documented is answered as the reference the crate was written from observed it, and noted where it is an
 //! assumption: a replayed client assertion answers 700027, the sixty-first id of a risk call 400, and the wrong password
 //! that locks an account answers 50126 itself (the next one 50053). Queries of users that Graph knows and the simulator does
-//! not (`$search`, `$orderby`, `$expand`) are refused, never ignored.
+//! not (`$search`, `$orderby`, `$expand`) are refused, never ignored. A member of a mail-enabled group is refused with 400;
+//! `DELETE …/members/{id}` without `/$ref` deletes users only, never groups and applications; an app role the resource does
+//! not define is 400; a deleted user can be restored for 30 days.
 
 mod access;
 mod application;
 mod assertion;
 mod batch;
+mod deleted;
 mod delta;
 mod directory;
 mod discovery;
 mod errors;
 mod graph;
+mod group_delta;
 mod groups;
 mod login;
+mod members;
 mod meter;
 mod mitigation;
+mod principals;
 mod query;
 mod risk;
+mod roles;
 mod ropc;
 mod settings;
 mod sign_in;
@@ -32,7 +39,8 @@ pub use login::answer as login;
 pub use meter::Meters;
 pub use ropc::wrong_password;
 pub use settings::{
-    Agents, App, Cloud, Domain, HybridWrites, Licence, Lockout, RiskPolicy, Secret, Settings,
+    Agents, App, AppRole, Cloud, Domain, HybridWrites, Licence, Lockout, NotAMember, PrincipalKind,
+    RiskPolicy, Secret, Settings,
 };
 
 use crate::model::{Directory, Settings as AnySettings};

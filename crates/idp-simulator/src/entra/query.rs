@@ -3,15 +3,15 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http::Response;
+use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
 use super::settings::Settings;
 use super::{errors, user};
 use crate::model::Account;
-use crate::wire::Request;
+use crate::wire::{self, Request};
 
 /// What a `$skiptoken` or `$deltatoken` carries.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -75,6 +75,42 @@ pub fn top(request: &Request, now: OffsetDateTime) -> Result<usize, Response<Byt
             Err(errors::unsupported(request, now, &message))
         }
     }
+}
+
+/// One page of objects that are all at hand, with a next link when there are more.
+pub fn paged(request: &Request, now: OffsetDateTime, context: &str, all: &[Value]) -> Response<Bytes> {
+    let top = match top(request, now) {
+        Ok(top) => top,
+        Err(refusal) => return refusal,
+    };
+    let from = match request.param("$skiptoken").map(|text| Token::decode(&text)) {
+        None => 0,
+        Some(Some(token)) => usize::try_from(token.position).unwrap_or(usize::MAX),
+        Some(None) => {
+            let message = "The page token is invalid.";
+            return errors::graph(request, now, 400, "Directory_ExpiredPageToken", message);
+        }
+    };
+    let value: Vec<&Value> = all.iter().skip(from).take(top).collect();
+    let context = request.link(&format!("/v1.0/$metadata#{context}"));
+    let mut body = json!({"@odata.context": context, "value": value});
+    let end = from.saturating_add(top);
+    if let (Some(body), true) = (body.as_object_mut(), all.len() > end) {
+        let next = Token { position: end as u64, sequence: 0, issued: now.unix_timestamp(), changes: false };
+        body.insert("@odata.nextLink".into(), link(request, &request.path, "$skiptoken", &next).into());
+    }
+    wire::json(StatusCode::OK, &body)
+}
+
+/// The request's `$filter`, when it has one; the error is the answer to one that is not simulated.
+pub fn conditions(request: &Request, now: OffsetDateTime) -> Result<Vec<Condition>, Response<Bytes>> {
+    let Some(filter) = request.param("$filter") else { return Ok(Vec::new()) };
+    Condition::parse(&filter).ok_or_else(|| errors::unsupported(request, now, "Unsupported Query."))
+}
+
+/// Whether an object passes all of them.
+pub fn hold(conditions: &[Condition], object: &Value) -> bool {
+    object.as_object().is_some_and(|object| conditions.iter().all(|condition| condition.holds(object)))
 }
 
 /// Names selected, or the default set.

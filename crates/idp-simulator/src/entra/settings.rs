@@ -65,6 +65,15 @@ pub struct Settings {
     /// Delta tokens issued before this instant answer 410 with a Location.
     #[serde(default, with = "time::serde::rfc3339::option")]
     pub delta_valid_from: Option<OffsetDateTime>,
+    /// What removing somebody from a group answers who is not in it.
+    #[serde(default)]
+    pub not_a_member: NotAMember,
+    /// HTTP status of a directory role that is assigned a second time: 400 or 409.
+    #[serde(default = "bad_request")]
+    pub role_conflict_status: u16,
+    /// Objects on one page of a delta of groups, members included.
+    #[serde(default = "two_hundred")]
+    pub group_delta_page: usize,
     /// Every delta page after the first starts with the last object of the page before.
     #[serde(default)]
     pub delta_replays: bool,
@@ -80,6 +89,14 @@ fn an_hour() -> i64 {
 
 fn ten_minutes() -> i64 {
     600
+}
+
+fn bad_request() -> u16 {
+    400
+}
+
+fn two_hundred() -> usize {
+    200
 }
 
 /// National clouds (entra.md §1).
@@ -159,6 +176,35 @@ pub struct App {
     /// Disabled applications get no token.
     #[serde(default)]
     pub disabled: bool,
+    /// What its service principal stands for.
+    #[serde(default)]
+    pub kind: PrincipalKind,
+    /// App roles it defines, which people, groups and applications can be assigned to.
+    #[serde(default)]
+    pub app_roles: Vec<AppRole>,
+    /// Only who is assigned to it may sign in to it.
+    #[serde(default)]
+    pub assignment_required: bool,
+}
+
+/// What a service principal stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PrincipalKind {
+    /// An application.
+    #[default]
+    Application,
+    /// A managed identity of Azure.
+    ManagedIdentity,
+}
+
+/// An app role.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppRole {
+    /// GUID.
+    pub id: String,
+    /// Value in the `roles` claim.
+    pub value: String,
 }
 
 impl App {
@@ -238,6 +284,17 @@ pub enum HybridWrites {
     Refuse,
 }
 
+/// What removing somebody from a group answers who is not in it (entra.md §9 has seen both).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotAMember {
+    /// 404 `Request_ResourceNotFound`.
+    #[default]
+    Missing,
+    /// 400 `Request_BadRequest`.
+    BadRequest,
+}
+
 /// What a sign-in at high user risk meets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -270,6 +327,11 @@ impl Settings {
     /// The application with this client id.
     pub fn app(&self, client_id: &str) -> Option<&App> {
         self.apps.iter().find(|app| app.client_id.eq_ignore_ascii_case(client_id))
+    }
+
+    /// The application whose service principal has this object id.
+    pub fn principal(&self, object_id: &str) -> Option<&App> {
+        self.apps.iter().find(|app| app.object_id() == object_id)
     }
 
     /// Whether the tenant owns a licence; P2 contains P1.

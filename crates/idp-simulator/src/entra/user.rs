@@ -81,6 +81,32 @@ pub fn render(settings: &Settings, account: &Account) -> Map<String, Value> {
     }
 }
 
+/// The members of an account (as in [`Account`]) that a property shows.
+pub fn made_of(property: &str) -> &'static [&'static str] {
+    match property {
+        "userPrincipalName" | "mailNickname" | "identities" => &["login"],
+        "displayName" => &["display_name"],
+        "givenName" => &["given_name"],
+        "surname" => &["family_name"],
+        "mail" => &["email"],
+        "otherMails" => &["other_emails"],
+        "proxyAddresses" => &["email", "aliases"],
+        "accountEnabled" => &["status"],
+        "userType" | "creationType" | "externalUserState" => &["guest"],
+        "lastPasswordChangeDateTime" => &["password_changed"],
+        "onPremisesLastSyncDateTime" => &["hybrid", "updated"],
+        "onPremisesImmutableId" | "onPremisesSyncEnabled" => &["hybrid"],
+        "onPremisesSamAccountName"
+        | "onPremisesDomainName"
+        | "onPremisesSecurityIdentifier"
+        | "onPremisesDistinguishedName" => &["hybrid", "login"],
+        "department" => &["department"],
+        "jobTitle" => &["job_title"],
+        "signInSessionsValidFromDateTime" => &["sessions_valid_from"],
+        _ => &[],
+    }
+}
+
 /// `signInActivity`, absent for somebody who never signed in.
 pub fn sign_in_activity(account: &Account) -> Option<Value> {
     let at = date(account.last_sign_in?);

@@ -47,6 +47,9 @@ pub struct Account {
     /// Life-cycle state.
     #[serde(default)]
     pub status: Status,
+    /// The state a deleted account had, and has again when it is restored.
+    #[serde(default)]
+    pub deleted_from: Option<Status>,
     /// A guest from another directory: the password lives there.
     #[serde(default)]
     pub guest: bool,
@@ -221,6 +224,7 @@ impl Account {
             updated: now,
             status_changed: now,
             status: Status::Active,
+            deleted_from: None,
             guest: false,
             authority: Authority::Cloud,
             hybrid: false,
@@ -240,6 +244,7 @@ impl Account {
     /// Moves to another life-cycle state and remembers when.
     pub fn set_status(&mut self, status: Status, now: OffsetDateTime) {
         if self.status != status {
+            self.deleted_from = (status == Status::Deleted).then_some(self.status);
             self.status = status;
             self.status_changed = now;
         }

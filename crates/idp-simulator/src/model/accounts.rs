@@ -34,6 +34,8 @@ struct Overlay {
     /// Visible changes: sequence → id, at most one entry for an id.
     changes: BTreeMap<u64, String>,
     last_change: HashMap<String, u64>,
+    /// Sequence at which each member of an account changed last, by id and the member's name in [`Account`].
+    members: HashMap<String, BTreeMap<String, u64>>,
     /// What lagging readers see until then; nothing = the account is too new for them.
     before: HashMap<String, (OffsetDateTime, Option<Account>)>,
     sequence: u64,
@@ -167,10 +169,11 @@ impl Accounts {
         change: impl FnOnce(&mut Account) -> R,
     ) -> Option<R> {
         self.write(id, |overlay, account| {
-            overlay.hide(id, Some(account.clone()), now, self.lag_s.load(Ordering::Relaxed));
+            let before = account.clone();
             let result = change(account);
             account.updated = now;
-            overlay.note(id);
+            overlay.note(Some(&before), account);
+            overlay.hide(id, Some(before), now, self.lag_s.load(Ordering::Relaxed));
             result
         })
     }
@@ -204,7 +207,7 @@ impl Accounts {
             overlay.added.push(id.clone());
         }
         overlay.put(account.clone());
-        overlay.note(&id);
+        overlay.note(known.as_ref(), &account);
         Ok(account)
     }
 
@@ -237,6 +240,13 @@ impl Accounts {
         let overlay = lock(&self.overlay);
         let after = overlay.changes.range(sequence + 1..).take(limit);
         after.filter_map(|(seq, id)| Some((*seq, overlay.changed.get(id)?.clone()))).collect()
+    }
+
+    /// Names of the members of an account (as in [`Account`]) that changed after `sequence`.
+    pub fn members_changed_since(&self, id: &str, sequence: u64) -> Vec<String> {
+        let overlay = lock(&self.overlay);
+        let members = overlay.members.get(id).into_iter().flatten();
+        members.filter(|(_, at)| **at > sequence).map(|(name, _)| name.clone()).collect()
     }
 
     /// Accounts that are not what the plan says and pass `keep`, in the order of their last visible change.
@@ -292,12 +302,20 @@ impl Overlay {
         self.before.entry(id.to_owned()).or_insert((now + Duration::seconds(lag_s), before));
     }
 
-    fn note(&mut self, id: &str) {
+    fn note(&mut self, before: Option<&Account>, after: &Account) {
         self.sequence += 1;
-        if let Some(earlier) = self.last_change.insert(id.to_owned(), self.sequence) {
+        if let Some(earlier) = self.last_change.insert(after.id.clone(), self.sequence) {
             self.changes.remove(&earlier);
         }
-        self.changes.insert(self.sequence, id.to_owned());
+        self.changes.insert(self.sequence, after.id.clone());
+        let told = |account| serde_json::to_value(account).unwrap_or_default();
+        let (before, after_told) = (before.map(told), told(after));
+        let members = self.members.entry(after.id.clone()).or_default();
+        for (name, value) in after_told.as_object().into_iter().flatten() {
+            if before.as_ref().is_none_or(|before| before.get(name) != Some(value)) {
+                members.insert(name.clone(), self.sequence);
+            }
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 
 mod account;
 mod accounts;
+mod groups;
+mod links;
 
-use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,8 @@ use time::OffsetDateTime;
 
 pub use account::{Account, Authority, By, Lock, Risk, SecondFactor, Status};
 pub use accounts::{Accounts, merge};
+pub use groups::{Group, GroupKind, Membership};
+pub use links::{Kind, Link, Links, Written};
 
 use crate::generate::{Generated, Plan};
 use crate::sync::{read, write};
@@ -45,25 +48,6 @@ pub enum Settings {
     Okta(okta::Settings),
 }
 
-/// A group; membership of generated accounts is a rule over their index.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Group {
-    /// Object id.
-    pub id: String,
-    /// Name people see.
-    pub name: String,
-    /// Ids of accounts that are direct members.
-    #[serde(default)]
-    pub members: Vec<String>,
-    /// Ids of groups that are direct members.
-    #[serde(default)]
-    pub groups: Vec<String>,
-    /// Every n-th generated account is a direct member too.
-    #[serde(default)]
-    pub every: Option<u64>,
-}
-
 /// One directory in the running simulator.
 #[derive(Debug)]
 pub struct Directory {
@@ -75,8 +59,8 @@ pub struct Directory {
     pub accounts: Accounts,
     /// Its groups.
     pub groups: Vec<Group>,
-    /// Who joined (true) or left a group since, by group and account.
-    moves: RwLock<HashMap<(String, String), bool>>,
+    /// What was written between its objects since it was made.
+    pub links: Links,
     settings: RwLock<Arc<Settings>>,
 }
 
@@ -95,7 +79,7 @@ impl Directory {
             name,
             accounts: Accounts::new(plan),
             groups,
-            moves: RwLock::default(),
+            links: Links::default(),
             settings: RwLock::new(Arc::new(provider)),
         };
         // What a directory is made with is no change; only later ones lag.
@@ -103,6 +87,7 @@ impl Directory {
             built.accounts.add(account, &built.settings(), now)?;
         }
         built.accounts.set_lag(built.settings().lag_s());
+        built.links.set_lag(built.settings().lag_s());
         Ok(built)
     }
 
@@ -114,7 +99,13 @@ impl Directory {
     /// Replaces the settings.
     pub fn set_settings(&self, settings: Settings) {
         self.accounts.set_lag(settings.lag_s());
+        self.links.set_lag(settings.lag_s());
         *write(&self.settings) = Arc::new(settings);
+    }
+
+    /// Changes the settings in place.
+    pub fn change_settings(&self, change: impl FnOnce(&mut Settings)) {
+        change(Arc::make_mut(&mut write(&self.settings)));
     }
 
     /// Whether `key` names this directory: its id, name, Okta subdomain or one of its verified domains.
@@ -126,50 +117,6 @@ impl Directory {
             Settings::EntraId(entra) => entra.domains.iter().any(|d| d.name.eq_ignore_ascii_case(key)),
             Settings::Okta(okta) => okta.subdomain.eq_ignore_ascii_case(key),
         }
-    }
-
-    /// The group with this id.
-    pub fn group(&self, id: &str) -> Option<&Group> {
-        self.groups.iter().find(|group| group.id == id)
-    }
-
-    /// The groups inside a group, at any depth, each once.
-    pub fn nested(&self, group: &str) -> Vec<&Group> {
-        let mut found: Vec<&Group> = Vec::new();
-        let mut waiting: Vec<&Group> = self.group(group).into_iter().collect();
-        while let Some(next) = waiting.pop() {
-            for inner in next.groups.iter().filter_map(|id| self.group(id)) {
-                if inner.id != group && !found.iter().any(|known| known.id == inner.id) {
-                    found.push(inner);
-                    waiting.push(inner);
-                }
-            }
-        }
-        found
-    }
-
-    /// Whether an account belongs to a group, through nested groups too.
-    pub fn is_member(&self, group: &str, account: &Account) -> bool {
-        let Some(itself) = self.group(group) else { return false };
-        self.is_direct_member(itself, account)
-            || self.nested(group).into_iter().any(|inner| self.is_direct_member(inner, account))
-    }
-
-    /// Has an account join a group, or leave it.
-    pub fn set_member(&self, group: &str, account: &str, member: bool) {
-        write(&self.moves).insert((group.to_owned(), account.to_owned()), member);
-    }
-
-    /// Whether an account is a direct member of a group.
-    pub fn is_direct_member(&self, group: &Group, account: &Account) -> bool {
-        if let Some(member) = read(&self.moves).get(&(group.id.clone(), account.id.clone())) {
-            return *member;
-        }
-        let by_rule = || {
-            let index = self.accounts.index_of(&account.id);
-            group.every.zip(index).is_some_and(|(n, index)| n > 0 && index % n == 0)
-        };
-        group.members.contains(&account.id) || by_rule()
     }
 }
 

@@ -7,7 +7,9 @@
 
 mod clients;
 mod control;
+mod entra_assignments;
 mod entra_graph;
+mod entra_groups;
 mod entra_login;
 mod faults;
 mod lockout;
