@@ -39,7 +39,7 @@ use time::Duration;
 
 use crate::faults::Fault;
 use crate::log::{Event, Submission, sha256_hex};
-use crate::model::{Account, By, Directory, DirectorySpec, Settings, Status, merge};
+use crate::model::{Account, By, Directory, DirectorySpec, Kind, Link, Settings, Status, merge};
 use crate::world::{OPERATIONS, World};
 use crate::{entra, okta};
 
@@ -238,6 +238,7 @@ async fn patch_account(
 async fn delete_account(State(world): Shared, Path((d, a)): Path<(String, String)>) -> Outcome {
     let (directory, account) = account(&world, &d, &a)?;
     let now = world.now();
+    directory.touch_memberships(&account);
     directory.accounts.update(&account.id, now, |account| account.set_status(Status::Deleted, now));
     world.changed(&directory, &account.id, "deleted", "control", Value::Null);
     for event in ["user.lifecycle.delete.initiated", "user.lifecycle.delete.completed"] {

@@ -43,12 +43,14 @@ pub const OPERATIONS: &[&str] = &[
     "okta.password",
     "okta.users.list",
     "okta.users.get",
+    "okta.users.write",
     "okta.users.sessions",
     "okta.users.lifecycle",
     "okta.users.risk",
     "okta.groups",
     "okta.policies",
     "okta.logs",
+    "okta.hooks",
     "okta.other",
 ];
 

@@ -29,9 +29,22 @@ const CODES: &[(&str, u16, &str)] = &[
     ("E0000064", 401, "Password is expired and must be changed."),
     ("E0000069", 403, "User Locked"),
     ("E0000085", 403, "You do not have permission to access your account at this time."),
+    ("E0000023", 403, "Operation failed because user profile is mastered under another system"),
+    ("E0000093", 400, "Target count limit exceeded"),
     ("E0000100", 503, "Unable to perform search query."),
+    (
+        "E0000124",
+        400,
+        "Could not create user. To create a user and expire their password immediately, a password must be specified",
+    ),
+    (
+        "E0000125",
+        400,
+        "Could not create user. To create a user and expire their password immediately, \"activate\" must be true",
+    ),
     ("E0000207", 401, "The username and/or the password you entered is incorrect. Please try again."),
     ("E0000215", 410, "This endpoint has been deprecated."),
+    ("E0000231", 412, "ETag not matched"),
     ("E0000259", 403, "Login not allowed at this time. Reset your password."),
 ];
 
@@ -51,6 +64,15 @@ pub fn because(code: &str, about: &str, causes: &[&str]) -> Response<Bytes> {
         StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST),
         &json!({"errorCode": code, "errorSummary": summary, "errorLink": code, "errorId": id, "errorCauses": causes}),
     )
+}
+
+/// Rewrites the causes of a refusal to an object, as some of Okta's documentation shows them.
+pub fn causes_as_object(response: &mut Response<Bytes>) {
+    let Ok(mut body) = serde_json::from_slice::<Value>(response.body()) else { return };
+    let Some(causes) = body.get_mut("errorCauses") else { return };
+    let first = causes.as_array().and_then(|causes| causes.first()).cloned();
+    *causes = first.unwrap_or_else(|| json!({}));
+    *response.body_mut() = Bytes::from(body.to_string());
 }
 
 /// 404 for a user.

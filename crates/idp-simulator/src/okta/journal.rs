@@ -1,13 +1,14 @@
 //! The System Log, polling form (okta.md §3.5).
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::sync::Notify;
 
 use super::access::{self, Permission};
 use super::query::words;
@@ -27,6 +28,8 @@ const OLDEST: time::Duration = time::Duration::days(180);
 #[derive(Debug, Default)]
 pub struct Journal {
     orgs: Mutex<HashMap<String, Events>>,
+    /// Told whenever an event is appended.
+    grown: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -181,6 +184,30 @@ impl Journal {
             events.kept.pop_front();
             events.first += 1;
         }
+        drop(orgs);
+        self.grown.notify_waiters();
+    }
+
+    /// What is told whenever an event is appended.
+    pub fn grown(&self) -> Arc<Notify> {
+        Arc::clone(&self.grown)
+    }
+
+    /// Sequence of the next event of an org.
+    pub fn end(&self, org: &str) -> u64 {
+        lock(&self.orgs).get(org).map_or(0, |events| events.first + events.kept.len() as u64)
+    }
+
+    /// Events from a sequence on, at most `limit`, and the sequence to go on from.
+    pub fn after(&self, org: &str, sequence: u64, limit: usize) -> (Vec<Value>, u64) {
+        let orgs = lock(&self.orgs);
+        let Some(events) = orgs.get(org) else { return (Vec::new(), sequence) };
+        let from = sequence.max(events.first);
+        let skip = usize::try_from(from - events.first).unwrap_or(usize::MAX);
+        let found: Vec<Value> =
+            events.kept.iter().skip(skip).take(limit).map(|(_, event)| event.clone()).collect();
+        let next = from + found.len() as u64;
+        (found, next)
     }
 
     /// Forgets all events.

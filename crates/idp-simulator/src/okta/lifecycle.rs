@@ -10,7 +10,7 @@ use super::settings::App;
 use super::user::{single, status};
 use super::users::find;
 use super::{Org, errors};
-use crate::model::{Account, Authority, Status};
+use crate::model::{Account, Authority, SecondFactor, Status};
 use crate::wire::{self, Request};
 use crate::world::World;
 
@@ -26,6 +26,8 @@ const STEPS: &[(&str, Permission, &str)] = &[
     ("reactivate", Permission::Lifecycle, "user.lifecycle.reactivate"),
     ("expire_password", Permission::Passwords, "user.account.expire_password"),
     ("reset_password", Permission::Passwords, "user.account.reset_password"),
+    ("expire_password_with_temp_password", Permission::Passwords, "user.account.expire_password"),
+    ("reset_factors", Permission::Passwords, "user.mfa.factor.reset_all"),
 ];
 
 /// `POST /api/v1/users/{id}/lifecycle/{step}`.
@@ -39,7 +41,19 @@ pub fn step(world: &World, org: &Org, request: &Request, key: &str, step: &str) 
     let state = status(org, &account, now);
     let sends_mail = request.param("sendEmail");
     refusal(step, state, &account, sends_mail.as_deref(), account.lock.holds(now))?;
+    let (temporary, ends_sessions) = (secret(), request.param("revokeSessions").as_deref() == Some("true"));
     org.directory.accounts.update(&account.id, now, |account| match step {
+        "expire_password_with_temp_password" => {
+            account.set_password(temporary.clone(), now);
+            account.password_expired = true;
+            if ends_sessions {
+                account.sessions_valid_from = now;
+            }
+        }
+        "reset_factors" if account.second_factor == SecondFactor::Required => {
+            account.second_factor = SecondFactor::Unregistered;
+        }
+        "reset_factors" => {}
         "suspend" => {
             account.set_status(Status::Suspended, now);
             account.sessions_valid_from = now; // suspending ends sessions too
@@ -68,6 +82,7 @@ pub fn step(world: &World, org: &Org, request: &Request, key: &str, step: &str) 
             let after = org.directory.accounts.get(&account.id).unwrap_or(account);
             single(org, &after, &request.base, now)
         }
+        ("expire_password_with_temp_password", _) => json!({"tempPassword": temporary}),
         ("reset_password", Some("false")) => {
             json!({"resetPasswordUrl": request.link(&format!("/reset_password/{}", secret()))})
         }
@@ -107,7 +122,9 @@ fn refusal(
         "reactivate" if !matches!(state, "PROVISIONED" | "RECOVERY") => not_now(),
         "deactivate" if state == "DEPROVISIONED" => not_now(),
         "reset_password" if sends_mail.is_none() => Err(errors::error("E0000028")),
-        "expire_password" | "reset_password" if matches!(state, "STAGED" | "DEPROVISIONED" | "SUSPENDED") => {
+        "expire_password" | "expire_password_with_temp_password" | "reset_password"
+            if matches!(state, "STAGED" | "DEPROVISIONED" | "SUSPENDED") =>
+        {
             not_now()
         }
         _ => Ok(()),

@@ -4,7 +4,8 @@
 //! suspended, staged, federated or passwordless user's sign-in answers 401 like a wrong password; a successful sign-in
 //! forgets wrong tries and moves `lastLogin`; acting on an administrator without being a super administrator is 403
 //! E0000006; permissions are checked before the user is looked for; the path of a DPoP proof is compared decoded; a user's
-//! risk in an org without Identity Threat Protection is 401 E0000015; groups are listed by name only.
+//! risk in an org without Identity Threat Protection is 401 E0000015; groups are listed by name only; a deprovisioned user
+//! is updated with 403 E0000038.
 
 mod access;
 mod authn;
@@ -12,14 +13,18 @@ mod directory;
 mod dpop;
 mod errors;
 mod groups;
+mod hooks;
+mod iam;
 mod journal;
 mod jwt;
 mod keys;
 mod lifecycle;
+mod provision;
 mod query;
 mod rate;
 mod risk;
 mod ropc;
+mod selfcheck;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -38,7 +43,7 @@ pub use authn::wrong_password;
 pub use directory::max_attempts;
 pub use errors::error as refusal;
 pub use journal::{moved, noticed, outside};
-pub use settings::{App, Authn, Buckets, Dpop, Pipeline, Policy, Settings};
+pub use settings::{App, Authn, Binding, Buckets, CustomRole, Dpop, Pipeline, Policy, ResourceSet, Settings};
 
 use crate::faults::{Fault, http_date};
 use crate::model::{Directory, Settings as AnySettings};
@@ -52,6 +57,7 @@ pub struct State {
     keys: keys::Keys,
     rates: rate::Rates,
     journal: journal::Journal,
+    hooks: hooks::Hooks,
     transactions: transaction::Transactions,
 }
 
@@ -61,6 +67,7 @@ impl State {
         self.keys.clear();
         self.rates.clear();
         self.journal.clear();
+        self.hooks.clear();
         self.transactions.clear();
     }
 }
@@ -103,6 +110,14 @@ enum Route<'a> {
     Policies,
     Administrators,
     ClientRoles(&'a str),
+    CreateUser,
+    WriteUser(&'a str),
+    Hooks,
+    Hook(&'a str),
+    HookStep(&'a str, &'a str),
+    Grants(&'a str),
+    RateLimits,
+    Iam(iam::Part<'a>),
     Logs,
     Organization,
     WellKnown(&'a str),
@@ -135,9 +150,36 @@ impl<'a> Route<'a> {
             ["api", "v1", "users", id, "lifecycle", step] => Self::Lifecycle(id, step),
             ["api", "v1", "policies"] => Self::Policies,
             ["api", "v1", "iam", "assignees", "users"] => Self::Administrators,
+            ["api", "v1", "iam", "roles"] => Self::Iam(iam::Part::Roles),
+            ["api", "v1", "iam", "roles", id] => Self::Iam(iam::Part::Role(id)),
+            ["api", "v1", "iam", "roles", id, "permissions"] => Self::Iam(iam::Part::Permissions(id)),
+            ["api", "v1", "iam", "resource-sets", rest @ ..] => match rest {
+                [] => Self::Iam(iam::Part::Sets),
+                [id] => Self::Iam(iam::Part::Set(id)),
+                [id, "resources"] => Self::Iam(iam::Part::Resources(id)),
+                [id, "bindings"] => Self::Iam(iam::Part::Bindings(id)),
+                [id, "bindings", role, "members"] => Self::Iam(iam::Part::Members(id, role)),
+                _ => Self::Nowhere,
+            },
+            ["api", "v1", "eventHooks"] => Self::Hooks,
+            ["api", "v1", "eventHooks", id] => Self::Hook(id),
+            ["api", "v1", "eventHooks", id, "lifecycle", step] => Self::HookStep(id, step),
+            ["api", "v1", "apps", id, "grants"] => Self::Grants(id),
+            ["api", "v1", "principal-rate-limits"] => Self::RateLimits,
             ["api", "v1", "logs"] => Self::Logs,
             ["attack-protection", "api", "v1", "user-lockout-settings"] => Self::Lockout,
             _ => Self::Nowhere,
+        }
+    }
+
+    /// Where a path leads under a method: writing a user counts elsewhere than reading one.
+    fn under(self, method: &Method) -> Self {
+        match self {
+            Self::Users if method == Method::POST => Self::CreateUser,
+            Self::User(id) if [Method::POST, Method::PUT, Method::DELETE].contains(method) => {
+                Self::WriteUser(id)
+            }
+            route => route,
         }
     }
 
@@ -156,10 +198,16 @@ impl<'a> Route<'a> {
             Self::Risk(id) => ("okta.users.risk", Some(id), Some(Bucket::Other)),
             Self::Sessions(id) => ("okta.users.sessions", Some(id), Some(Bucket::UserWrite)),
             Self::Lifecycle(id, _) => ("okta.users.lifecycle", Some(id), Some(Bucket::UserWrite)),
+            Self::CreateUser => ("okta.users.write", None, Some(Bucket::Users)),
+            Self::WriteUser(id) => ("okta.users.write", Some(id), Some(Bucket::UserWrite)),
+            Self::Hooks | Self::Hook(_) | Self::HookStep(..) => ("okta.hooks", None, Some(Bucket::Other)),
             Self::Policies => ("okta.policies", None, Some(Bucket::Other)),
             Self::Logs => ("okta.logs", None, Some(Bucket::Logs)),
             Self::Administrators
             | Self::ClientRoles(_)
+            | Self::Grants(_)
+            | Self::RateLimits
+            | Self::Iam(_)
             | Self::Organization
             | Self::Lockout
             | Self::Nowhere => ("okta.other", None, Some(Bucket::Other)),
@@ -179,7 +227,7 @@ pub async fn answer(world: &Arc<World>, request: &Request) -> Answer {
     world.settle();
     let segments = request.segments();
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    let route = Route::of(&segments);
+    let route = Route::of(&segments).under(&request.method);
     let (operation, user, bucket) = route.kind();
     let standing = bucket
         .and_then(|bucket| world.okta.rates.count(&org, bucket, access::principal(request), world.now()));
@@ -200,6 +248,9 @@ pub async fn answer(world: &Arc<World>, request: &Request) -> Answer {
         };
         Answer { response, fault }
     };
+    if org.settings.causes_as_object {
+        errors::causes_as_object(&mut answer.response);
+    }
     let headers = answer.response.headers();
     if let Some(standing) = standing
         && !headers.contains_key("x-rate-limit-limit")
@@ -212,7 +263,7 @@ pub async fn answer(world: &Arc<World>, request: &Request) -> Answer {
     answer
 }
 
-async fn carry_out(world: &World, org: &Org, request: &Request, route: &Route<'_>) -> Response<Bytes> {
+async fn carry_out(world: &Arc<World>, org: &Org, request: &Request, route: &Route<'_>) -> Response<Bytes> {
     let writes = request.method == Method::POST || request.method == Method::PUT;
     if writes && request.body.is_empty() && !request.headers.contains_key(CONTENT_LENGTH) {
         return wire::empty(StatusCode::LENGTH_REQUIRED);
@@ -249,6 +300,21 @@ async fn carry_out(world: &World, org: &Org, request: &Request, route: &Route<'_
         Route::Policies if get => directory::policies(world, org, request),
         Route::Administrators if get => directory::administrators(world, org, request),
         Route::ClientRoles(id) if get => directory::client_roles(world, org, request, id),
+        Route::CreateUser => provision::create(world, org, request),
+        Route::WriteUser(key) if request.method == Method::DELETE => {
+            provision::delete(world, org, request, key)
+        }
+        Route::WriteUser(key) => provision::update(world, org, request, key),
+        Route::Hooks if get || request.method == Method::POST => hooks::all(world, org, request),
+        Route::Hook(id) if get || request.method == Method::PUT || request.method == Method::DELETE => {
+            hooks::one(world, org, request, id)
+        }
+        Route::HookStep(id, step) if request.method == Method::POST => {
+            hooks::step(world, org, request, id, step).await
+        }
+        Route::Grants(id) if get => selfcheck::grants(world, org, request, id),
+        Route::RateLimits if get => selfcheck::rate_limits(world, org, request),
+        Route::Iam(part) if get => iam::get(world, org, request, part),
         Route::Logs if get => journal::answer(world, org, request),
         Route::SignIn | Route::Nowhere => Err(errors::error("E0000008")),
         _ => Err(errors::error("E0000022")),

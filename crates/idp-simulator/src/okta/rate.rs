@@ -82,7 +82,9 @@ impl Rates {
         now: OffsetDateTime,
     ) -> Option<Standing> {
         let size = bucket.size(org.settings.buckets.as_ref()?);
-        let limit = if principal.is_some() { (size / 2).max(1) } else { size };
+        let app = |client: &String| org.settings.app(client).map_or(50, |app| app.share_percent);
+        let share = principal.as_ref().map_or(100, app).min(100);
+        let limit = (size.saturating_mul(share) / 100).max(1);
         let mut windows = lock(&self.windows);
         let key = (org.directory.id.clone(), bucket, principal);
         let used =

@@ -74,6 +74,58 @@ pub struct Settings {
     /// Calls a minute per bucket; null = no limits and no headers.
     #[serde(default = "some_buckets")]
     pub buckets: Option<Buckets>,
+    /// `errorCauses` of a refusal is an object, as some of the documentation shows it, and no list.
+    #[serde(default)]
+    pub causes_as_object: bool,
+    /// Event hooks deliver everything twice.
+    #[serde(default)]
+    pub hook_duplicates: bool,
+    /// Custom roles.
+    #[serde(default)]
+    pub custom_roles: Vec<CustomRole>,
+    /// Resource sets.
+    #[serde(default)]
+    pub resource_sets: Vec<ResourceSet>,
+}
+
+/// A custom role.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CustomRole {
+    /// Id, `cr0…`.
+    pub id: String,
+    /// Name people see.
+    pub label: String,
+    /// Permissions such as `okta.users.read`.
+    #[serde(default)]
+    pub permissions: Vec<String>,
+}
+
+/// A resource set with the roles bound to it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResourceSet {
+    /// Id, `iam…`.
+    pub id: String,
+    /// Name people see.
+    pub label: String,
+    /// Names of resources, `orn:okta:directory:…`.
+    #[serde(default)]
+    pub resources: Vec<String>,
+    /// Who holds which custom role over them.
+    #[serde(default)]
+    pub bindings: Vec<Binding>,
+}
+
+/// A custom role bound to a resource set.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Binding {
+    /// Id of the custom role.
+    pub role: String,
+    /// Ids of users and groups.
+    #[serde(default)]
+    pub members: Vec<String>,
 }
 
 /// Which engine runs an org.
@@ -123,6 +175,9 @@ pub struct App {
     /// False: the caller's address is outside the app's network zones.
     #[serde(default = "yes")]
     pub in_zone: bool,
+    /// Share of every bucket it may use, in per cent.
+    #[serde(default = "half")]
+    pub share_percent: u32,
 }
 
 /// What a token request has to prove.
@@ -209,6 +264,9 @@ fn yes() -> bool {
 }
 fn four() -> u32 {
     4
+}
+fn half() -> u32 {
+    50
 }
 fn ten() -> u32 {
     10

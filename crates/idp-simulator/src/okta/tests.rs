@@ -9,6 +9,8 @@ use crate::log::{Event, Log};
 use crate::tokens::Issuer;
 
 mod clients;
+mod hooks;
+mod writes;
 
 const CLIENT: &str = "0oa1";
 const HOST: &str = "https://acme.okta.com";

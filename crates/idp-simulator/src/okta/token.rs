@@ -29,6 +29,7 @@ const SCOPES: &[&str] = &[
     "okta.userRisk.manage",
     "okta.universalLogout.manage",
     "okta.eventHooks.manage",
+    "okta.eventHooks.read",
     "okta.appGrants.read",
     "okta.principalRateLimits.read",
 ];

@@ -162,9 +162,14 @@ pub fn get(world: &World, org: &Org, request: &Request, key: &str) -> Outcome {
         }
     }
     let mut response = wire::json(StatusCode::OK, &shown);
-    let tag: String = sha256_hex(&shown.to_string()).chars().take(32).collect();
-    wire::set_header(&mut response, "etag", &format!("W/\"{tag}\""));
+    wire::set_header(&mut response, "etag", &etag(&shown));
     Ok(response)
+}
+
+/// The tag of a user as read alone, which `If-Match` takes.
+pub fn etag(shown: &Value) -> String {
+    let tag: String = sha256_hex(&shown.to_string()).chars().take(32).collect();
+    format!("W/\"{tag}\"")
 }
 
 /// `GET /api/v1/users/{id}/blocks`.
