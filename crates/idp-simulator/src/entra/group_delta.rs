@@ -35,15 +35,15 @@ pub fn page(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<
         Token { position: 0, sequence: links.sequence(), issued: now.unix_timestamp(), changes: false };
     let token = match (request.param("$deltatoken"), request.param("$skiptoken")) {
         (Some(latest), _) if latest == "latest" => {
-            return answer(request, Vec::new(), Err(Token { changes: true, ..start }));
+            return answer(request, &[], Err(Token { changes: true, ..start }));
         }
-        (Some(text), _) | (None, Some(text)) if !text.is_empty() => match Token::decode(&text) {
-            Some(token) => token,
-            None => {
+        (Some(text), _) | (None, Some(text)) if !text.is_empty() => {
+            let Some(token) = Token::decode(&text) else {
                 let message = "The page token is invalid.";
                 return errors::graph(request, now, 400, "Directory_ExpiredPageToken", message);
-            }
-        },
+            };
+            token
+        }
         _ => start,
     };
     if let Some(gone) = resync(request, caller, token, now) {
@@ -58,11 +58,11 @@ pub fn page(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<
         everything(caller, &select, token.position)
     };
     if let Some(position) = next {
-        return answer(request, value, Ok(Token { position, ..token }));
+        return answer(request, &value, Ok(Token { position, ..token }));
     }
     let sequence = if token.changes { start.sequence } else { token.sequence };
     let done = Token { position: 0, sequence, issued: now.unix_timestamp(), changes: true };
-    answer(request, value, Err(done))
+    answer(request, &value, Err(done))
 }
 
 /// Groups from a position on, and the position to go on from.
@@ -146,7 +146,7 @@ fn shown(group: &Group, select: &[&str], members: Vec<Value>) -> Value {
 }
 
 /// A page with the link to the next one, or at the end of a round (`Err`) to the next round.
-fn answer(request: &Request, value: Vec<Value>, next: Result<Token, Token>) -> Response<Bytes> {
+fn answer(request: &Request, value: &[Value], next: Result<Token, Token>) -> Response<Bytes> {
     let (name, token_name, token) = match next {
         Ok(token) => ("@odata.nextLink", "$skiptoken", token),
         Err(token) => ("@odata.deltaLink", "$deltatoken", token),

@@ -95,7 +95,9 @@ pub fn bind(world: &Arc<World>, request: &Request, caller: &Caller, group: &str)
         let ids: Option<Vec<&str>> = bound.iter().map(|one| one.as_str().and_then(referred)).collect();
         let ids = ids.ok_or_else(|| write.invalid())?;
         ids.iter().try_for_each(|id| write.check(id))?;
-        ids.iter().for_each(|id| write.set(id, true));
+        for id in ids {
+            write.set(id, true);
+        }
         Ok(())
     });
     done(outcome)

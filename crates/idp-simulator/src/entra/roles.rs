@@ -53,11 +53,15 @@ pub fn assignments(world: &Arc<World>, request: &Request, caller: &Caller) -> Re
     let mut push = |principal: &str, roles: &[String]| {
         all.extend(roles.iter().map(|role| (principal.to_owned(), role.clone())));
     };
-    admins.iter().for_each(|admin| push(&admin.id, &admin.roles));
+    for admin in &admins {
+        push(&admin.id, &admin.roles);
+    }
     for group in &caller.tenant.directory.groups {
         push(&group.id, &caller.tenant.directory.group_roles(&group.id, Some(now)));
     }
-    caller.tenant.settings.apps.iter().for_each(|app| push(&app.object_id(), &app.roles));
+    for app in &caller.tenant.settings.apps {
+        push(&app.object_id(), &app.roles);
+    }
     let expands = request.param("$expand").is_some_and(|expand| expand == "principal");
     let shown = all.iter().filter_map(|(principal, role)| render(principal, role));
     let mut found: Vec<Value> = shown.filter(|assignment| query::hold(&conditions, assignment)).collect();
@@ -184,8 +188,9 @@ impl Holder {
             }
             Self::App(id) => directory.change_settings(|settings| {
                 let Settings::EntraId(settings) = settings else { return };
-                let app = settings.apps.iter_mut().find(|app| app.object_id() == *id);
-                app.into_iter().for_each(|app| change(&mut app.roles));
+                if let Some(app) = settings.apps.iter_mut().find(|app| app.object_id() == *id) {
+                    change(&mut app.roles);
+                }
             }),
         }
         let action = if holds { "role_assigned" } else { "role_removed" };

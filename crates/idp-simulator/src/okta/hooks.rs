@@ -100,8 +100,9 @@ impl Hook {
         let mut channel = self.given.get("channel").cloned().unwrap_or_default();
         if let Some(config) = channel.get_mut("config").and_then(Value::as_object_mut) {
             config.insert("method".into(), "POST".into());
-            let scheme = config.get_mut("authScheme").and_then(Value::as_object_mut);
-            scheme.into_iter().for_each(|scheme| drop(scheme.remove("value"))); // is never shown again
+            if let Some(scheme) = config.get_mut("authScheme").and_then(Value::as_object_mut) {
+                scheme.remove("value"); // is never shown again
+            }
         }
         json!({"id": self.id, "status": if self.active { "ACTIVE" } else { "INACTIVE" },
             "verificationStatus": if self.verified { "VERIFIED" } else { "UNVERIFIED" },

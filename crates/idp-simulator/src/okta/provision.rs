@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use serde_json::{Map, Value, json};
-use time::OffsetDateTime;
 
 use super::access::{self, Permission};
 use super::journal::{Outcome as Result_, Record};
@@ -76,7 +75,7 @@ pub fn create(world: &World, org: &Org, request: &Request) -> Outcome {
     if status == Status::Active {
         record(world, org, request, app, &account, "user.lifecycle.activate");
     }
-    shown(world, org, request, account)
+    Ok(shown(world, org, request, account))
 }
 
 /// `POST /api/v1/users/{id}`, which merges, and `PUT`, which replaces.
@@ -120,7 +119,7 @@ pub fn update(world: &World, org: &Org, request: &Request, key: &str) -> Outcome
         world.changed(&org.directory, &account.id, action, &app.client_id, Value::Null);
         record(world, org, request, app, &account, event);
     }
-    shown(world, org, request, account)
+    Ok(shown(world, org, request, account))
 }
 
 /// `DELETE /api/v1/users/{id}`: the first call deactivates, the second deletes.
@@ -234,13 +233,13 @@ fn fill(account: &mut Account, profile: &Map<String, Value>, whole: bool) {
     }
 }
 
-fn shown(world: &World, org: &Org, request: &Request, account: Account) -> Outcome {
-    let now: OffsetDateTime = world.now();
+fn shown(world: &World, org: &Org, request: &Request, account: Account) -> Response<Bytes> {
+    let now = world.now();
     let account = org.directory.accounts.get(&account.id).unwrap_or(account);
     let shown = single(org, &account, &request.base, now);
     let mut response = wire::json(StatusCode::OK, &shown);
     wire::set_header(&mut response, "etag", &etag(&shown));
-    Ok(response)
+    response
 }
 
 fn record(world: &World, org: &Org, request: &Request, app: &App, account: &Account, event: &str) {

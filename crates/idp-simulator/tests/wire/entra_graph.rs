@@ -290,3 +290,25 @@ async fn a_batch_answers_each_item_by_id_with_its_own_status() {
         (0..21).map(|n| json!({"id": n.to_string(), "method": "GET", "url": "/users"})).collect();
     assert_eq!(stage.graph(Method::POST, "/$batch", Some(json!({"requests": many}))).await.0, 400);
 }
+
+#[tokio::test]
+async fn a_risk_call_takes_sixty_ids_and_is_processed_for_a_while() {
+    let mut spec = generated(61);
+    spec["provider"]["entra_id"]["risk_processing_s"] = json!(30);
+    let stage = stage_with(spec).await;
+    let (_, users) = stage.get("/users?$select=id").await;
+    let ids: Vec<&str> =
+        users["value"].as_array().unwrap().iter().map(|u| u["id"].as_str().unwrap()).collect();
+    let confirm = async |ids: &[&str]| {
+        let body = json!({"userIds": ids});
+        stage.graph(Method::POST, "/identityProtection/riskyUsers/confirmCompromised", Some(body)).await.0
+    };
+    assert_eq!(confirm(&ids[..61]).await, 400);
+    assert_eq!(confirm(&ids[..60]).await, 204);
+    let risk = format!("/identityProtection/riskyUsers/{}", ids[0]);
+    assert_eq!(stage.get(&risk).await.1["isProcessing"], true);
+    stage.control(Method::POST, "/clock", &json!({"advance_s": 30})).await;
+    assert_eq!(stage.get(&risk).await.1["isProcessing"], false);
+    let last = format!("/identityProtection/riskyUsers/{}", ids[60]);
+    assert_eq!(stage.get(&last).await.0, 404, "the call of sixty-one marked nobody");
+}

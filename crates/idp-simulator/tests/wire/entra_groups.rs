@@ -213,7 +213,7 @@ async fn round(stage: &Stage, mut url: String) -> (Vec<Value>, usize, String) {
         if let Some(done) = page["@odata.deltaLink"].as_str() {
             return (objects, pages, done.to_owned());
         }
-        url = page["@odata.nextLink"].as_str().unwrap().to_owned();
+        page["@odata.nextLink"].as_str().unwrap().clone_into(&mut url);
     }
 }
 
