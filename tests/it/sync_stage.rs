@@ -7,7 +7,7 @@ use std::{
 use e2e::{Bus, Idp};
 use identity_sync_worker::{Config, KeyConfig, SyncConfig};
 use idp_simulator::{
-    model::{Directory, Settings},
+    model::{Directory, Kind, Link, Settings},
     okta,
 };
 use parapet::certs::{Certificates, service_name};
@@ -281,7 +281,8 @@ impl Stage {
     /// Has somebody join a group, or leave it, as the System Log tells it.
     pub fn move_member(&self, login: &str, group: &str, member: bool) {
         let account = self.directory.accounts.by_login(login).unwrap();
-        self.directory.set_member(group, &account.id, member);
+        let link = Link::new(Kind::Member, group, &account.id);
+        self.directory.links.set(link, member, self.idp.simulator.world.now());
         let group = self.directory.group(group).unwrap();
         okta::moved(&self.idp.simulator.world, &self.directory, &account, group, member);
     }
