@@ -10,9 +10,10 @@ use time::Duration;
 
 use super::access::Caller;
 use super::errors;
+use super::query;
 use super::user::date;
 use crate::generate::derived_guid;
-use crate::wire::{self, Request};
+use crate::wire::Request;
 use crate::world::World;
 
 /// Secrets without an end of their own last this long, as the portal's longest choice.
@@ -37,9 +38,7 @@ pub fn application(world: &Arc<World>, request: &Request, caller: &Caller, app_i
                 "endDateTime": date(secret.expires.unwrap_or(now + LONGEST))})
         })
         .collect();
-    wire::json(
-        StatusCode::OK,
-        &json!({"@odata.context": request.link("/v1.0/$metadata#applications/$entity"), "id": app.object_id(),
-            "appId": app.client_id, "displayName": app.name, "passwordCredentials": secrets, "keyCredentials": []}),
-    )
+    let shown = json!({"id": app.object_id(), "appId": app.client_id, "displayName": app.name,
+        "passwordCredentials": secrets, "keyCredentials": []});
+    query::entity(request, StatusCode::OK, "applications", shown)
 }

@@ -83,9 +83,8 @@ pub fn restore(world: &Arc<World>, request: &Request, caller: &Caller, id: &str)
     let account = directory.accounts.get(id).unwrap_or(account);
     let select: Vec<String> = user::DEFAULT.iter().map(|name| (*name).to_owned()).collect();
     let mut shown = query::project(&caller.tenant.settings, &account, &select).unwrap_or_default();
-    set(&mut shown, "@odata.context", request.link("/v1.0/$metadata#directoryObjects/$entity").into());
     set(&mut shown, "@odata.type", "#microsoft.graph.user".into());
-    wire::json(StatusCode::OK, &shown)
+    query::entity(request, StatusCode::OK, "directoryObjects", shown)
 }
 
 fn set(object: &mut Value, name: &str, value: Value) {

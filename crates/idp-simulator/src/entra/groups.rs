@@ -10,7 +10,7 @@ use super::access::Caller;
 use super::users::{self, Listed};
 use super::{errors, principals, query, user};
 use crate::model::{Account, Group, GroupKind, Membership};
-use crate::wire::{self, Request};
+use crate::wire::Request;
 use crate::world::World;
 
 /// Permissions that let a caller read groups and who belongs to them.
@@ -43,13 +43,8 @@ pub fn list(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<
     if !caller.has_any(READ) {
         return errors::denied(request, now);
     }
-    let conditions = match query::conditions(request, now) {
-        Ok(conditions) => conditions,
-        Err(refusal) => return refusal,
-    };
     let groups = caller.tenant.directory.groups.iter().map(render);
-    let found: Vec<Value> = groups.filter(|group| query::hold(&conditions, group)).collect();
-    query::paged(request, now, "groups", &found)
+    query::filtered(request, now, "groups", groups)
 }
 
 /// `GET /groups/{id}`
@@ -60,11 +55,7 @@ pub fn get(world: &Arc<World>, request: &Request, caller: &Caller, id: &str) -> 
     let Some(group) = caller.tenant.directory.group(id) else {
         return errors::not_found(request, world.now(), id);
     };
-    let mut body = render(group);
-    if let Some(body) = body.as_object_mut() {
-        body.insert("@odata.context".into(), request.link("/v1.0/$metadata#groups/$entity").into());
-    }
-    wire::json(StatusCode::OK, &body)
+    query::entity(request, StatusCode::OK, "groups", render(group))
 }
 
 /// `GET /groups/{id}/members…` and `…/transitiveMembers…`. Groups among the members come last.

@@ -107,26 +107,17 @@ pub fn list(world: &Arc<World>, request: &Request, caller: &Caller) -> Response<
     if !caller.has_any(READ) {
         return errors::denied(request, now);
     }
-    let conditions = match query::conditions(request, now) {
-        Ok(conditions) => conditions,
-        Err(refusal) => return refusal,
-    };
     let apps = caller.tenant.settings.apps.iter().map(Principal::App);
     let all = apps.chain([Principal::Graph]).map(Principal::render);
-    let found: Vec<Value> = all.filter(|principal| query::hold(&conditions, principal)).collect();
-    query::paged(request, now, "servicePrincipals", &found)
+    query::filtered(request, now, "servicePrincipals", all)
 }
 
 /// `GET /servicePrincipals/{id}`
 pub fn get(world: &Arc<World>, request: &Request, caller: &Caller, key: Key<'_>) -> Response<Bytes> {
-    let found = match readable(world, request, caller, key) {
-        Ok(found) => found,
-        Err(refusal) => return refusal,
-    };
-    let mut body = found.render();
-    let context = request.link("/v1.0/$metadata#servicePrincipals/$entity");
-    body.as_object_mut().map(|body| body.insert("@odata.context".into(), context.into()));
-    wire::json(StatusCode::OK, &body)
+    match readable(world, request, caller, key) {
+        Ok(found) => query::entity(request, StatusCode::OK, "servicePrincipals", found.render()),
+        Err(refusal) => refusal,
+    }
 }
 
 fn readable<'c>(
@@ -297,10 +288,7 @@ pub fn grant(world: &Arc<World>, request: &Request, caller: &Caller, key: Key<'_
         made: now,
     };
     write(world, caller, resource, &assignment, true);
-    let mut shown = assignment.render(caller);
-    let context = request.link("/v1.0/$metadata#appRoleAssignments/$entity");
-    shown.as_object_mut().map(|shown| shown.insert("@odata.context".into(), context.into()));
-    wire::json(StatusCode::CREATED, &shown)
+    query::entity(request, StatusCode::CREATED, "appRoleAssignments", assignment.render(caller))
 }
 
 /// `DELETE /servicePrincipals/{id}/appRoleAssignedTo/{assignment}`

@@ -102,6 +102,31 @@ pub fn paged(request: &Request, now: OffsetDateTime, context: &str, all: &[Value
     wire::json(StatusCode::OK, &body)
 }
 
+/// One page of those objects that the request's `$filter` asks for.
+pub fn filtered(
+    request: &Request,
+    now: OffsetDateTime,
+    context: &str,
+    all: impl Iterator<Item = Value>,
+) -> Response<Bytes> {
+    match conditions(request, now) {
+        Ok(conditions) => {
+            let found: Vec<Value> = all.filter(|object| hold(&conditions, object)).collect();
+            paged(request, now, context, &found)
+        }
+        Err(refusal) => refusal,
+    }
+}
+
+/// One object of a set.
+pub fn entity(request: &Request, status: StatusCode, set: &str, mut object: Value) -> Response<Bytes> {
+    if let Some(object) = object.as_object_mut() {
+        let context = request.link(&format!("/v1.0/$metadata#{set}/$entity"));
+        object.insert("@odata.context".into(), context.into());
+    }
+    wire::json(status, &object)
+}
+
 /// The request's `$filter`, when it has one; the error is the answer to one that is not simulated.
 pub fn conditions(request: &Request, now: OffsetDateTime) -> Result<Vec<Condition>, Response<Bytes>> {
     let Some(filter) = request.param("$filter") else { return Ok(Vec::new()) };

@@ -24,16 +24,11 @@ pub fn definitions(world: &Arc<World>, request: &Request, caller: &Caller) -> Re
     if !caller.has_any(READ) {
         return errors::denied(request, now);
     }
-    let conditions = match query::conditions(request, now) {
-        Ok(conditions) => conditions,
-        Err(refusal) => return refusal,
-    };
     let all = ROLE_TEMPLATES.iter().map(|(name, template)| {
         json!({"id": template, "templateId": template, "displayName": name, "description": name,
             "isBuiltIn": true, "isEnabled": true, "resourceScopes": ["/"]})
     });
-    let found: Vec<Value> = all.filter(|role| query::hold(&conditions, role)).collect();
-    query::paged(request, now, "roleManagement/directory/roleDefinitions", &found)
+    query::filtered(request, now, "roleManagement/directory/roleDefinitions", all)
 }
 
 /// `GET /roleManagement/directory/roleAssignments`: every assignment, to people, groups and applications alike.

@@ -175,13 +175,7 @@ pub fn get(world: &Arc<World>, request: &Request, caller: &Caller, key: &str) ->
     }
     match query::project(&caller.tenant.settings, &account, &select) {
         Err(message) => errors::graph(request, now, 400, "Request_BadRequest", &message),
-        Ok(mut user) => {
-            if let Some(user) = user.as_object_mut() {
-                let context = request.link("/v1.0/$metadata#users/$entity");
-                user.insert("@odata.context".into(), context.into());
-            }
-            wire::json(StatusCode::OK, &user)
-        }
+        Ok(user) => query::entity(request, StatusCode::OK, "users", user),
     }
 }
 
