@@ -118,7 +118,7 @@ async fn answer(
     let host = parts.uri.authority().map(ToString::to_string);
     let host = host.or_else(|| parts.headers.get(HOST)?.to_str().ok().map(str::to_owned)).unwrap_or_default();
     let scheme = if tls { "https" } else { "http" };
-    let Some((surface, base, path)) = address(scheme, &host, parts.uri.path()) else {
+    let Some((surface, base, path)) = address(world, scheme, &host, parts.uri.path()) else {
         return Ok(full(wire::empty(StatusCode::MISDIRECTED_REQUEST)));
     };
     let request = Request {
@@ -154,7 +154,7 @@ async fn answer(
 }
 
 /// Which surface a host and path mean, the root the caller sees, and the path below it.
-fn address(scheme: &str, host: &str, path: &str) -> Option<(Surface, String, String)> {
+fn address(world: &World, scheme: &str, host: &str, path: &str) -> Option<(Surface, String, String)> {
     let (name, _) =
         host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).unwrap_or((host, ""));
     let name = name.to_ascii_lowercase();
@@ -170,8 +170,7 @@ fn address(scheme: &str, host: &str, path: &str) -> Option<(Surface, String, Str
         return whole(Surface::Okta(org.to_owned()));
     }
     if !matches!(name.as_str(), "localhost" | "127.0.0.1" | "[::1]") {
-        // The custom domain of an org, if any has it.
-        return whole(Surface::Okta(name.clone()));
+        return world.okta(&name).and_then(|_| whole(Surface::Okta(name.clone()))); // its custom domain
     }
     let below = |prefix: &str| -> Option<String> {
         let rest = path.strip_prefix(prefix)?;
