@@ -26,6 +26,9 @@ const LOGS: &str = "/api/v1/logs";
 const PAGE: u16 = 200;
 /// Users that one unit reads again: their ids have to fit into the URL of one filter.
 const BATCH: usize = 50;
+/// The org's time is reckoned from headers in whole seconds, so that `started` may be early by nearly two: what happened just
+/// before a run must not end its reading.
+const RECKONING: i64 = 2;
 const MEMBERSHIP: &str = "group.user_membership.";
 const ROLES: &str = "user.account.privilege.";
 
@@ -97,7 +100,7 @@ pub(super) async fn is_readable(client: &Client) -> bool {
 /// One page of the log. `None`: the app's role may not read it.
 ///
 /// The link to the next page is there even behind the last one, so the log counts as read once a page is empty or tells
-/// of something later than `started`, when the run began.
+/// of something surely later than `started`, when the run began.
 pub(super) async fn read(
     client: &Client,
     scope: &SyncScope,
@@ -126,7 +129,7 @@ pub(super) async fn read(
     };
     let up_to_date = events.iter().any(|event| {
         let at = OffsetDateTime::parse(&event.published, &Rfc3339);
-        at.is_ok_and(|at| at.unix_timestamp() >= started)
+        at.is_ok_and(|at| at.unix_timestamp() > started + RECKONING)
     });
     let more = !events.is_empty() && !up_to_date;
     let roles = events.iter().any(|event| event.kind.starts_with(ROLES));
