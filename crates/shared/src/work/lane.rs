@@ -20,8 +20,10 @@ pub const TRIP: i32 = 5;
 const FIRST: Duration = Duration::from_secs(30);
 /// up to this.
 const LONGEST: Duration = Duration::from_mins(10);
-/// How long a directory is left alone that asks to slow down and does not say how long.
+/// How long a directory is left alone that asks to slow down and does not say how long;
 const UNTOLD: Duration = Duration::from_mins(1);
+/// and how long at most, and at least, whatever it says.
+const WISHES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(1));
 
 /// What one tenant has to do at one directory.
 #[derive(Clone, Copy, Debug)]
@@ -95,9 +97,10 @@ impl Lane<'_> {
         }
     }
 
-    /// The directory asks to be left alone for so long.
+    /// The directory asks to be left alone for so long, from a second to an hour.
     pub async fn slow_down(self, tx: &mut Tx, length: Duration) -> Result<OffsetDateTime, StoreError> {
         metrics::counter!("parapet_lanes_held_total", "reason" => "throttled").increment(1);
+        let length = length.clamp(WISHES.0, WISHES.1);
         Ok(sqlx::query_scalar(
             "INSERT INTO lane_holds AS h (tenant_id, directory, held_until, reason)
              VALUES ($1, $2, clock_timestamp() + $3 * interval '1 second', 'throttled')
