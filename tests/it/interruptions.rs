@@ -13,7 +13,7 @@ use std::{
 use e2e::{Idp, process, until};
 use idp_simulator::{
     faults::Fault,
-    model::{Directory, Settings},
+    model::{Account, Directory, Settings},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
@@ -225,26 +225,28 @@ impl World {
         let now = self.idp.simulator.world.now();
         let entra = self.is_entra();
         let renamed = if self.below(3) == 0 { 210 } else { 6 };
-        let patch = |id: &str, patch: Value| {
-            self.directory.accounts.patch(id, &patch, now).unwrap().unwrap();
+        // Okta's System Log tells it too: its pages are interrupted like others.
+        let patch = |account: &Account, patch: Value| {
+            let after = self.directory.accounts.patch(&account.id, &patch, now).unwrap().unwrap();
+            idp_simulator::okta::noticed(&self.idp.simulator.world, &self.directory, account, &after);
         };
         let mut chosen = Vec::new();
         for _ in 0..renamed + 6 {
             chosen.push(self.dice.random_range(0..accounts.len()));
         }
         for (n, account) in chosen.iter().map(|at| &accounts[*at]).enumerate() {
-            let id = account.id.as_str();
             match n {
-                0..3 => patch(id, json!({ "status": "deleted" })),
+                0..3 => patch(account, json!({ "status": "deleted" })),
                 3..6 => {
                     let off = matches!(account.status, idp_simulator::model::Status::Active);
                     let word = if entra { "disabled" } else { "suspended" };
-                    patch(id, json!({ "status": if off { word } else { "active" } }));
+                    patch(account, json!({ "status": if off { word } else { "active" } }));
                 }
                 _ => {
                     let (local, domain) = account.login.split_once('@').unwrap();
                     let login = format!("{local}.x{}@{domain}", self.added);
-                    patch(id, json!({ "login": login, "email": login, "display_name": format!("New {n}") }));
+                    let name = format!("New {n}");
+                    patch(account, json!({ "login": login, "email": login, "display_name": name }));
                 }
             }
         }
@@ -412,7 +414,8 @@ fn entra(people: &Value) -> Value {
 }
 
 fn okta(people: &Value, jwks: &Value) -> Value {
-    let scopes = ["okta.users.read", "okta.users.manage", "okta.policies.read", "okta.roles.read"];
+    let scopes =
+        ["okta.users.read", "okta.users.manage", "okta.logs.read", "okta.policies.read", "okta.roles.read"];
     let app = json!({ "client_id": OKTA_APP, "scopes": scopes, "roles": ["SUPER_ADMIN"], "jwks": jwks });
     let org = json!({
         "org_id": OKTA, "subdomain": "acme", "mail_domain": "acme.example", "buckets": null, "apps": [app],

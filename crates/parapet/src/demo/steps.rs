@@ -235,7 +235,7 @@ impl Run {
         let application = json!({
             "client_id": directory::OKTA_CLIENT,
             "jwks_uri": jwks_url,
-            "scopes": ["okta.users.read", "okta.users.manage", "okta.policies.read", "okta.roles.read"],
+            "scopes": ["okta.users.read", "okta.users.manage", "okta.logs.read", "okta.policies.read", "okta.roles.read"],
             "dpop": "nonce",
             "roles": ["ORG_ADMIN", "okta.iam.read"],
         });
