@@ -1,6 +1,7 @@
 //! What every provider adapter must do, said once and run against each: through the traits only, against the
 //! simulator, with real names, real TLS and real permits. What only one provider has is tested in its own module.
 
+mod rows;
 mod subject;
 
 use std::collections::{BTreeSet, HashSet};
@@ -10,7 +11,8 @@ use serde_json::{Value, json};
 use shared::integration::SyncScope;
 use shared::limiter::{Answer, Denial};
 use shared::provider::{
-    AccountState, Acted, Action, Capability, Listing, Next, Provider, ProviderError, Signal, http::Egress,
+    Account, AccountState, Acted, Action, Capability, Cursor, Listing, Next, Provider, ProviderError, Signal,
+    http::Egress,
 };
 use shared::verdict::{Reason, Verdict};
 
@@ -28,17 +30,20 @@ conformance!(
     the_connection_test_reports_every_capability_and_harms_nobody,
     a_capability_that_is_not_granted_is_named_and_the_others_pass,
     a_full_listing_shows_every_account_once_in_pages_of_bounded_size,
+    a_listing_outlives_its_token_and_another_adapter_goes_on_where_one_stopped,
     changes_begin_where_the_full_listing_ended,
     a_scope_covers_the_members_of_its_groups_and_another_scope_starts_again,
     a_scope_that_cannot_be_read_is_named_and_never_taken_for_an_empty_one,
     spoilt_listings_are_errors_of_their_kind_and_no_redirect_is_followed,
     each_password_gets_the_verdict_its_answer_proves,
+    each_answer_proves_what_the_reference_says,
     a_locked_account_is_never_called_wrong_and_never_tried_again,
     spoilt_answers_to_a_password_cost_one_submission_and_prove_nothing,
     a_throttled_password_is_deferred_and_nothing_more_is_spent,
     an_answer_that_does_not_come_in_time_is_unknown_and_counted,
     a_sign_in_host_that_cannot_be_reached_costs_no_submission,
     each_action_takes_effect_shows_and_may_be_repeated,
+    each_action_ends_in_each_state_as_the_reference_says,
     an_account_that_is_gone_is_refused_with_that_reason,
 );
 
@@ -102,6 +107,26 @@ async fn a_full_listing_shows_every_account_once_in_pages_of_bounded_size(of: &'
     }
     assert_eq!((total, seen.len()), (accounts, accounts));
     assert!(pages > 1);
+}
+
+async fn a_listing_outlives_its_token_and_another_adapter_goes_on_where_one_stopped(of: &'static Subject) {
+    let accounts = 3 * of.page + 1;
+    let generated = json!({
+        "generated": {"seed": 7, "count": accounts},
+        "provider": {of.kind.as_str(): {"token_life_s": 60}},
+    });
+    let stage = Stage::with(of, generated, Granted::All).await;
+    let page = async |provider: &dyn Provider, at: Option<&Cursor>| {
+        let page = provider.accounts(Listing::Full, at).await.unwrap();
+        let Next::Page(cursor) = page.next else { panic!("no further page") };
+        (page.accounts, cursor)
+    };
+    let (first, at) = page(&*stage.provider, None).await;
+    stage.idp.simulator.world.advance(time::Duration::seconds(90));
+    let (second, at) = page(&*stage.provider, Some(&at)).await;
+    let (rest, _) = walk(&*stage.scoped(&[]), Listing::Full, Some(at)).await.unwrap();
+    let seen: HashSet<_> = [first, second, rest].concat().into_iter().map(|a| a.object_id).collect();
+    assert_eq!(seen.len(), accounts);
 }
 
 async fn changes_begin_where_the_full_listing_ended(of: &'static Subject) {
@@ -226,6 +251,26 @@ async fn each_password_gets_the_verdict_its_answer_proves(of: &'static Subject) 
         assert!(attempted.status.is_some(), "{name}");
     }
     assert_eq!(permits.used().await, 6);
+}
+
+async fn each_answer_proves_what_the_reference_says(of: &'static Subject) {
+    let (stage, permits) = (Stage::people(of).await, Permits::start().await);
+    let before = stage.account("p0").await;
+    for (n, (effect, proof)) in (of.answers)().into_iter().enumerate() {
+        stage.fault(of.password, &effect);
+        // A payer of its own for each: the spacing of one account is not this sentence's matter.
+        let payer = Account { object_id: format!("payer-{n}"), ..before.clone() };
+        let attempted = stage.verify_for(&permits, &payer, &before, RIGHT).await;
+        let signal = match attempted.signal {
+            Signal::None => "none",
+            Signal::Locked => "locked",
+            Signal::Throttled(_) => "throttled",
+            Signal::Configuration => "configuration",
+            Signal::UnknownCode => "unknown_code",
+        };
+        let found = (attempted.verdict.name(), attempted.verdict.reason().map(Reason::as_str), signal);
+        assert_eq!(found, proof, "{effect}");
+    }
 }
 
 async fn a_locked_account_is_never_called_wrong_and_never_tried_again(of: &'static Subject) {
@@ -355,6 +400,21 @@ async fn each_action_takes_effect_shows_and_may_be_repeated(of: &'static Subject
         }
     }
     assert!(stage.idp.submissions().is_empty());
+}
+
+async fn each_action_ends_in_each_state_as_the_reference_says(of: &'static Subject) {
+    for (state, ends) in (of.states)() {
+        for (action, end) in Action::ALL.into_iter().zip(ends) {
+            let stage = Stage::people(of).await;
+            let id = stage.id("p0");
+            stage.patch("p0", &state);
+            let found = match stage.provider.act(action, &id).await.unwrap() {
+                Acted::Done { .. } => "done",
+                Acted::Refused { reason, .. } => reason,
+            };
+            assert_eq!(found, end, "{action:?} {state}");
+        }
+    }
 }
 
 async fn an_account_that_is_gone_is_refused_with_that_reason(of: &'static Subject) {

@@ -16,6 +16,8 @@ use shared::provider::{
 use shared::secret::SecretBytes;
 use shared::verdict::{Reason, Verdict};
 
+use super::rows::{self, Ends, Proof};
+
 /// The password of every account.
 pub const RIGHT: &str = "right horse battery";
 /// Accounts `p0` to `p9`: an attempt each, so that spacing is no matter.
@@ -47,6 +49,10 @@ pub struct Subject {
     pub outage: Reason,
     /// Entra tells since when sessions are valid; Okta does not.
     pub tells_sessions: bool,
+    /// Every answer to a password, and what it proves.
+    pub answers: fn() -> Vec<(Value, Proof)>,
+    /// Every state of an account, and how the actions end in it.
+    pub states: fn() -> Vec<(Value, Ends)>,
 }
 
 pub const ENTRA_ID: Subject = Subject {
@@ -69,6 +75,8 @@ pub const ENTRA_ID: Subject = Subject {
     hint: |seconds| json!({ "seconds": seconds }),
     outage: Reason::Unavailable,
     tells_sessions: true,
+    answers: rows::entra_id,
+    states: rows::entra_id_states,
 };
 
 pub const OKTA: Subject = Subject {
@@ -87,6 +95,8 @@ pub const OKTA: Subject = Subject {
     hint: |seconds| json!({ "rate_limit_reset": seconds }),
     outage: Reason::Unknown,
     tells_sessions: false,
+    answers: rows::okta,
+    states: rows::okta_states,
 };
 
 /// A directory, an adapter for it, and the simulator both live on.
@@ -136,9 +146,20 @@ impl Stage {
 
     /// Submits once, with the account as read before, and settles the attempt.
     pub async fn verify(&self, permits: &Permits, before: &Account, password: &str) -> Attempted {
+        self.verify_for(permits, before, before, password).await
+    }
+
+    /// The same, with the attempt taken from another account's budget.
+    pub async fn verify_for(
+        &self,
+        permits: &Permits,
+        payer: &Account,
+        before: &Account,
+        password: &str,
+    ) -> Attempted {
         let verifier = self.provider.verifier().unwrap();
         let connection = verifier.connect().await.unwrap();
-        let (permit, ticket) = permits.ask(self.of.kind, self.of.directory_id, before).await.unwrap();
+        let (permit, ticket) = permits.ask(self.of.kind, self.of.directory_id, payer).await.unwrap();
         let secret = SecretBytes::new(password.into());
         let attempted = verifier.verify(permit, connection, before, &secret).await;
         permits.settle(&ticket, &attempted).await;
