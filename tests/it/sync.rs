@@ -47,6 +47,18 @@ async fn the_first_sync_equals_the_directory_and_every_identifier_leads_to_its_t
 }
 
 #[tokio::test]
+async fn a_first_sync_tells_the_planner_of_accounts_that_no_statistics_know() {
+    let stage = Stage::new(generated(1_300), CAP).await;
+    stage.sync(true).await;
+    // By command: what autovacuum does comes too late, and is counted apart.
+    let analysed = "SELECT count(*) FROM pg_stat_user_tables WHERE schemaname = 'sync' AND analyze_count = 1
+                    AND relname IN ('accounts', 'identities', 'identifiers', 'run_pages')";
+    stage.bus.until_count(analysed, 4).await;
+    stage.sync(true).await;
+    assert_eq!(stage.bus.count(analysed).await, 4, "a sync that adds nobody has nothing to tell");
+}
+
+#[tokio::test]
 async fn a_second_full_sync_of_an_unchanged_directory_rewrites_no_account() {
     let stage = Stage::new(generated(250), CAP).await;
     stage.sync(true).await;

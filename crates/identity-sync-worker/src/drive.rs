@@ -31,7 +31,7 @@ use crate::{
     apply::{self, Scope},
     expiry,
     request::{Request, WORK, started},
-    store_accounts, store_directories as directories, store_identities, store_removals,
+    statistics, store_accounts, store_directories as directories, store_identities, store_removals,
     store_runs::{self as store, Counts, End, Phase, Run},
 };
 
@@ -382,7 +382,11 @@ impl Sync {
         tx.commit().await?;
         job.failing.store(false, Ordering::Relaxed);
         metrics::counter!("parapet_sync_accounts_total").increment(applied.counts.seen.unsigned_abs());
-        Ok(Some(moved(&run, applied.counts, phase, cursor, applied.cap_reached)))
+        let moved = moved(&run, applied.counts, phase, cursor, applied.cap_reached);
+        if statistics::due(run.created, moved.created) {
+            statistics::refresh(&self.db, tenant).await?;
+        }
+        Ok(Some(moved))
     }
 
     // Puts the integration's work back: at once while its run is going on, else when it is due again.
@@ -463,6 +467,7 @@ fn moved(run: &Run, counts: Counts, phase: Phase, cursor: Option<Cursor>, cap_re
         cursor,
         pages: run.pages + 1,
         seen: run.seen + counts.seen,
+        created: run.created + counts.created,
         skipped: (run.skipped + counts.skipped).max(0),
         cap_reported: run.cap_reported || cap_reached,
         ..run.clone()

@@ -19,6 +19,7 @@ mod request;
 mod rpc;
 mod rpc_removals;
 mod schedule;
+mod statistics;
 mod store_accounts;
 mod store_directories;
 mod store_identities;

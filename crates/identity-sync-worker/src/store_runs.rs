@@ -41,6 +41,7 @@ pub(crate) struct Run {
     pub cause: CauseId,
     pub cap_reported: bool,
     pub seen: i64,
+    pub created: i64,
     /// Identifiers of the integration that wait for a higher cap.
     pub skipped: i64,
     pub started_at: OffsetDateTime,
@@ -105,6 +106,7 @@ fn run(row: &PgRow) -> Result<Run, StoreError> {
         cause: row.try_get("cause_id")?,
         cap_reported: row.try_get("cap_reported")?,
         seen: row.try_get("accounts_seen")?,
+        created: row.try_get("accounts_created")?,
         skipped: row.try_get("skipped_by_cap")?,
         started_at: row.try_get("started_at")?,
     })
