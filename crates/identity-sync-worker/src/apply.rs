@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Most ids in one message.
-pub(crate) const IDS_PER_MESSAGE: usize = 500;
+pub(crate) const IDS_PER_MESSAGE: usize = 1000;
 
 /// What a page is applied under.
 #[derive(Clone, Copy, Debug)]

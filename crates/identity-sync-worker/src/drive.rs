@@ -37,8 +37,8 @@ use crate::{
 
 /// Units of making up leeway: identifiers that waited, accounts without an identity.
 const BACKLOG: i64 = 500;
-/// Accounts that are committed together, where pages are smaller.
-const UNIT: usize = 1000;
+/// Accounts that are committed together, where pages are smaller: two pages of Entra ID, ten of Okta.
+const UNIT: usize = 2000;
 /// Longest wait for one page.
 const PATIENCE: Duration = Duration::from_mins(2);
 

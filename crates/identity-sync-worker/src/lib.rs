@@ -76,7 +76,7 @@ pub struct KeyConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SyncConfig {
-    /// Directories one process reads at once; each holds at most two units of 1000 accounts in
+    /// Directories one process reads at once; each holds at most two units of 2000 accounts in
     /// memory.
     pub concurrency: u16,
     /// Seconds between incremental runs.
