@@ -34,13 +34,13 @@ pub async fn round(
     let few = memory::peak(stage, WORKER)?;
     let among_few = changes(stage, &small, 0, MANY).await?;
 
-    let limit = bare::run(stage, &all).await?;
+    let copied = bare::run(stage, &all).await?;
     memory::forget_peak(stage, WORKER)?;
     let first = all.first_sync(stage).await?;
     let many = memory::peak(stage, WORKER)?;
-    bare::check(stage, &all).await?;
+    bare::check(stage, &all, &copied).await?;
     let name = format!("{kind}: accounts synced, beside one program that drains and COPYs");
-    report.add(&name, "1/s", per_second(&first), rate(first.seen, limit));
+    report.add(&name, "1/s", per_second(&first), rate(first.seen, copied.took));
     let name = format!("{kind}: peak memory of the sync worker, beside that at {}", small.accounts);
     report.add(&name, "MiB", many, few);
 
