@@ -35,6 +35,7 @@ mod scope;
 mod servers;
 mod service;
 mod stack;
+mod stops;
 mod sync;
 mod sync_shown;
 mod sync_stage;

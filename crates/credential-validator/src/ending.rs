@@ -107,6 +107,7 @@ pub fn denied(reason: Denial, free_at: Option<OffsetDateTime>) -> Ending {
         Denial::ThresholdTooLow => Ending::Decided(never(Reason::ThresholdTooLow)),
         Denial::DailyMax => Ending::Idle(never(Reason::SwitchedOff)),
         Denial::Locked => Ending::Decided(never(Reason::AccountLocked)),
+        Denial::Stopped => at(Reason::Paused),
         Denial::InFlight => at(Reason::InFlight),
         Denial::Spacing => at(Reason::Spacing),
         Denial::Window => at(Reason::Window),

@@ -107,6 +107,8 @@ enum Command {
     #[command(subcommand)]
     Budget(commands::Budget),
     #[command(subcommand)]
+    Attempts(commands::Attempts),
+    #[command(subcommand)]
     Audit(commands::Audit),
     /// Run the main job on sample feeds, in front of an independent judge
     Demo(demo::Demo),
@@ -141,6 +143,7 @@ impl Cli {
             Command::Mitigate(args) => args.run(&global).await,
             Command::Mitigation(args) => args.run(&global).await,
             Command::Budget(args) => args.run(&global).await,
+            Command::Attempts(args) => args.run(&global).await,
             Command::Audit(args) => args.run(&global).await,
             Command::Demo(args) => args.run(&global).await,
             Command::Issuer(args) => issuer::run(args).await,

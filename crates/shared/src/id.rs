@@ -76,6 +76,8 @@ typed_id! {
     SyncRunId;
     /// Removals of accounts that wait for a person.
     RemovalPlanId;
+    /// A stop of password attempts.
+    AttemptStopId;
     /// A row of waiting work.
     WorkId;
     /// An audit event.

@@ -4,6 +4,7 @@ mod checker;
 mod concurrent;
 mod doors;
 mod random;
+mod stops;
 
 use e2e::{Database, servers::ROLE_PASSWORD};
 use shared::{

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{convert, id, is_text, optional_id};
+use super::{convert, id, is_text, optional_id, stops};
 use crate::{
     auth::{Caller, caller},
     error::{ApiError, Check},
@@ -351,6 +351,20 @@ impl InstallationService for Installation {
     ) -> Result<Response<v1::UpdateTenantTimeZoneResponse>, Status> {
         let caller = caller(&request)?;
         Ok(Response::new(self.update_tenant_time_zone(&caller, request.into_inner()).await?))
+    }
+    async fn stop_all_attempts(
+        &self,
+        request: Request<v1::StopAllAttemptsRequest>,
+    ) -> Result<Response<v1::StopAllAttemptsResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(stops::stop_all(&self.db, &caller, request.into_inner()).await?))
+    }
+    async fn resume_all_attempts(
+        &self,
+        request: Request<v1::ResumeAllAttemptsRequest>,
+    ) -> Result<Response<v1::ResumeAllAttemptsResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(stops::resume_all(&self.db, &caller, request.into_inner()).await?))
     }
     async fn list_organizations(
         &self,

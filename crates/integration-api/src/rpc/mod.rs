@@ -16,6 +16,7 @@ mod integration_view;
 mod integration_write;
 pub mod mitigation;
 pub mod removal;
+mod stops;
 pub mod validation;
 pub mod watch;
 

@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{convert, exposure::filter_in, id};
+use super::{convert, exposure::filter_in, id, stops};
 use crate::{
     auth::{Caller, caller},
     error::ApiError,
@@ -191,6 +191,7 @@ impl Validations {
 fn explained(blocked_by: Option<&str>) -> &'static str {
     match blocked_by {
         None => "an attempt may be made now",
+        Some("stopped") => "attempts are stopped; the list of stops says by whom and why",
         Some("window") => "the attempts of the rolling window are used up",
         Some("spacing") => "attempts on one account are kept at least five minutes apart",
         Some("in_flight") => "an attempt is under way",
@@ -411,5 +412,26 @@ impl ValidationService for Validations {
     ) -> Result<Response<v1::GetAttemptBudgetResponse>, Status> {
         let caller = caller(&request)?;
         Ok(Response::new(self.budget(&caller, id("account_id", &request.get_ref().account_id)?).await?))
+    }
+    async fn stop_attempts(
+        &self,
+        request: Request<v1::StopAttemptsRequest>,
+    ) -> Result<Response<v1::StopAttemptsResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(stops::stop(&self.db, &caller, request.into_inner()).await?))
+    }
+    async fn resume_attempts(
+        &self,
+        request: Request<v1::ResumeAttemptsRequest>,
+    ) -> Result<Response<v1::ResumeAttemptsResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(stops::resume(&self.db, &caller, request.into_inner()).await?))
+    }
+    async fn list_attempt_stops(
+        &self,
+        request: Request<v1::ListAttemptStopsRequest>,
+    ) -> Result<Response<v1::ListAttemptStopsResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(stops::list(&self.db, &caller, request.into_inner()).await?))
     }
 }

@@ -13,6 +13,7 @@ pub mod registry;
 pub mod removals;
 pub mod retention;
 pub mod sealing;
+pub mod stops;
 pub mod syncs;
 pub mod validations;
 

@@ -1,5 +1,6 @@
 //! The commands of administrators and analysts: each is one call of the public API, or a few.
 
+mod attempts;
 mod audit;
 mod exposure;
 mod feed;
@@ -16,6 +17,7 @@ mod tenant;
 mod validation;
 mod words;
 
+pub use attempts::Attempts;
 pub use audit::Audit;
 pub use exposure::Exposure;
 pub use feed::Feed;

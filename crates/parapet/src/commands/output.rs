@@ -91,7 +91,8 @@ fn cell(value: Option<&Value>) -> String {
     }
 }
 
-const PREFIXES: [&str; 24] = [
+const PREFIXES: [&str; 25] = [
+    "ATTEMPT_STOP_SCOPE_",
     "VERDICT_KIND_",
     "PROVIDER_KIND_",
     "INTEGRATION_STATUS_",

@@ -109,6 +109,8 @@ pub struct Ask<'a> {
 /// Why there is no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {
+    /// Somebody stopped attempts on the account, at its directory, for the tenant or for the installation.
+    Stopped,
     /// The lockout threshold leaves no room.
     ThresholdTooLow,
     /// The integration allows no attempts.
@@ -128,7 +130,8 @@ pub enum Denial {
 }
 
 impl Denial {
-    const ALL: [(&'static str, Self); 8] = [
+    const ALL: [(&'static str, Self); 9] = [
+        ("stopped", Self::Stopped),
         ("threshold_too_low", Self::ThresholdTooLow),
         ("daily_max", Self::DailyMax),
         ("locked", Self::Locked),

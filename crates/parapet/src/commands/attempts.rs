@@ -1,0 +1,107 @@
+//! `parapet attempts`: the kill switches of password attempts.
+
+use shared::wire::v1::{
+    self as api, installation_service_client::InstallationServiceClient, stop_attempts_request::Scope,
+    validation_service_client::ValidationServiceClient,
+};
+
+use super::{ROWS, integration_id, output, pages};
+use crate::{cli::Global, client};
+
+/// Stop password attempts at once, and let them go on
+#[derive(Debug, clap::Subcommand)]
+pub enum Attempts {
+    /// Submit no password any more: for the tenant, at one directory, for one account, or for the installation
+    Stop {
+        /// At the directory of this integration (name or id), whichever tenant asks
+        #[arg(long, conflicts_with_all = ["account", "installation"])]
+        integration: Option<String>,
+        /// For this account (id), whichever tenant asks
+        #[arg(long, conflicts_with = "installation")]
+        account: Option<String>,
+        /// For every tenant; needs the operator's role
+        #[arg(long)]
+        installation: bool,
+        /// Why, for the audit log and for whoever wonders
+        #[arg(long)]
+        reason: String,
+    },
+    /// End a stop; what waited goes on
+    Resume {
+        /// The stop (id, see `parapet attempts stops`)
+        #[arg(required_unless_present = "installation", conflicts_with = "installation")]
+        id: Option<String>,
+        /// The installation's; needs the operator's role
+        #[arg(long)]
+        installation: bool,
+        /// Why, for the audit log
+        #[arg(long)]
+        reason: String,
+    },
+    /// List what is stopped, newest first
+    Stops {
+        /// At most so many
+        #[arg(long, default_value_t = ROWS)]
+        limit: u32,
+    },
+}
+
+const STOPS: [output::Column; 7] = [
+    ("ID", "id"),
+    ("SCOPE", "scope"),
+    ("DIRECTORY", "directory_id"),
+    ("ACCOUNT", "object_id"),
+    ("REASON", "reason"),
+    ("BY", "stopper_name"),
+    ("SINCE", "stopped_at"),
+];
+
+impl Attempts {
+    /// Runs it.
+    pub async fn run(self, global: &Global) -> anyhow::Result<()> {
+        let api = client::connect(global).await?;
+        let mut tenant = ValidationServiceClient::new(api.clone());
+        let mut installation = InstallationServiceClient::new(api.clone());
+        match self {
+            Self::Stop { installation: true, reason, .. } => {
+                let request = api::StopAllAttemptsRequest { reason };
+                let stopped = installation.stop_all_attempts(request).await?.into_inner();
+                output::show(global, &output::json("StopAllAttemptsResponse", &stopped)?)
+            }
+            Self::Stop { integration, account, reason, installation: false } => {
+                let scope = match (integration, account) {
+                    (Some(name), _) => Some(Scope::IntegrationId(integration_id(&api, &name).await?)),
+                    (None, Some(account)) => Some(Scope::AccountId(account)),
+                    (None, None) => None,
+                };
+                let request = api::StopAttemptsRequest { scope, reason };
+                let stop = tenant.stop_attempts(request).await?.into_inner().stop.unwrap_or_default();
+                output::show(global, &output::json("AttemptStop", &stop)?)?;
+                if !global.json {
+                    eprintln!("\nend it with: parapet attempts resume {} --reason …", stop.id);
+                }
+                Ok(())
+            }
+            Self::Resume { id, reason, .. } => {
+                match id {
+                    Some(id) => {
+                        tenant.resume_attempts(api::ResumeAttemptsRequest { id, reason }).await?;
+                    }
+                    None => {
+                        installation.resume_all_attempts(api::ResumeAllAttemptsRequest { reason }).await?;
+                    }
+                }
+                output::show(global, &serde_json::json!({"resumed": true}))
+            }
+            Self::Stops { limit } => {
+                let rows = pages(limit, async |page_size, page_token| {
+                    let request = api::ListAttemptStopsRequest { page_size, page_token };
+                    let page = tenant.list_attempt_stops(request).await?.into_inner();
+                    Ok((output::rows("AttemptStop", &page.stops)?, page.next_page_token))
+                })
+                .await?;
+                output::list(global, &STOPS, &rows, "nothing is stopped")
+            }
+        }
+    }
+}
