@@ -1,6 +1,9 @@
 //! The private servers that everything else stands on.
 
-use std::time::{Duration, Instant};
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    time::{Duration, Instant},
+};
 
 use parapet::servers::{Permissions, Postgres, PostgresSettings, RabbitMq};
 use sqlx::{ConnectOptions as _, Connection as _};
@@ -35,6 +38,37 @@ async fn a_server_finds_its_data_and_its_port_at_the_next_start() {
     assert_eq!(second.port(), port);
     second.connect("mine").await.unwrap().close().await.unwrap();
     second.stop().await;
+}
+
+#[tokio::test]
+async fn a_directory_made_anew_does_not_meet_the_data_of_the_one_it_replaces() {
+    let dir = e2e::server_dir();
+    // Closed to the server's user, as root's home is: then the data lies elsewhere, and survives the directory.
+    let closed = dir.path().join("closed");
+    let make = || {
+        std::fs::create_dir(&closed).unwrap();
+        std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
+    };
+    make();
+    let pg = closed.join("pg");
+    let first = Postgres::start(&pg, PostgresSettings::for_tests()).await.unwrap();
+    first.create_database("mine", None).await.unwrap();
+    let (data, elsewhere) = (Postgres::data_dir(&pg).unwrap(), closed.with_file_name("elsewhere"));
+    std::fs::rename(&closed, &elsewhere).unwrap();
+    make();
+    let running = Postgres::start(&pg, PostgresSettings::for_tests()).await;
+    if data.starts_with(&closed) {
+        running.unwrap().stop().await;
+    } else {
+        assert!(running.unwrap_err().to_string().contains("still serves"), "never under a server");
+    }
+    first.stop().await;
+    std::fs::remove_dir_all(&closed).unwrap();
+    make();
+    let second = Postgres::start(&pg, PostgresSettings::for_tests()).await.unwrap();
+    assert!(second.connect("mine").await.is_err(), "it is empty");
+    second.stop().await;
+    std::fs::remove_dir_all(Postgres::data_dir(&pg).unwrap()).unwrap();
 }
 
 #[tokio::test]

@@ -9,14 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, test_kill_process};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::process::{Child, Program, tail};
 use super::{Package, private_dir, remembered_password, remembered_ports};
 
-/// The superuser of every private server.
 /// The superuser of every private server.
 pub const SUPERUSER: &str = "parapet";
 const READY_WITHIN: Duration = Duration::from_mins(1);
@@ -60,10 +59,15 @@ impl Postgres {
         super::ensure(&[Package::Postgresql]).await?;
         let bin = Package::Postgresql.bin().context("PostgreSQL is not installed")?;
         private_dir(dir)?;
-        let password = remembered_password(&dir.join("password"))?;
         let user = server_user()?;
         let data = Self::data_dir(dir)?;
         let log = dir.join("postgres.log");
+        let password_file = dir.join("password");
+        if !password_file.exists() {
+            // A new directory. One of the same path that was removed may have left its cluster elsewhere.
+            clear(&data, user.as_deref())?;
+        }
+        let password = remembered_password(&password_file)?;
         if !data.join("PG_VERSION").exists() {
             init(&bin, &data, &password, user.as_deref(), &log).await?;
         }
@@ -283,16 +287,28 @@ fn ids(user: &str) -> anyhow::Result<(u32, u32)> {
         .with_context(|| format!("no user {user}"))
 }
 
+/// Removes a cluster that nothing needs: nobody else's, and none on which a server runs.
+fn clear(data: &Path, user: Option<&str>) -> anyhow::Result<()> {
+    if !data.exists() {
+        return Ok(());
+    }
+    let owner = fs::symlink_metadata(data)?.uid();
+    let ours = user.map(ids).transpose()?.map_or(rustix::process::geteuid().as_raw(), |(uid, _)| uid);
+    if owner != ours {
+        bail!("{} belongs to somebody else", data.display());
+    }
+    let lock = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+    let server = lock.lines().next().and_then(|pid| Pid::from_raw(pid.trim().parse().ok()?));
+    if let Some(pid) = server.filter(|pid| test_kill_process(*pid).is_ok()) {
+        let pid = pid.as_raw_pid();
+        bail!("process {pid} still serves the database in {}; end it and start again", data.display());
+    }
+    fs::remove_dir_all(data).with_context(|| format!("cannot remove {}", data.display()))
+}
+
 async fn init(bin: &Path, data: &Path, password: &str, user: Option<&str>, log: &Path) -> anyhow::Result<()> {
     // A half-made cluster of an earlier start has no version file: it holds nothing and goes.
-    if data.exists() {
-        let owner = fs::symlink_metadata(data)?.uid();
-        let ours = user.map(ids).transpose()?.map_or(rustix::process::geteuid().as_raw(), |(uid, _)| uid);
-        if owner != ours {
-            bail!("{} belongs to somebody else", data.display());
-        }
-        fs::remove_dir_all(data)?;
-    }
+    clear(data, user)?;
     // Not recursive: in the shared temporary directory, creating it proves that nobody else did.
     std::os::unix::fs::DirBuilderExt::mode(&mut fs::DirBuilder::new(), 0o700)
         .create(data)
