@@ -259,10 +259,15 @@ async fn parapet(global: &Global, arguments: &[&str]) -> anyhow::Result<String> 
     let output = command
         .args(arguments)
         .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
         .output()
         .await
         .with_context(|| format!("cannot run {}", program.display()))?;
-    ensure!(output.status.success(), "`parapet {}` failed: {}", arguments.join(" "), output.status);
+    ensure!(
+        output.status.success(),
+        "`parapet {}` failed: {}\n{}",
+        arguments.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(String::from_utf8(output.stdout)?)
 }

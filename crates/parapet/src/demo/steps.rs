@@ -93,12 +93,16 @@ pub async fn parapet(global: &Global, arguments: &[&str]) -> anyhow::Result<Stri
     let output = command
         .args(arguments)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
         .output()
         .await
         .context("cannot start this program again")?;
-    ensure!(output.status.success(), "`parapet {}` failed: {}", arguments.join(" "), output.status);
+    ensure!(
+        output.status.success(),
+        "`parapet {}` failed: {}\n{}",
+        arguments.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).context("the output is not text")
 }
 
