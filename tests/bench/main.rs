@@ -54,7 +54,7 @@ async fn main() -> anyhow::Result<()> {
     let stage = Stage::start(&bench.tenants()).await?;
     let outcome = tokio::select! {
         outcome = bench.measure(&stage) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        interrupted = parapet::stack::interrupted() => interrupted.and(Err(anyhow::anyhow!("interrupted"))),
     };
     stage.stop().await?;
     let report = outcome?;

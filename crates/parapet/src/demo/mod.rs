@@ -53,7 +53,10 @@ impl Demo {
         let stage = Stage(Instant::now());
         // A run starts from nothing: what an earlier one left would be counted into this one.
         steps::parapet(&global, &["clean"]).await.context("cleaning up after an earlier run")?;
-        let outcome = self.play(&global, stage).await;
+        let outcome = tokio::select! {
+            outcome = self.play(&global, stage) => outcome,
+            interrupted = crate::stack::interrupted() => interrupted.and(Err(anyhow::anyhow!("interrupted"))),
+        };
         if self.keep {
             stage.say("the stack keeps running; stop it with `parapet down --data-dir .parapet/demo`");
         } else {

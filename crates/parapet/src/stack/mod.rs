@@ -66,7 +66,7 @@ impl Up {
 }
 
 /// Waits for Ctrl-C or SIGTERM.
-async fn interrupted() -> anyhow::Result<()> {
+pub async fn interrupted() -> anyhow::Result<()> {
     let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tokio::select! {
         _ = int.recv() => {}
