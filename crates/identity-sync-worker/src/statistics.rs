@@ -1,9 +1,6 @@
 //! Statistics for the database's planner, refreshed while a run adds accounts (migration 0071 says why).
 
-use shared::{
-    db::{Db, StoreError},
-    id::TenantId,
-};
+use shared::db::{Db, StoreError};
 
 /// Accounts a run has added when the statistics are refreshed first; then at four times as many, and so on.
 const FIRST: i64 = 1000;
@@ -16,8 +13,8 @@ pub(crate) fn due(before: i64, after: i64) -> bool {
 }
 
 /// Refreshes them.
-pub(crate) async fn refresh(db: &Db, tenant: TenantId) -> Result<(), StoreError> {
-    let mut tx = db.tenant(tenant).await?;
+pub(crate) async fn refresh(db: &Db) -> Result<(), StoreError> {
+    let mut tx = db.system().await?;
     sqlx::query("SELECT sync.refresh_statistics()").execute(&mut *tx).await?;
     tx.commit().await
 }
