@@ -11,6 +11,7 @@ mod api;
 mod api_lists;
 mod api_stage;
 mod audit;
+mod auditor;
 mod changes;
 mod commands;
 mod conformance;

@@ -46,11 +46,21 @@ pub struct Tuning {
     pub in_flight: u32,
     /// Days after which a leaked secret that proved nothing is destroyed.
     pub retention_days: u32,
+    /// The deployment declares that a failover of the database loses no acknowledged commit: `synchronous_mode_strict` of
+    /// Patroni, or as strict. A failover then does not stop attempts for a day. It counts only while PostgreSQL is seen
+    /// to wait for a synchronous replica.
+    pub synchronous_replication: bool,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { concurrency: 16, matching: 2, in_flight: 64, retention_days: 30 }
+        Self {
+            concurrency: 16,
+            matching: 2,
+            in_flight: 64,
+            retention_days: 30,
+            synchronous_replication: false,
+        }
     }
 }
 

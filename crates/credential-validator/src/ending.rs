@@ -107,7 +107,7 @@ pub fn denied(reason: Denial, free_at: Option<OffsetDateTime>) -> Ending {
         Denial::ThresholdTooLow => Ending::Decided(never(Reason::ThresholdTooLow)),
         Denial::DailyMax => Ending::Idle(never(Reason::SwitchedOff)),
         Denial::Locked => Ending::Decided(never(Reason::AccountLocked)),
-        Denial::Stopped => at(Reason::Paused),
+        Denial::Gate | Denial::Stopped => at(Reason::Paused),
         Denial::InFlight => at(Reason::InFlight),
         Denial::Spacing => at(Reason::Spacing),
         Denial::Window => at(Reason::Window),
@@ -147,6 +147,7 @@ mod tests {
     fn every_denial_waits_for_its_time_or_says_why_it_never_will() {
         let at = OffsetDateTime::UNIX_EPOCH;
         for (denial, reason) in [
+            (Denial::Gate, Reason::Paused),
             (Denial::InFlight, Reason::InFlight),
             (Denial::Spacing, Reason::Spacing),
             (Denial::Window, Reason::Window),

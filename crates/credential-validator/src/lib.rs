@@ -3,7 +3,7 @@
 //!
 //! It owns exposures, verdicts, the memory of tried passwords, pauses of validation and the leak keys, and it alone may
 //! call the attempt budget. [`matching`] makes exposures, [`triage`] decides for free, [`turn`] is the attempt,
-//! [`conclude`] its result, [`caretaker`] what happens by itself. SQL is in [`store`] alone.
+//! [`conclude`] its result, [`caretaker`] what happens by itself, [`gate`] the doubt about the budget's own database. SQL is in [`store`] alone.
 
 pub mod caretaker;
 pub mod conclude;
@@ -11,6 +11,7 @@ mod config;
 mod digest;
 mod ending;
 pub mod failpoint;
+pub mod gate;
 pub mod keys;
 pub mod matching;
 mod message;
@@ -60,6 +61,8 @@ pub async fn run(
     let directories = Arc::new(Directories::new(egress, integration));
 
     service.spawn("leak keys", Arc::clone(&keys).reconcile(db.clone(), token.clone()));
+    let synchronous = config.validator.synchronous_replication;
+    service.spawn("gate", gate::watch(db.clone(), synchronous, token.clone()));
     service.spawn("reaper", caretaker::reap(db.clone(), token.clone()));
     service.spawn("retention", caretaker::expire(db.clone(), config.validator.retention_days, token.clone()));
     let caps = Caps { in_flight: i64::from(config.validator.in_flight), ..Caps::default() };

@@ -4,6 +4,7 @@
 //! Belongs here: admitting callers, checking requests, storing them with their event and message. Does not: opening
 //! secrets (this process only seals), talking to directories, deciding verdicts or mitigations.
 
+mod auditor;
 mod auth;
 mod catalogue;
 mod config;
@@ -75,6 +76,7 @@ pub async fn run(
         Arc::new(Observer::new(db.clone())),
     );
     service.spawn("client keys", tasks::client_keys(db.clone(), peers.clone(), stop.clone()));
+    service.spawn("limit auditor", auditor::watch(db.clone(), stop.clone()));
     service.spawn("retention", tasks::retention(db.clone(), limits.retention_days, stop.clone()));
 
     let guard = Guard::new(Verifier::new(&oidc, issuer), table, db.clone());

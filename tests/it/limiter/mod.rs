@@ -3,6 +3,7 @@
 mod checker;
 mod concurrent;
 mod doors;
+mod gate;
 mod random;
 mod stops;
 

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{convert, id, is_text, optional_id, stops};
+use super::{budget, convert, id, is_text, optional_id, stops};
 use crate::{
     auth::{Caller, caller},
     error::{ApiError, Check},
@@ -351,6 +351,25 @@ impl InstallationService for Installation {
     ) -> Result<Response<v1::UpdateTenantTimeZoneResponse>, Status> {
         let caller = caller(&request)?;
         Ok(Response::new(self.update_tenant_time_zone(&caller, request.into_inner()).await?))
+    }
+    async fn get_attempt_gate(
+        &self,
+        _: Request<v1::GetAttemptGateRequest>,
+    ) -> Result<Response<v1::GetAttemptGateResponse>, Status> {
+        Ok(Response::new(budget::gate(&self.db).await?))
+    }
+    async fn close_attempt_gate(
+        &self,
+        request: Request<v1::CloseAttemptGateRequest>,
+    ) -> Result<Response<v1::CloseAttemptGateResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(budget::close_gate(&self.db, &caller, request.into_inner()).await?))
+    }
+    async fn audit_attempts(
+        &self,
+        request: Request<v1::AuditAttemptsRequest>,
+    ) -> Result<Response<v1::AuditAttemptsResponse>, Status> {
+        Ok(Response::new(budget::audit_attempts(&self.db, request.into_inner()).await?))
     }
     async fn stop_all_attempts(
         &self,

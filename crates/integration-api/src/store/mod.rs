@@ -5,10 +5,11 @@
 pub mod accounts;
 pub mod exposures;
 pub mod feeds;
+pub mod gate;
 pub mod idempotency;
 pub mod integrations;
+pub mod ledger;
 pub mod mitigations;
-
 pub mod registry;
 pub mod removals;
 pub mod retention;

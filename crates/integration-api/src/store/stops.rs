@@ -7,8 +7,6 @@ use shared::{
 use sqlx::FromRow;
 use time::OffsetDateTime;
 
-use crate::auth::Caller;
-
 /// A stop.
 #[derive(Clone, Debug, FromRow)]
 pub struct Stop {
@@ -49,7 +47,7 @@ pub async fn stop(
     new: AttemptStopId,
     place: &Place,
     reason: &str,
-    caller: &Caller,
+    (actor_id, actor_name): (&str, &str),
 ) -> Result<AttemptStopId, StoreError> {
     Ok(sqlx::query_scalar("SELECT budget.stop_attempts($1, $2, $3, $4, $5, $6, $7)")
         .bind(new)
@@ -57,8 +55,8 @@ pub async fn stop(
         .bind(&place.directory)
         .bind(&place.object)
         .bind(reason)
-        .bind(&caller.claims.subject)
-        .bind(&caller.claims.name)
+        .bind(actor_id)
+        .bind(actor_name)
         .fetch_one(&mut **tx)
         .await?)
 }

@@ -1,4 +1,6 @@
-//! `parapet attempts`: the kill switches of password attempts.
+//! `parapet attempts`: the kill switches of password attempts, their gate and their auditor.
+
+use anyhow::bail;
 
 use shared::wire::v1::{
     self as api, installation_service_client::InstallationServiceClient, stop_attempts_request::Scope,
@@ -8,7 +10,7 @@ use shared::wire::v1::{
 use super::{ROWS, integration_id, output, pages};
 use crate::{cli::Global, client};
 
-/// Stop password attempts at once, and let them go on
+/// Stop password attempts at once and let them go on; see that no limit was exceeded
 #[derive(Debug, clap::Subcommand)]
 pub enum Attempts {
     /// Submit no password any more: for the tenant, at one directory, for one account, or for the installation
@@ -43,6 +45,24 @@ pub enum Attempts {
         /// At most so many
         #[arg(long, default_value_t = ROWS)]
         limit: u32,
+    },
+    /// Tell whether the attempt budget's database can be believed; needs the operator's role
+    ///
+    /// After a failover that may have lost commits, after a restore, or when its clock jumped forward, no password is
+    /// submitted for 25 h 15 min. Nobody can shorten that.
+    Gate {
+        /// Close it: a snapshot of the database was put back while no validator was running
+        #[arg(long, requires = "reason")]
+        close: bool,
+        /// Why, for the audit log
+        #[arg(long, requires = "close")]
+        reason: Option<String>,
+    },
+    /// Compute every window again from the ledger of attempts; fails if a limit was ever exceeded. Needs the operator's role
+    Audit {
+        /// Only the last so many days; 0: all that the ledger has
+        #[arg(long, default_value_t = 0)]
+        days: u32,
     },
 }
 
@@ -101,6 +121,30 @@ impl Attempts {
                 })
                 .await?;
                 output::list(global, &STOPS, &rows, "nothing is stopped")
+            }
+            Self::Gate { close, reason } => {
+                let gate = if close {
+                    let reason = reason.unwrap_or_default();
+                    installation
+                        .close_attempt_gate(api::CloseAttemptGateRequest { reason })
+                        .await?
+                        .into_inner()
+                        .gate
+                } else {
+                    installation.get_attempt_gate(api::GetAttemptGateRequest {}).await?.into_inner().gate
+                };
+                output::show(global, &output::json("AttemptGate", &gate.unwrap_or_default())?)
+            }
+            Self::Audit { days } => {
+                let audit =
+                    installation.audit_attempts(api::AuditAttemptsRequest { days }).await?.into_inner();
+                output::show(global, &output::json("AuditAttemptsResponse", &audit)?)?;
+                if !audit.findings.is_empty() {
+                    bail!(
+                        "attempts were made beyond a limit; all attempts are stopped until an operator resumes them"
+                    );
+                }
+                Ok(())
             }
         }
     }

@@ -5,6 +5,8 @@
 //! was seen to commit. Whatever goes wrong before that gives no permit; whatever goes wrong after it leaves the slot
 //! spent and [`reap`] makes the outcome visible. Nothing is ever refunded.
 
+pub mod gate;
+
 use std::time::{Duration, Instant};
 
 use prost::Message;
@@ -109,6 +111,8 @@ pub struct Ask<'a> {
 /// Why there is no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {
+    /// The database may have lost reservations, or its clock jumped: none is made for a window ([`gate`]).
+    Gate,
     /// Somebody stopped attempts on the account, at its directory, for the tenant or for the installation.
     Stopped,
     /// The lockout threshold leaves no room.
@@ -130,7 +134,8 @@ pub enum Denial {
 }
 
 impl Denial {
-    const ALL: [(&'static str, Self); 9] = [
+    const ALL: [(&'static str, Self); 10] = [
+        ("gate", Self::Gate),
         ("stopped", Self::Stopped),
         ("threshold_too_low", Self::ThresholdTooLow),
         ("daily_max", Self::DailyMax),

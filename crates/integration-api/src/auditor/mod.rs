@@ -1,0 +1,135 @@
+//! The limit auditor: computes every account's windows again from the ledger of attempts, every hour and when an
+//! operator asks. What it finds is told once, and stops all attempts: the limiter cannot be trusted then.
+
+mod check;
+
+use std::time::Duration;
+
+use shared::{
+    audit::{self, Actor, Event, Outcome},
+    db::{Db, StoreError, Tx},
+    id::{AccountKey, AttemptStopId},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::check::Fault;
+use crate::store::{
+    ledger,
+    stops::{self, Place},
+};
+
+const EVERY: Duration = Duration::from_hours(1);
+/// What the hourly run looks at: more than a day, in case some runs are missed.
+const LOOK_BACK: time::Duration = time::Duration::days(3);
+/// Accounts in memory at once.
+const PAGE: i32 = 500;
+const NAME: &str = "limit auditor";
+
+/// What a run looked at and found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Accounts.
+    pub accounts: i64,
+    /// Attempts.
+    pub attempts: i64,
+    /// Faults that were not known.
+    pub new_findings: i32,
+}
+
+/// Audits every hour until asked to stop.
+pub async fn watch(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        match since(&db, LOOK_BACK).await {
+            Ok(report) => tracing::debug!(?report, "attempts audited"),
+            Err(error) => tracing::warn!(%error, "attempts not audited; it is tried again in an hour"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(EVERY) => {}
+        }
+    }
+}
+
+/// Audits the attempts of the time up to now.
+pub async fn since(db: &Db, look_back: time::Duration) -> Result<Report, StoreError> {
+    let mut tx = db.system().await?;
+    let since = tx.clock().await? - look_back;
+    tx.rollback().await?;
+    let (mut report, mut after) = (Report::default(), None);
+    loop {
+        let mut tx = db.system().await?;
+        let page = ledger::accounts(&mut tx, after.as_ref(), since, PAGE).await?;
+        tx.rollback().await?;
+        for account in &page {
+            report.accounts += 1;
+            report.attempts += i64::try_from(account.attempts.len()).unwrap_or(i64::MAX);
+            let faults = check::faults(account);
+            if !faults.is_empty() {
+                report.new_findings += alert(db, &account.key, &faults).await?;
+            }
+        }
+        match page.into_iter().last() {
+            Some(last) => after = Some(last.key),
+            None => break,
+        }
+    }
+    metrics::counter!("parapet_limit_audits_total").increment(1);
+    metrics::counter!("parapet_limit_audited_attempts_total").increment(report.attempts.unsigned_abs());
+    metrics::counter!("parapet_limit_findings_total").increment(report.new_findings.unsigned_abs().into());
+    Ok(report)
+}
+
+/// Keeps what is new, tells it, and stops all attempts in the same transaction; returns how many were new.
+async fn alert(db: &Db, key: &AccountKey, faults: &[Fault]) -> Result<i32, StoreError> {
+    let mut tx = db.system().await?;
+    let mut new = 0;
+    for Fault { rule, at, message } in faults {
+        if !ledger::found(&mut tx, key, rule, *at, message).await? {
+            continue;
+        }
+        new += 1;
+        tracing::error!(
+            rule,
+            directory = key.directory,
+            object = key.object,
+            message,
+            "attempt limit exceeded"
+        );
+        let event = Event::new(None, "limit.exceeded", Actor::Rule(NAME), Outcome::Failure, message.as_str())
+            .object("account", &key.object)
+            .detail("rule", *rule)
+            .detail("provider", key.provider.as_str())
+            .detail("directory", &key.directory)
+            .detail("reserved_at", at.to_string());
+        audit::record(&mut tx, &event).await?;
+    }
+    if new > 0 {
+        stop(&mut tx).await?;
+    }
+    tx.commit().await?;
+    Ok(new)
+}
+
+/// INVARIANT: where a limit was exceeded, nothing is tried until an operator has understood why.
+async fn stop(tx: &mut Tx) -> Result<(), StoreError> {
+    let new = AttemptStopId::new();
+    let reason = "the limit auditor found attempts beyond a limit; see `parapet attempts audit`";
+    let held = stops::stop(tx, new, &Place::default(), reason, (NAME, NAME)).await?;
+    if held == new {
+        let message = "password attempts are stopped";
+        let event = Event::new(None, "validation.stopped", Actor::Rule(NAME), Outcome::Success, message)
+            .object("attempt_stop", held)
+            .detail("scope", "installation")
+            .detail("reason", reason);
+        audit::record(tx, &event).await?;
+    }
+    Ok(())
+}
+
+/// The latest findings, of any run.
+pub async fn findings(db: &Db, at_most: i64) -> Result<Vec<ledger::Finding>, StoreError> {
+    let mut tx = db.system().await?;
+    let found = ledger::findings(&mut tx, at_most).await?;
+    tx.rollback().await?;
+    Ok(found)
+}
