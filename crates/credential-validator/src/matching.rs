@@ -67,19 +67,24 @@ impl Handler for Batches {
             Some(tenant) => matcher.db.tenant(tenant).await?,
             None => matcher.db.system().await?,
         };
-        let records = feed::batch(&mut tx, batch).await?;
-        let keys = matcher.data_keys(&mut tx, &records).await?;
-        let identities: Vec<_> =
-            records.iter().map(|r| r.identity.clone()).collect::<HashSet<_>>().into_iter().collect();
         let mut known: BTreeMap<TenantId, HashMap<String, Vec<IdentifierId>>> = BTreeMap::new();
-        for (value, tenant, identifier) in feed::matches(&mut tx, &identities).await? {
+        let mut identities = HashSet::new();
+        for (value, tenant, identifier) in feed::matches(&mut tx, batch).await? {
             // INVARIANT: a tenant's feed matches that tenant only.
             if owner.is_none_or(|owner| owner == tenant) {
+                identities.insert(value.clone());
                 known.entry(tenant).or_default().entry(value).or_default().push(identifier);
             }
         }
+        let size = feed::size(&mut tx, batch).await?;
+        let records = if identities.is_empty() {
+            Vec::new()
+        } else {
+            feed::batch(&mut tx, batch, &identities.into_iter().collect::<Vec<_>>()).await?
+        };
+        let keys = matcher.data_keys(&mut tx, &records).await?;
         tx.rollback().await?;
-        metrics::counter!("parapet_feed_records_matched_total").increment(records.len() as u64);
+        metrics::counter!("parapet_feed_records_matched_total").increment(size);
         for (tenant, identifiers) in known {
             let mut tx = matcher.db.tenant(tenant).await?;
             matcher.expose(&mut tx, tenant, &records, &keys, &identifiers).await?;

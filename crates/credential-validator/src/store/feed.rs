@@ -60,12 +60,24 @@ fn record(row: &PgRow) -> Result<Record, StoreError> {
     })
 }
 
-/// The records of a batch. A batch holds at most 500.
-pub async fn batch(tx: &mut Tx, batch: BatchId) -> Result<Vec<Record>, StoreError> {
-    let rows = sqlx::query(sqlx::AssertSqlSafe(format!("{RECORD} WHERE batch_id = $1 ORDER BY record_id")))
+/// How many records a batch holds: at most 500.
+pub async fn size(tx: &mut Tx, batch: BatchId) -> Result<u64, StoreError> {
+    let size: i64 = sqlx::query_scalar("SELECT count(*) FROM api.feed_records_v WHERE batch_id = $1")
         .bind(batch)
-        .fetch_all(&mut **tx)
+        .fetch_one(&mut **tx)
         .await?;
+    Ok(size.unsigned_abs())
+}
+
+/// The records of a batch that are about any of these identities.
+pub async fn batch(tx: &mut Tx, batch: BatchId, identities: &[String]) -> Result<Vec<Record>, StoreError> {
+    let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "{RECORD} WHERE batch_id = $1 AND identity = ANY ($2) ORDER BY record_id"
+    )))
+    .bind(batch)
+    .bind(identities)
+    .fetch_all(&mut **tx)
+    .await?;
     rows.iter().map(record).collect()
 }
 
@@ -109,15 +121,19 @@ pub async fn data_keys(
         .collect()
 }
 
-/// Which tenants know these strings, and as which identifiers: the one look-up across tenants.
+/// Which tenants know the identities of a batch, and as which identifiers: the one look-up across tenants. Most
+/// records are about nobody, so they are not read for it.
 pub async fn matches(
     tx: &mut Tx,
-    values: &[String],
+    batch: BatchId,
 ) -> Result<Vec<(String, TenantId, IdentifierId)>, StoreError> {
-    let rows = sqlx::query("SELECT value, tenant_id, identifier_id FROM sync.match_identifiers($1)")
-        .bind(values)
-        .fetch_all(&mut **tx)
-        .await?;
+    let rows = sqlx::query(
+        "SELECT value, tenant_id, identifier_id FROM sync.match_identifiers(
+             ARRAY(SELECT DISTINCT identity FROM api.feed_records_v WHERE batch_id = $1))",
+    )
+    .bind(batch)
+    .fetch_all(&mut **tx)
+    .await?;
     rows.into_iter()
         .map(|row| {
             Ok((

@@ -6,9 +6,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::Context;
-use shared::wire::v1::{self as api, audit_service_client::AuditServiceClient};
+use shared::wire::v1::{
+    self as api, audit_service_client::AuditServiceClient,
+    installation_service_client::InstallationServiceClient,
+};
 use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions};
 use time::{Duration, OffsetDateTime};
+
+use crate::{cli::Global, client};
 
 use super::{
     directory::{Account, Entry, Event},
@@ -315,6 +320,25 @@ async fn ledger(
         }
     }
     report.reservations = rows.len();
+    // What the product's own auditor makes of the same ledger.
+    let operator = Global { caller: Some("operator".into()), ..run.global.clone() };
+    let audit = InstallationServiceClient::new(client::connect(&operator).await?)
+        .audit_attempts(api::AuditAttemptsRequest::default())
+        .await?
+        .into_inner();
+    for finding in &audit.findings {
+        report.object(format!(
+            "the limit auditor found, of account {}: {}",
+            finding.object_id, finding.message
+        ));
+    }
+    if audit.attempts != i64::try_from(rows.len())? {
+        report.object(format!(
+            "the limit auditor looked at {} of {} reservations",
+            audit.attempts,
+            rows.len()
+        ));
+    }
     Ok(())
 }
 
