@@ -18,6 +18,7 @@ use parapet::{
     servers::{SUPERUSER, private_dir},
     stack::{DATABASE, Snapshot, VHOST},
 };
+use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{
     ConnectOptions, Connection, PgConnection,
     postgres::{PgConnectOptions, PgSslMode},
@@ -188,6 +189,12 @@ impl Stage {
         let found = found.with_context(|| format!("no process {service}"))?;
         ensure!(found.restarts == 0, "{service} died during the run; its log: {}", found.log.display());
         found.pid.with_context(|| format!("{service} does not run"))
+    }
+
+    /// Sends a signal to a service.
+    pub fn signal(&self, service: &str, signal: Signal) -> anyhow::Result<()> {
+        let pid = Pid::from_raw(self.pid(service)?.try_into()?).context("a process has a number")?;
+        Ok(kill_process(pid, signal)?)
     }
 }
 
