@@ -17,7 +17,7 @@ BUF := $(TOOLS)/python/bin/buf
 BUF_VERSION := 1.75.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo up which down status logs clean test clients bench bench-large check fmt lint proto-lint deny setup
+.PHONY: help build demo up which down status logs clean test clients proof bench bench-large check fmt lint proto-lint deny setup
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ test: setup ## Run all tests; what is missing is installed first
 clients: $(CLIENTS_READY) ## Run official clients of both providers against the simulator (CLIENT=okta: only those)
 	cargo build --package idp-simulator --bin idp-simulator --locked
 	@$(CLIENTS)/python/bin/python tests/clients/run.py $(BIN)/idp-simulator $(CLIENTS)/node $(CLIENT)
+
+proof: setup ## Prove the attempt budget: every state of its model, then 200 kills a stage, a million redeliveries
+	@$(BIN)/proof $(ARGS)
+	PARAPET_PROOF=long cargo test --workspace --test it --locked -- limiter:: kills:: a_message_that_is_delivered
 
 bench: setup ## Measure Parapet beside the least that does the same work (release build; ARGS=--help)
 	cargo build --release --workspace --bins --locked

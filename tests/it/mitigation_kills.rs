@@ -1,18 +1,18 @@
 //! `kill -9` of the executor on either side of a provider call, judged by the simulator's own log: no effect without a
 //! record (I4), every account contained once, and what nobody knows visible as unknown.
 
-use std::{collections::HashSet, os::unix::process::ExitStatusExt as _, path::Path, time::Duration};
+use std::{collections::HashSet, os::unix::process::ExitStatusExt as _, path::PathBuf, time::Duration};
 
+use e2e::kills;
 use shared::{id::ProviderKind, provider::Action};
 
 use crate::mitigation_stage::{Stage, free, people, switched};
 
-const KILLS: usize = 20;
 const VERIFIED: &str = "SELECT count(*) FROM mitigation.mitigations WHERE state = 'verified'";
 const UNKNOWN: &str = "SELECT count(*) FROM mitigation.ledger WHERE outcome = 'unknown'";
 
-fn program() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_executor-under-test"))
+fn program() -> PathBuf {
+    e2e::program("executor-under-test")
 }
 
 fn number(count: usize) -> i64 {
@@ -22,8 +22,8 @@ fn number(count: usize) -> i64 {
 /// More accounts to contain than kills, and nobody at work yet.
 async fn stage() -> Stage {
     let settings = switched(&[Action::DisableAccount], false, true);
-    let stage = Stage::prepare(ProviderKind::Okta, people(KILLS + 4), settings, free()).await;
-    let logins: Vec<String> = (0..KILLS + 4).map(|n| format!("u{n:03}@acme.example")).collect();
+    let stage = Stage::prepare(ProviderKind::Okta, people(kills() + 4), settings, free()).await;
+    let logins: Vec<String> = (0..kills() + 4).map(|n| format!("u{n:03}@acme.example")).collect();
     let logins: Vec<&str> = logins.iter().map(String::as_str).collect();
     stage.ask("ann", &logins, &[Action::DisableAccount], false, 1).await;
     stage
@@ -33,7 +33,7 @@ async fn stage() -> Stage {
 /// died with.
 async fn die(stage: &Stage, place: &str, kills: usize) {
     for kill in 0..kills {
-        let mut executor = stage.process(program(), Some(place));
+        let mut executor = stage.process(&program(), Some(place));
         let ended = tokio::time::timeout(Duration::from_mins(2), executor.wait()).await;
         let status = ended.unwrap_or_else(|_| panic!("{place}: kill {kill} did not happen")).unwrap();
         assert_eq!(status.signal(), Some(9), "{place}: {status}");
@@ -50,8 +50,8 @@ async fn recover(stage: &Stage) {
              UPDATE mitigation.mitigations SET acting_until = clock_timestamp() WHERE state = 'acting'",
         )
         .await;
-    let _executor = stage.process(program(), None);
-    stage.until(VERIFIED, number(KILLS + 4)).await;
+    let _executor = stage.process(&program(), None);
+    stage.until(VERIFIED, number(kills() + 4)).await;
 }
 
 /// What must not have happened, by the simulator's log and the ledger.
@@ -78,14 +78,14 @@ async fn judge(stage: &Stage) -> Vec<String> {
 
 async fn killed_at(place: &str, deeds: usize) {
     let stage = stage().await;
-    die(&stage, place, KILLS).await;
+    die(&stage, place, kills()).await;
     assert_eq!(stage.done().len(), deeds, "what was done before anybody recovered");
     assert_eq!(judge(&stage).await, Vec::<String>::new());
     // Useful work goes on: all are contained, those no kill met as well.
     recover(&stage).await;
     assert_eq!(judge(&stage).await, Vec::<String>::new());
-    assert_eq!(stage.done(), vec!["suspend"; KILLS + 4]);
-    assert_eq!(stage.bus.count(UNKNOWN).await, number(KILLS), "each kill left one outcome unknown");
+    assert_eq!(stage.done(), vec!["suspend"; kills() + 4]);
+    assert_eq!(stage.bus.count(UNKNOWN).await, number(kills()), "each kill left one outcome unknown");
     let open = "SELECT count(*) FROM mitigation.ledger WHERE outcome IS NULL";
     assert_eq!(stage.bus.count(open).await, 0);
 }
@@ -97,7 +97,7 @@ async fn killed_between_the_intent_and_the_call() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_between_the_call_and_its_outcome() {
-    killed_at("answered", KILLS).await;
+    killed_at("answered", kills()).await;
 }
 
 /// Negative control: with the intent's record swallowed, the same judge finds effects that nobody announced.

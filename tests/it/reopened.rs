@@ -1,13 +1,13 @@
 //! Exposures whose turn comes again: a person asks, or the directory changed. With the real validator and the real sync
 //! worker.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use e2e::validation::{Leak, World, password};
 use serde_json::json;
 
-fn program() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_validator-under-test"))
+fn program() -> PathBuf {
+    e2e::program("validator-under-test")
 }
 
 fn leak(account: usize) -> Leak {
@@ -33,7 +33,7 @@ fn verdict(verdict: &str, reason: &str) -> [(String, Option<String>); 1] {
 async fn a_record_that_matched_nobody_is_history_once_its_account_appears_and_is_validated_when_a_person_asks()
  {
     let world = World::with_unsynced(1, 1).await;
-    let _validator = world.validator(program(), None);
+    let _validator = world.validator(&program(), None);
     world.leak(&[leak(1)]).await;
     world
         .until(
@@ -64,7 +64,7 @@ async fn a_changed_account_reopens_what_its_state_had_decided() {
     for account in 0..2 {
         world.patch(account, &json!({"status": "disabled"}));
     }
-    let _validator = world.validator(program(), None);
+    let _validator = world.validator(&program(), None);
     world.synced().await;
     world.leak(&[leak(0), leak(1)]).await;
     world.until(WITHOUT_ATTEMPT, 2).await;
@@ -83,7 +83,7 @@ async fn what_was_decided_without_an_attempt_is_decided_again_when_a_person_insi
 {
     let world = World::new(1).await;
     world.patch(0, &json!({"status": "disabled"}));
-    let _validator = world.validator(program(), None);
+    let _validator = world.validator(&program(), None);
     world.leak(&[leak(0)]).await;
     world.until(WITHOUT_ATTEMPT, 1).await;
     // No sync tells of it: only a person knows.
@@ -107,7 +107,7 @@ async fn what_was_never_proven_is_destroyed_when_its_retention_ends_and_says_so(
     for account in 0..2 {
         world.patch(account, &json!({"status": "disabled"}));
     }
-    let mut validator = world.validator(program(), None);
+    let mut validator = world.validator(&program(), None);
     world.leak(&[leak(0), leak(1)]).await;
     world.until(WITHOUT_ATTEMPT, 2).await;
     validator.kill().await.unwrap();
@@ -120,7 +120,7 @@ async fn what_was_never_proven_is_destroyed_when_its_retention_ends_and_says_so(
     .execute(&mut world.superuser().await)
     .await
     .unwrap();
-    let _validator = world.validator(program(), None);
+    let _validator = world.validator(&program(), None);
     world
         .until(
             "SELECT count(*) FROM validator.exposures WHERE secret_sealed IS NULL AND digest IS NOT NULL",

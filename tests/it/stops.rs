@@ -1,7 +1,5 @@
 //! Kill switches of password attempts, as they are typed and as they bite.
 
-use std::path::Path;
-
 use e2e::validation::{Leak, World, password};
 use lapin::{options::BasicGetOptions, types::ShortString};
 use prost::Message as _;
@@ -124,7 +122,7 @@ async fn nothing_is_submitted_while_attempts_are_stopped_and_what_waited_goes_on
         )
         .await;
     world.leak(&[Leak { account: 0, password: password(0) }]).await;
-    let _validator = world.validator(Path::new(env!("CARGO_BIN_EXE_validator-under-test")), None);
+    let _validator = world.validator(&e2e::program("validator-under-test"), None);
     world.until("SELECT count(*) FROM validator.exposures WHERE verdict_reason = 'paused'", 1).await;
     assert_eq!(world.submissions().len(), 0);
     assert_eq!(world.count("SELECT count(*) FROM budget.attempt").await, 0, "a stop costs nothing");

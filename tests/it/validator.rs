@@ -1,14 +1,14 @@
 //! From a leaked record to a verdict, against the simulator: what costs an attempt, what does not, what never happens.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use e2e::validation::{Leak, World, password};
 use prost::Message as _;
 use shared::{outbox::Topic, wire::events::ValidationDue};
 use uuid::Uuid;
 
-fn program() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_validator-under-test"))
+fn program() -> PathBuf {
+    e2e::program("validator-under-test")
 }
 
 fn leak(account: usize, password: impl Into<String>) -> Leak {
@@ -21,7 +21,7 @@ const UNDECIDED: &str = "SELECT count(*) FROM validator.exposures WHERE state = 
 async fn a_working_password_is_found_with_one_attempt_contained_and_destroyed() {
     let world = World::new(2).await;
     world.leak(&[leak(0, password(0)), leak(1, "wrong-guess-1")]).await;
-    let _validator = world.validator(program(), None);
+    let _validator = world.validator(&program(), None);
     world.until("SELECT count(*) FROM validator.exposures WHERE state = 'decided'", 2).await;
     assert_eq!(world.verdicts(0).await, [("valid".to_owned(), None)]);
     assert_eq!(world.verdicts(1).await, [("invalid".to_owned(), None)]);
@@ -43,7 +43,7 @@ async fn a_working_password_is_found_with_one_attempt_contained_and_destroyed() 
 async fn what_was_tried_is_answered_from_memory_and_what_does_not_fit_waits() {
     let world = World::new(1).await;
     world.leak(&[leak(0, "wrong-guess-1")]).await;
-    let _validator = world.validator(program(), None);
+    let _validator = world.validator(&program(), None);
     world.until("SELECT count(*) FROM validator.exposures WHERE verdict = 'invalid'", 1).await;
     // The same password again costs nothing; another one has to wait five minutes.
     world.leak(&[leak(0, "wrong-guess-1"), leak(0, "wrong-guess-2")]).await;
@@ -70,7 +70,7 @@ async fn a_thousand_deliveries_of_one_turn_cost_one_attempt() {
         .await
         .unwrap();
     world.leak(&[leak(0, "wrong-guess-1")]).await;
-    let _validator = world.validator(program(), None);
+    let _validator = world.validator(&program(), None);
     world.until("SELECT count(*) FROM validator.exposures WHERE verdict_reason = 'paused'", 1).await;
     assert_eq!(world.submissions().len(), 0, "a pause bites before anything is sent");
     world
@@ -105,7 +105,7 @@ async fn an_answer_that_never_comes_leaves_the_attempt_spent_and_unknown() {
     let world = World::new(1).await;
     world.idp.fault(serde_json::json!({"operation": "entra.password", "effect": "reset"}));
     world.leak(&[leak(0, password(0))]).await;
-    let _validator = world.validator(program(), None);
+    let _validator = world.validator(&program(), None);
     world.until("SELECT count(*) FROM validator.exposures WHERE verdict = 'inconclusive'", 1).await;
     assert_eq!(world.verdicts(0).await, [("inconclusive".to_owned(), Some("unknown".to_owned()))]);
     assert_eq!(world.submissions().len(), 1, "nothing is sent a second time");
@@ -122,7 +122,7 @@ async fn an_outage_before_anything_is_sent_costs_nothing() {
     let world = World::new(1).await;
     world.idp.fault(serde_json::json!({"operation": "graph.users.get", "times": 1000, "effect": {"status": {"status": 503}}}));
     world.leak(&[leak(0, password(0))]).await;
-    let _validator = world.validator(program(), None);
+    let _validator = world.validator(&program(), None);
     world.until("SELECT count(*) FROM validator.exposures WHERE verdict_reason = 'unavailable'", 1).await;
     assert_eq!(world.submissions().len(), 0);
     assert_eq!(world.count("SELECT count(*) FROM budget.attempt").await, 0);
@@ -135,7 +135,7 @@ async fn a_directory_that_is_down_is_asked_a_few_times_only_and_everything_resum
     let outage = serde_json::json!({"operation": "graph.users.get", "times": 100_000, "effect": {"status": {"status": 503}}});
     world.idp.fault(outage);
     world.leak(&(0..40).map(|n| leak(n, password(n))).collect::<Vec<_>>()).await;
-    let _validator = world.validator(program(), None);
+    let _validator = world.validator(&program(), None);
     world.until("SELECT count(*) FROM validator.lane_holds WHERE opened > 0", 1).await;
     world.until("SELECT count(*) FROM validator.work WHERE state = 'in_flight'", 0).await;
     assert_eq!(world.submissions().len(), 0);
@@ -161,7 +161,7 @@ async fn many_locked_answers_pause_the_directory_and_tell_somebody() {
     let control = reqwest::Client::builder().timeout(std::time::Duration::from_secs(30)).build().unwrap();
     control.patch(url).json(&patch).send().await.unwrap().error_for_status().unwrap();
     world.leak(&(0..12).map(|n| leak(n, password(n))).collect::<Vec<_>>()).await;
-    let _validator = world.validator(program(), None);
+    let _validator = world.validator(&program(), None);
     world.until("SELECT count(*) FROM validator.pauses WHERE reason = 'address_blocked'", 1).await;
     world.until("SELECT count(*) FROM validator.exposures WHERE verdict IS NULL", 0).await;
     assert!(world.submissions().len() <= 12);
@@ -193,7 +193,7 @@ async fn a_password_that_no_policy_would_have_taken_costs_no_attempt() {
     .unwrap();
     // The third one was set before the policies were as they are.
     world.leak(&[leak(0, "short1A"), leak(1, "long-enough-1A"), leak(2, "short1A")]).await;
-    let _validator = world.validator(program(), None);
+    let _validator = world.validator(&program(), None);
     world.until("SELECT count(*) FROM validator.exposures WHERE state = 'decided'", 3).await;
     assert_eq!(world.verdicts(0).await, [("stale".to_owned(), Some("policy_excludes".to_owned()))]);
     assert_eq!(world.verdicts(1).await, [("invalid".to_owned(), None)]);

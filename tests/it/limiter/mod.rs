@@ -1,6 +1,7 @@
 //! The attempt budget against real PostgreSQL, judged by a checker that shares nothing with it.
 
 mod checker;
+mod clock;
 mod concurrent;
 mod doors;
 mod gate;
