@@ -10,15 +10,21 @@ use std::{
 use e2e::{Bus, Idp, bus::until};
 use identity_sync_worker::SyncConfig;
 use integration_api::{ApiConfig, Config, KeysConfig, OidcConfig};
+use lapin::{options::BasicGetOptions, types::ShortString};
 use parapet::{
     certs::{Certificates, service_name},
     issuer::{self, Issuer, callers::Caller},
 };
+use prost::Message as _;
 use shared::{
     id::{OrganizationId, TenantId},
+    outbox::Topic,
     sealing::{Purpose, TopKey},
     service::{ListenConfig, PeerConfig, TlsFiles},
-    wire::v1::{self, installation_service_client::InstallationServiceClient},
+    wire::{
+        events::AuditRecorded,
+        v1::{self, installation_service_client::InstallationServiceClient},
+    },
 };
 use time::OffsetDateTime;
 use tokio::{process::Command, sync::oneshot, task::JoinHandle};
@@ -338,6 +344,22 @@ impl Stage {
     pub fn operator(&self) -> InstallationServiceClient<Api> {
         let token = self.token("operator", &[], &["operator"]);
         InstallationServiceClient::new(InterceptedService::new(self.channel.clone(), token))
+    }
+
+    /// Takes what the audit log was told until now, and returns what is about objects of this kind.
+    pub async fn audited(&self, object_kind: &str) -> Vec<AuditRecorded> {
+        self.bus.until_count("SELECT count(*) FROM api.outbox", 0).await;
+        let (_connection, channel) = self.bus.channel().await;
+        let queue = ShortString::from(Topic::AuditRecorded.as_str());
+        let options = BasicGetOptions { no_ack: true };
+        let mut found = Vec::new();
+        while let Some(got) = channel.basic_get(queue.clone(), options).await.unwrap() {
+            let event = AuditRecorded::decode(got.data.as_slice()).unwrap();
+            if event.object_kind == object_kind {
+                found.push(event);
+            }
+        }
+        found
     }
 
     /// Stops the services and expects them to end well.

@@ -15,6 +15,7 @@ mod auditor;
 mod changes;
 mod commands;
 mod conformance;
+mod daily_max;
 mod database;
 mod doctor;
 mod entra;

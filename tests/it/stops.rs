@@ -1,9 +1,7 @@
 //! Kill switches of password attempts, as they are typed and as they bite.
 
 use e2e::validation::{Leak, World, password};
-use lapin::{options::BasicGetOptions, types::ShortString};
-use prost::Message as _;
-use shared::{id::AccountId, outbox::Topic, wire::events::AuditRecorded};
+use shared::id::AccountId;
 
 use crate::{
     api::created,
@@ -23,17 +21,9 @@ fn stop(scope: &str, by: &str) -> (String, String) {
 
 /// What the audit log was told of stops: the event, who did it, and whether it is the installation's.
 async fn audited(stage: &Stage) -> Vec<(String, String, bool)> {
-    stage.bus.until_count("SELECT count(*) FROM api.outbox", 0).await;
-    let (_connection, channel) = stage.bus.channel().await;
-    let queue = ShortString::from(Topic::AuditRecorded.as_str());
-    let options = BasicGetOptions { no_ack: true };
-    let mut found = Vec::new();
-    while let Some(got) = channel.basic_get(queue.clone(), options).await.unwrap() {
-        let event = AuditRecorded::decode(got.data.as_slice()).unwrap();
-        if event.object_kind == "attempt_stop" {
-            found.push((event.r#type, event.actor.unwrap().id, event.tenant_id.is_empty()));
-        }
-    }
+    let events = stage.audited("attempt_stop").await.into_iter();
+    let mut found: Vec<_> =
+        events.map(|event| (event.r#type, event.actor.unwrap().id, event.tenant_id.is_empty())).collect();
     found.sort();
     found
 }

@@ -78,6 +78,8 @@ typed_id! {
     RemovalPlanId;
     /// A stop of password attempts.
     AttemptStopId;
+    /// A request to raise an integration's daily maximum.
+    DailyMaxRequestId;
     /// A row of waiting work.
     WorkId;
     /// An audit event.

@@ -27,6 +27,17 @@ impl Connection {
             Self::Okta(_) => ProviderKind::Okta,
         }
     }
+
+    /// Whether both lead to the same place, whoever comes there.
+    pub fn same_place(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::EntraId(one), Self::EntraId(other)) => {
+                (one.cloud, &one.tenant) == (other.cloud, &other.tenant)
+            }
+            (Self::Okta(one), Self::Okta(other)) => one.host == other.host,
+            (Self::EntraId(_), Self::Okta(_)) | (Self::Okta(_), Self::EntraId(_)) => false,
+        }
+    }
 }
 
 /// Where an Entra tenant lives and as which application we come.

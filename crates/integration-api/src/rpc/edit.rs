@@ -15,13 +15,12 @@ use shared::{
     wire::v1,
 };
 
+use super::daily_max;
 use crate::{
     error::{ApiError, Check},
     integration::Integration,
     store::registry::Package,
 };
-
-const MOST_ATTEMPTS: i32 = 5;
 
 /// The connection as sent, not yet checked.
 pub(super) fn connection_in(config: v1::integration::Config) -> Result<Connection, ApiError> {
@@ -131,14 +130,16 @@ pub(super) fn settings_in(
             allow_ad_backed,
             low_threshold_opt_in,
         }) => {
-            if !(0..=MOST_ATTEMPTS).contains(&daily_max) {
-                return Err(ApiError::field(
-                    "settings.validation.daily_max",
-                    "give 1 to 5, or 0 for the default of 2",
-                ));
-            }
-            let daily_max =
-                if daily_max == 0 { default.validation.daily_max } else { daily_max.unsigned_abs() };
+            let daily_max = match u32::try_from(daily_max) {
+                Ok(0) => default.validation.daily_max,
+                Ok(daily_max @ 1..=daily_max::MOST) => daily_max,
+                _ => {
+                    return Err(ApiError::field(
+                        "settings.validation.daily_max",
+                        "give 1 to 5, or 0 for the default of 2",
+                    ));
+                }
+            };
             ValidationSettings { automated, manual, daily_max, allow_ad_backed, low_threshold_opt_in }
         }
     };
@@ -202,6 +203,17 @@ pub(super) fn check_settings(
     package: &Package,
 ) -> Result<(), ApiError> {
     check_scope("settings.scope.group_ids", provider, &settings.scope)?;
+    let daily_max = settings.validation.daily_max;
+    if daily_max > daily_max::MOST_ALONE && before.is_none_or(|b| b.validation.daily_max < daily_max) {
+        return Err(ApiError::Precondition {
+            reason: "SECOND_PERSON_NEEDED",
+            message: format!(
+                "settings.validation.daily_max above {} needs a second administrator: ask for it with RequestDailyMax \
+                 (parapet budget raise), which another one approves",
+                daily_max::MOST_ALONE
+            ),
+        });
+    }
     let mitigates = |s: &Settings| {
         Action::ALL.into_iter().any(|a| s.mitigation.switch(a).automated || s.mitigation.switch(a).manual)
     };

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    convert, id,
+    convert, daily_max, id,
     integration_events::{health_in, let_go, request_sync, status_changed, tested_event},
     integration_view, optional_id, watch,
 };
@@ -28,7 +28,7 @@ use crate::{
     page::{self, Scope},
     peers::Peers,
     sealers::Sealers,
-    store::{integrations, registry, syncs},
+    store::{self, integrations, registry, syncs},
 };
 
 /// How long the first run of an active integration may be on its way.
@@ -72,13 +72,24 @@ impl Integrations {
         let ids: Vec<_> = rows.iter().map(|i| i.id).collect();
         let (runs, accounts) = syncs::summaries(tx, tenant, &ids).await?;
         let readings = syncs::readings(tx, tenant, &ids).await?;
-        let show = |row: Integration| {
+        let thresholds = store::daily_max::thresholds(tx, tenant, &ids).await?;
+        let mut asked = store::daily_max::waiting(tx, tenant, &ids).await?;
+        let mut shown = Vec::with_capacity(rows.len());
+        for row in rows {
             let reading = readings.iter().find(|r| r.integration_id == row.id);
             let run = runs.iter().find(|r| r.integration_id == row.id);
             let count = accounts.iter().find(|(id, _)| *id == row.id).map_or(0, |(_, count)| *count);
-            integration_view::integration(row, &self.public_url, run, reading, count)
-        };
-        Ok(rows.into_iter().map(show).collect())
+            let threshold = thresholds.iter().find(|(id, _)| *id == row.id).map(|(_, read)| *read);
+            let warnings = daily_max::warnings(tx, &row, threshold).await?;
+            let waiting =
+                asked.iter().position(|r| r.integration_id == row.id).map(|at| asked.swap_remove(at));
+            shown.push(v1::Integration {
+                warnings,
+                daily_max_request: waiting.map(daily_max::shown),
+                ..integration_view::integration(row, &self.public_url, run, reading, count)
+            });
+        }
+        Ok(shown)
     }
 
     pub(super) async fn get(&self, tenant: TenantId, id: IntegrationId) -> Result<v1::Integration, ApiError> {

@@ -15,7 +15,7 @@ use tonic::Status;
 use zeroize::Zeroizing;
 
 use super::{
-    edit, id,
+    daily_max, edit, id,
     integration::Integrations,
     integration_events::health_in,
     integration_view,
@@ -67,7 +67,10 @@ impl Integrations {
             let before =
                 integrations::get(&mut tx, tenant, saved).await?.ok_or(ApiError::NotFound("integration"))?;
             let paths = update_mask.unwrap_or_default().paths;
-            changed(&before, sent, &paths, secret.is_some(), &package, &self.okta_domains)?
+            let after = changed(&before, sent, &paths, secret.is_some(), &package, &self.okta_domains)?;
+            let wanted = after.settings.validation.daily_max;
+            daily_max::below_half_of_the_threshold(&mut tx, tenant, &before, wanted).await?;
+            after
         };
         let asked = self.draft(&mut tx, tenant, &draft, secret.as_ref()).await?;
         tx.rollback().await?;

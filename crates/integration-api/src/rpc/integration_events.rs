@@ -10,6 +10,7 @@ use shared::{
 };
 use time::OffsetDateTime;
 
+use super::edit;
 use crate::{
     auth::Caller,
     error::ApiError,
@@ -91,6 +92,27 @@ pub(super) async fn status_changed(
     .detail("reason", &after.status_reason);
     audit::record(tx, &event).await?;
     Ok(())
+}
+
+/// What a person changed, field by field.
+pub(super) fn updated_event(
+    tenant: TenantId,
+    caller: &Caller,
+    before: &Integration,
+    after: &Integration,
+) -> Event {
+    let event = Event::new(
+        Some(tenant),
+        "integration.updated",
+        caller.actor(),
+        Outcome::Success,
+        format!("integration {} changed", after.name),
+    )
+    .integration(after.id)
+    .object("integration", after.id);
+    edit::differences(before, after).into_iter().fold(event, |event, (path, old, new)| {
+        event.detail(format!("before.{path}"), old).detail(format!("after.{path}"), new)
+    })
 }
 
 pub(super) fn tested_event(tenant: TenantId, caller: &Caller, tested: &Integration, passed: bool) -> Event {

@@ -92,6 +92,34 @@ impl IntegrationService for Integrations {
         self.delete(&caller, request.into_inner()).await?;
         Ok(Response::new(v1::DeleteIntegrationResponse {}))
     }
+    async fn request_daily_max(
+        &self,
+        request: Request<v1::RequestDailyMaxRequest>,
+    ) -> Result<Response<v1::RequestDailyMaxResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(self.request_daily_max(&caller, request.into_inner()).await?))
+    }
+    async fn approve_daily_max(
+        &self,
+        request: Request<v1::ApproveDailyMaxRequest>,
+    ) -> Result<Response<v1::ApproveDailyMaxResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(self.approve_daily_max(&caller, request.into_inner()).await?))
+    }
+    async fn decline_daily_max(
+        &self,
+        request: Request<v1::DeclineDailyMaxRequest>,
+    ) -> Result<Response<v1::DeclineDailyMaxResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(self.decline_daily_max(&caller, request.into_inner()).await?))
+    }
+    async fn list_daily_max_requests(
+        &self,
+        request: Request<v1::ListDailyMaxRequestsRequest>,
+    ) -> Result<Response<v1::ListDailyMaxRequestsResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(self.daily_max_requests(&caller, request.into_inner()).await?))
+    }
     async fn start_sync(
         &self,
         request: Request<v1::StartSyncRequest>,

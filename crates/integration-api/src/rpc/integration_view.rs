@@ -93,6 +93,8 @@ pub(super) fn integration(
         updated_by,
         etag: version.to_string(),
         sync_health: reading.map(sync_health),
+        // What other tables tell is added by the caller.
+        ..v1::Integration::default()
     }
 }
 

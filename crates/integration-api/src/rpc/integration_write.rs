@@ -13,9 +13,9 @@ use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::{
-    edit, id,
+    daily_max, edit, id,
     integration::{Integrations, locked},
-    integration_events::{request_sync, status_changed},
+    integration_events::{request_sync, status_changed, updated_event},
     is_text,
 };
 use crate::{
@@ -157,8 +157,9 @@ impl Integrations {
             tx = self.db.tenant(tenant).await?;
             before = locked(&mut tx, tenant, integration, &before.version.to_string()).await?;
         }
-        let changes = edit::differences(&before, &after);
-        if changes.is_empty() && !new_secret {
+        daily_max::below_half_of_the_threshold(&mut tx, tenant, &before, after.settings.validation.daily_max)
+            .await?;
+        if edit::differences(&before, &after).is_empty() && !new_secret {
             tx.rollback().await?;
             return self
                 .get(tenant, integration)
@@ -182,18 +183,7 @@ impl Integrations {
         after.updated_by.clone_from(&caller.claims.subject);
         after.derive_status();
         integrations::update(&mut tx, tenant, &after).await.map_err(name_taken)?;
-        let mut event = Event::new(
-            Some(tenant),
-            "integration.updated",
-            caller.actor(),
-            Outcome::Success,
-            format!("integration {} changed", after.name),
-        )
-        .integration(integration)
-        .object("integration", integration);
-        for (path, old, new) in changes {
-            event = event.detail(format!("before.{path}"), old).detail(format!("after.{path}"), new);
-        }
+        let mut event = updated_event(tenant, caller, &before, &after);
         if new_secret {
             event = event.detail("credentials", "changed");
         }
@@ -292,6 +282,11 @@ pub(super) fn changed(
     check.take(secret_fits(&after.connection, secret_given))?;
     check.done()?;
     edit::check_settings(after.provider, &after.settings, Some(&before.settings), package)?;
+    // INVARIANT: what two people agreed on for one directory is not carried to another.
+    if !before.connection.same_place(&after.connection) {
+        let daily_max = &mut after.settings.validation.daily_max;
+        *daily_max = (*daily_max).min(daily_max::MOST_ALONE);
+    }
     Ok(after)
 }
 

@@ -154,11 +154,7 @@ impl Validations {
         let mut tx = self.db.tenant(tenant).await?;
         let facts =
             accounts::budget_facts(&mut tx, tenant, account).await?.ok_or(ApiError::NotFound("account"))?;
-        let us_gov = matches!(
-            facts.config.0,
-            Connection::EntraId(EntraConnection { cloud: EntraCloud::UsGov | EntraCloud::UsGovDod, .. })
-        );
-        let budget = accounts::budget(&mut tx, &facts, us_gov).await?;
+        let budget = accounts::budget(&mut tx, &facts, is_us_gov(&facts.config)).await?;
         tx.rollback().await?;
         let accounts::Budget {
             attempt_limit,
@@ -186,6 +182,14 @@ impl Validations {
             reserve_limit,
         })
     }
+}
+
+/// Whether an unknown lockout threshold counts as that of the US government cloud.
+pub(super) fn is_us_gov(connection: &Connection) -> bool {
+    matches!(
+        connection,
+        Connection::EntraId(EntraConnection { cloud: EntraCloud::UsGov | EntraCloud::UsGovDod, .. })
+    )
 }
 
 fn explained(blocked_by: Option<&str>) -> &'static str {

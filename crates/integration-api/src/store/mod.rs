@@ -3,6 +3,7 @@
 #![expect(clippy::struct_field_names, reason = "row types are named like their columns")]
 
 pub mod accounts;
+pub mod daily_max;
 pub mod exposures;
 pub mod feeds;
 pub mod gate;

@@ -130,7 +130,7 @@ struct AddCommon {
     /// Let analysts use these actions by hand
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["revoke-sessions", "disable-account"])]
     manual: Vec<Action>,
-    /// Attempts per account in any 24 hours
+    /// Attempts per account in any 24 hours; above 3 see `parapet budget raise`
     #[arg(long, default_value_t = 2)]
     daily_max: i32,
     /// Percent of the directory's quota of calls that each process takes at most

@@ -39,7 +39,7 @@ pub struct Update {
     /// Contain nothing by itself
     #[arg(long, conflicts_with = "mitigate")]
     no_mitigate: bool,
-    /// Attempts per account in any 24 hours
+    /// Attempts per account in any 24 hours; above 3 see `parapet budget raise`
     #[arg(long)]
     daily_max: Option<i32>,
     /// Percent of the directory's quota of calls that each process takes at most

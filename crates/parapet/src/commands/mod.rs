@@ -2,6 +2,7 @@
 
 mod attempts;
 mod audit;
+mod budget;
 mod exposure;
 mod feed;
 mod identity;
@@ -19,6 +20,7 @@ mod words;
 
 pub use attempts::Attempts;
 pub use audit::Audit;
+pub use budget::Budget;
 pub use exposure::Exposure;
 pub use feed::Feed;
 pub use identity::Identity;
@@ -27,7 +29,7 @@ pub use mitigation::{Mitigate, Mitigation};
 pub use removal::Removal;
 pub use sync::Sync;
 pub use tenant::Tenant;
-pub use validation::{Budget, Validate, Validation};
+pub use validation::{Validate, Validation};
 
 use anyhow::{Context, bail};
 use prost_types::Timestamp;

@@ -1,4 +1,4 @@
-//! `parapet validate`, `validation` and `budget`: finding out which leaked passwords work, and at what cost.
+//! `parapet validate` and `validation`: finding out which leaked passwords work.
 
 use anyhow::bail;
 use shared::wire::v1::{self as api, validation_service_client::ValidationServiceClient};
@@ -120,26 +120,5 @@ impl Validation {
                 output::list(global, &RESULTS, &results, "no exposures")
             }
         }
-    }
-}
-
-/// What an account's attempt budget allows, and why
-#[derive(Debug, clap::Subcommand)]
-pub enum Budget {
-    /// Show the budget of an account
-    Show {
-        /// The account (id)
-        account: String,
-    },
-}
-
-impl Budget {
-    /// Runs it.
-    pub async fn run(self, global: &Global) -> anyhow::Result<()> {
-        let Self::Show { account: account_id } = self;
-        let mut client = ValidationServiceClient::new(client::connect(global).await?);
-        let budget =
-            client.get_attempt_budget(api::GetAttemptBudgetRequest { account_id }).await?.into_inner();
-        output::show(global, &output::json("GetAttemptBudgetResponse", &budget)?)
     }
 }
