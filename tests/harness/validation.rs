@@ -247,23 +247,40 @@ impl World {
         .unwrap();
     }
 
-    /// A person asks for an exposure to be validated; the request is delivered this many times.
-    pub async fn ask(&self, exposure: ExposureId, force: bool, times: usize) {
+    /// A person asks for exposures to be validated; the request is delivered this many times.
+    pub async fn ask(&self, exposures: &[ExposureId], force: bool, times: usize) -> ValidationId {
         let (request, mut db) = (ValidationId::new(), self.superuser().await);
         sqlx::query(
             "INSERT INTO api.validation_requests (tenant_id, validation_id, kind, requested_by, requester_name, force, items)
-             VALUES ($1, $2, 'single', 'ann', 'Ann', $3, 1)",
+             VALUES ($1, $2, 'selection', 'ann', 'Ann', $3, $4)",
         )
-        .bind(self.tenant).bind(request).bind(force).execute(&mut db).await.unwrap();
+        .bind(self.tenant).bind(request).bind(force).bind(i32::try_from(exposures.len()).unwrap())
+        .execute(&mut db).await.unwrap();
         sqlx::query(
-            "INSERT INTO api.validation_items (tenant_id, validation_id, exposure_id) VALUES ($1, $2, $3)",
+            "INSERT INTO api.validation_items (tenant_id, validation_id, exposure_id) SELECT $1, $2, unnest($3::uuid[])",
         )
         .bind(self.tenant)
         .bind(request)
-        .bind(exposure)
+        .bind(exposures.iter().map(|e| e.uuid()).collect::<Vec<_>>())
         .execute(&mut db)
         .await
         .unwrap();
+        self.tell(request, times).await;
+        request
+    }
+
+    /// A person wants a request `running`, `paused` or `cancelled`. The validator is told when [`World::tell`] is called.
+    pub async fn steer(&self, request: ValidationId, state: &str) {
+        sqlx::query("UPDATE api.validation_requests SET state = $2 WHERE validation_id = $1")
+            .bind(request)
+            .bind(state)
+            .execute(&mut self.superuser().await)
+            .await
+            .unwrap();
+    }
+
+    /// Tells the validator of a request, this many times.
+    pub async fn tell(&self, request: ValidationId, times: usize) {
         let message = ValidationRequested {
             tenant_id: self.tenant.to_string(),
             validation_id: request.to_string(),

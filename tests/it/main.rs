@@ -33,6 +33,7 @@ mod okta;
 mod outage;
 mod removals;
 mod reopened;
+mod requests;
 mod scope;
 mod servers;
 mod service;

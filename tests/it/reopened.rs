@@ -48,7 +48,7 @@ async fn a_record_that_matched_nobody_is_history_once_its_account_appears_and_is
     assert_eq!(world.count(WITHOUT_ATTEMPT).await, 1);
     assert_eq!(world.count(SEALED).await, 2);
     // Asked five times over, tried once.
-    world.ask(world.exposure(1).await, false, 5).await;
+    world.ask(&[world.exposure(1).await], false, 5).await;
     world.until(VALID, 1).await;
     world.until(ASKED, 5).await;
     assert_eq!(world.verdicts(1).await, verdict("valid", ""));
@@ -89,13 +89,13 @@ async fn what_was_decided_without_an_attempt_is_decided_again_when_a_person_insi
     // No sync tells of it: only a person knows.
     world.patch(0, &json!({"status": "active"}));
     let exposure = world.exposure(0).await;
-    world.ask(exposure, false, 2).await;
+    world.ask(&[exposure], false, 2).await;
     world.until(ASKED, 2).await;
     assert_eq!(world.verdicts(0).await, verdict("not_testable", "account_disabled"), "asked, not insisted");
-    world.ask(exposure, true, 3).await;
+    world.ask(&[exposure], true, 3).await;
     world.until(VALID, 1).await;
     world.until(ASKED, 5).await;
-    world.ask(exposure, true, 1).await;
+    world.ask(&[exposure], true, 1).await;
     world.until(ASKED, 6).await;
     assert_eq!(world.verdicts(0).await, verdict("valid", ""));
     assert_eq!(world.submissions().len(), 1);

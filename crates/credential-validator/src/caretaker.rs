@@ -99,9 +99,9 @@ async fn expire_all(db: &Db, days: u32) -> Result<(), StoreError> {
 async fn expire_some(db: &Db, tenant: TenantId, days: u32) -> Result<u64, StoreError> {
     let mut tx = db.tenant(tenant).await?;
     let (destroyed, changed) = exposures::expire(&mut tx, days).await?;
+    work::cancel(&mut tx, tenant, VALIDATE, &changed.iter().map(|e| e.uuid()).collect::<Vec<_>>()).await?;
     let mut events = Vec::with_capacity(changed.len());
     for exposure in changed {
-        work::cancel(&mut tx, tenant, VALIDATE, exposure.uuid()).await?;
         events.push(
             Event::new(
                 Some(tenant),

@@ -65,7 +65,7 @@ impl Conclusion<'_> {
     async fn try_store(&self, delivery: &Delivery) -> Result<(), StoreError> {
         let mut tx = self.db.tenant(self.turn.tenant).await?;
         // The exposure's lock before the budget's, as in the reservation.
-        let waits = store::lock(&mut tx, self.turn).await?;
+        let waits = store::lock(&mut tx, self.turn).await?.is_some();
         let attempted = &self.attempted;
         let ours = limiter::settle(
             &mut tx,

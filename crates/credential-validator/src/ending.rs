@@ -14,7 +14,7 @@ use crate::{
     store::{
         exposures::{self, Next},
         pauses,
-        turn::Turn,
+        turn::{Asked, Turn},
     },
     triage::Decision,
 };
@@ -33,6 +33,9 @@ pub enum Ending {
     Idle(Decision),
     /// It waits.
     Later(Reason, After),
+    /// Its request is paused, or just cancelled: it stays as it is, without a turn, until `requests` gives it one or
+    /// takes it back.
+    Withheld,
     /// A verdict that stands until the owner signs in, which is looked at again then.
     Watched(Decision, Duration),
 }
@@ -70,9 +73,12 @@ pub fn standing(
     let Some(integration) = integration else { return Err(switched_off()) };
     let settings = &integration.settings;
     let by_rule = !turn.history && settings.validates_automatically();
-    let by_person = turn.requested && settings.validation.manual;
+    let by_person = turn.asked != Asked::No && settings.validation.manual;
     if !package.is_some_and(|p| p.validation) || !(by_rule || by_person) {
         return Err(switched_off());
+    }
+    if !by_rule && turn.asked == Asked::Held {
+        return Err(Ending::Withheld);
     }
     match integration.status {
         Status::Active => Ok(integration),
@@ -131,6 +137,7 @@ pub async fn write(tx: &mut Tx, turn: &Turn, outcome: &Ending) -> Result<(), Sto
             metrics::counter!("parapet_deferrals_total", "reason" => reason.as_str()).increment(1);
             work::postpone(tx, turn.work, until, reason.as_str()).await
         }
+        Ending::Withheld => work::finish(tx, turn.work).await,
         Ending::Watched(decision, length) => {
             exposures::decide(tx, turn.exposure, decision, false, Next::Waiting).await?;
             let until = tx.clock().await? + *length;

@@ -1,4 +1,4 @@
-//! What makes an exposure's turn come: a person's request, or a change of its account.
+//! What makes an exposure's turn come, or takes it back: a person's request, or a change of its account.
 
 use async_trait::async_trait;
 use shared::{
@@ -10,9 +10,10 @@ use shared::{
 };
 
 use crate::{
+    VALIDATE,
     conclude::due_now,
     message,
-    store::requests::{self as store, Reopened},
+    store::requests::{self as store, Reopened, State},
 };
 
 /// What people ask for comes first.
@@ -21,7 +22,7 @@ const BY_PERSON: i16 = 10;
 const BY_CHANGE: i16 = 30;
 const PAGE: i64 = 1000;
 
-/// Handles `validation.requested`.
+/// Handles `validation.requested`: a request is new, or was paused, resumed or cancelled.
 #[derive(Debug)]
 pub struct Requests(pub Db);
 
@@ -35,21 +36,38 @@ impl Handler for Requests {
         let event: ValidationRequested = delivery.decode()?;
         let tenant = message::required::<TenantId>("tenant_id", &event.tenant_id)?;
         let validation = message::required::<ValidationId>("validation_id", &event.validation_id)?;
-        let mut tx = self.0.tenant(tenant).await?;
-        let force = store::force(&mut tx, validation).await?.unwrap_or(false);
-        tx.rollback().await?;
-        // Page by page, each in its own transaction. A page that is repeated after a crash finds its exposures waiting.
+        // Page by page, each in its own transaction: what is repeated after a crash finds its work done.
         let mut after: Option<ExposureId> = None;
         loop {
             let mut tx = self.0.tenant(tenant).await?;
+            // INVARIANT: the state is read under the request's lock, by each page. Of two messages that cross, the
+            // later one finds all pages, so that what is resumed never stays withheld.
+            let Some(request) = store::locked(&mut tx, validation).await? else {
+                message::finish(delivery, tx).await?;
+                return Ok(Outcome::Done);
+            };
             let items = store::items(&mut tx, validation, after, PAGE).await?;
             let Some(last) = items.last() else {
                 message::finish(delivery, tx).await?;
                 return Ok(Outcome::Done);
             };
             after = Some(*last);
-            let reopened = store::request(&mut tx, tenant, &items, force).await?;
-            work::schedule_many(&mut tx, &due(tenant, &reopened, BY_PERSON)).await?;
+            match request.state {
+                State::Running => {
+                    let waiting = store::take_up(&mut tx, tenant, &request, &items).await?;
+                    work::schedule_many(&mut tx, &due(tenant, &waiting, BY_PERSON)).await?;
+                }
+                State::Paused => {
+                    let only = store::only_asked_by(&mut tx, tenant, &request, &items).await?;
+                    work::cancel(&mut tx, tenant, VALIDATE, &only).await?;
+                }
+                State::Cancelled => {
+                    let (back, stay) = store::give_back(&mut tx, tenant, &request, &items).await?;
+                    work::cancel(&mut tx, tenant, VALIDATE, &back).await?;
+                    // A rule or another request wants them too.
+                    work::schedule_many(&mut tx, &due(tenant, &stay, BY_CHANGE)).await?;
+                }
+            }
             tx.commit().await?;
         }
     }
@@ -74,5 +92,11 @@ impl Handler for Accounts {
 }
 
 fn due(tenant: TenantId, reopened: &[Reopened], priority: i16) -> Vec<work::NewWork> {
-    reopened.iter().map(|r| due_now(tenant, &r.directory, r.exposure.uuid(), priority)).collect()
+    reopened
+        .iter()
+        .map(|r| work::NewWork {
+            due_at: r.deferred_until,
+            ..due_now(tenant, &r.directory, r.exposure.uuid(), priority)
+        })
+        .collect()
 }

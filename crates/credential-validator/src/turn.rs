@@ -188,14 +188,15 @@ impl Validator {
 
     /// Reserve, submit once, store the result.
     async fn attempt(&self, delivery: &Delivery, prepared: Prepared) -> Result<(), HandlerError> {
-        let Prepared { turn, integration, provider, account, ready } = prepared;
+        let Prepared { mut turn, integration, provider, account, ready } = prepared;
         let mut reservation = Reservation::begin(&self.db, turn.tenant).await?;
         // Read again under the reservation's own transaction: a pause, a switch or a new request bites at once.
         let tx = reservation.tx();
-        if !store::lock(tx, &turn).await? {
+        let Some(asked) = store::lock(tx, &turn).await? else {
             reservation.abandon().await?;
             return done(delivery, &self.db).await;
-        }
+        };
+        turn.asked = asked;
         let now = integration_store::integration(tx, turn.integration).await?;
         let package = integration_store::package(tx, turn.tenant).await?;
         let settings = match standing(&turn, now, package.as_ref()) {
@@ -344,7 +345,7 @@ impl Validator {
         turn: &Turn,
         outcome: Ending,
     ) -> Result<Option<Prepared>, HandlerError> {
-        if store::lock(&mut tx, turn).await? {
+        if store::lock(&mut tx, turn).await?.is_some() {
             write(&mut tx, turn, &outcome).await?;
         }
         message::finish(delivery, tx).await?;

@@ -190,7 +190,7 @@ impl Sync {
                 store::end(&mut tx, tenant, run.id, End::Failed, "the integration was disabled or deleted")
                     .await?;
             }
-            work::cancel(&mut tx, tenant, WORK, id.uuid()).await?;
+            work::cancel(&mut tx, tenant, WORK, &[id.uuid()]).await?;
             delivery.done(&mut tx).await?;
             tx.commit().await?;
             return Ok(Opened::Nothing);

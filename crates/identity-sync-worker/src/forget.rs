@@ -36,7 +36,7 @@ impl Sync {
         if let Some(run) = store::running(&mut tx, tenant, id).await? {
             store::end(&mut tx, tenant, run.id, End::Failed, "the integration was deleted").await?;
         }
-        work::cancel(&mut tx, tenant, WORK, id.uuid()).await?;
+        work::cancel(&mut tx, tenant, WORK, &[id.uuid()]).await?;
         directories::forget_directory(&mut tx, tenant, id).await?;
         store_removals::supersede(&mut tx, tenant, id, None).await?;
         tx.commit().await?;

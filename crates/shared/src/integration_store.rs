@@ -81,6 +81,19 @@ pub async fn integration(tx: &mut Tx, id: IntegrationId) -> Result<Option<Integr
     }))
 }
 
+/// The tenant's integrations that validate by themselves.
+pub async fn automatic(tx: &mut Tx) -> Result<Vec<IntegrationId>, StoreError> {
+    let rows: Vec<(IntegrationId, Json<Settings>)> =
+        sqlx::query_as("SELECT integration_id, settings FROM api.integrations_v")
+            .fetch_all(&mut **tx)
+            .await?;
+    Ok(rows
+        .into_iter()
+        .filter(|(_, settings)| settings.validates_automatically())
+        .map(|(id, _)| id)
+        .collect())
+}
+
 /// What a tenant's package allows, as far as workers need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Package {

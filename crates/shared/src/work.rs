@@ -139,15 +139,15 @@ pub async fn park(tx: &mut Tx, work: WorkId, reason: &str) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Takes work back, whatever its state; a handler that has it already finishes. False when there is none.
-pub async fn cancel(tx: &mut Tx, tenant: TenantId, kind: &str, subject: Uuid) -> Result<bool, StoreError> {
-    let gone = sqlx::query("DELETE FROM work WHERE tenant_id = $1 AND kind = $2 AND subject = $3")
+/// Takes work back, whatever its state; a handler that has it already finishes.
+pub async fn cancel(tx: &mut Tx, tenant: TenantId, kind: &str, subjects: &[Uuid]) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM work WHERE tenant_id = $1 AND kind = $2 AND subject = ANY ($3)")
         .bind(tenant)
         .bind(kind)
-        .bind(subject)
+        .bind(subjects)
         .execute(&mut **tx)
         .await?;
-    Ok(gone.rows_affected() > 0)
+    Ok(())
 }
 
 /// Bounds of what the dispatcher gives out.

@@ -11,6 +11,44 @@ use uuid::Uuid;
 
 use crate::triage::{AccountFacts, PasswordPolicy, Secret, SecretForm, captured_until};
 
+/// Whether a person asks for an exposure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Nobody does.
+    No,
+    /// Every request that does is paused, or just cancelled.
+    Held,
+    /// A running request does.
+    Yes,
+}
+
+impl Asked {
+    fn read(row: &PgRow) -> Result<Self, StoreError> {
+        Ok(match (row.try_get("requested")?, row.try_get("running")?) {
+            (false, _) => Self::No,
+            (true, false) => Self::Held,
+            (true, true) => Self::Yes,
+        })
+    }
+}
+
+/// The columns that [`Asked`] is read from, of an exposure `e`.
+macro_rules! asked {
+    () => {
+        "e.requested, e.asked_by = '{}' OR EXISTS (
+             SELECT FROM api.validation_requests_v r
+             WHERE r.tenant_id = e.tenant_id AND r.validation_id = ANY (e.asked_by) AND r.state = 'running') AS running"
+    };
+}
+
+/// Names the attempt of an exposure's round: whatever message asks, it is the same one, and it is granted once.
+pub fn attempt_of(exposure: ExposureId, round: i32) -> AttemptId {
+    const ATTEMPTS: Uuid = Uuid::from_u128(0x6b1d_1a0e_1c2f_5a34_9c11_7061_7261_7065);
+    let mut name = exposure.uuid().as_bytes().to_vec();
+    name.extend_from_slice(&round.to_be_bytes());
+    AttemptId(Uuid::new_v5(&ATTEMPTS, &name))
+}
+
 /// An exposure whose turn has come.
 #[derive(Clone, Debug)]
 pub struct Turn {
@@ -24,8 +62,8 @@ pub struct Turn {
     pub secret: Secret,
     pub sealed: Option<Vec<u8>>,
     pub history: bool,
-    /// A person asked.
-    pub requested: bool,
+    /// Whether a person asks for it.
+    pub asked: Asked,
     pub round: i32,
     /// The account as synced; `None`: its row is gone.
     pub facts: Option<AccountFacts>,
@@ -41,12 +79,9 @@ impl Turn {
         Lane { tenant: self.tenant, directory: &self.key.directory }
     }
 
-    /// Names the attempt of this round: whatever message asks, it is the same one, and it is granted once.
+    /// The attempt of this round.
     pub fn attempt(&self) -> AttemptId {
-        const ATTEMPTS: Uuid = Uuid::from_u128(0x6b1d_1a0e_1c2f_5a34_9c11_7061_7261_7065);
-        let mut name = self.exposure.uuid().as_bytes().to_vec();
-        name.extend_from_slice(&self.round.to_be_bytes());
-        AttemptId(Uuid::new_v5(&ATTEMPTS, &name))
+        attempt_of(self.exposure, self.round)
     }
 }
 
@@ -57,10 +92,12 @@ pub async fn load(
     work: WorkId,
     exposure: ExposureId,
 ) -> Result<Option<Turn>, StoreError> {
-    let row = sqlx::query(
-        "SELECT e.account_id, e.integration_id, e.provider, e.directory_id, e.object_id, e.login_at_match, e.secret_form,
+    let row = sqlx::query(concat!(
+        "SELECT ",
+        asked!(),
+        ", e.account_id, e.integration_id, e.provider, e.directory_id, e.object_id, e.login_at_match, e.secret_form,
                 e.secret_sealed, e.secret_expired, e.unusable, e.digest, e.captured_before, e.date_precision,
-                e.published_at, e.first_seen_at, e.received_at, e.history, e.requested, e.round,
+                e.published_at, e.first_seen_at, e.received_at, e.history, e.round,
                 a.state, a.kind, a.authority, a.hybrid, a.password_changed_at, a.created_at_directory,
                 a.removed_at IS NOT NULL AS removed, p.lockout_threshold,
                 p.rules_since, p.min_length, p.min_lower, p.min_upper, p.min_digits
@@ -69,7 +106,7 @@ pub async fn load(
          LEFT JOIN sync.accounts_v a ON a.tenant_id = e.tenant_id AND a.account_id = e.account_id
          LEFT JOIN sync.directory_policies_v p ON p.tenant_id = e.tenant_id AND p.integration_id = e.integration_id
          WHERE e.tenant_id = $1 AND e.exposure_id = $2 AND e.state = 'waiting'",
-    )
+    ))
     .bind(tenant)
     .bind(exposure)
     .bind(work)
@@ -104,7 +141,7 @@ pub async fn load(
         secret,
         sealed,
         history: row.try_get("history")?,
-        requested: row.try_get("requested")?,
+        asked: Asked::read(&row)?,
         round: row.try_get("round")?,
         facts: if synced { Some(account_facts(&row)?) } else { None },
         threshold: row.try_get::<Option<i32>, _>("lockout_threshold")?.and_then(|t| u32::try_from(t).ok()),
@@ -139,18 +176,20 @@ pub fn account_facts(row: &PgRow) -> Result<AccountFacts, StoreError> {
     })
 }
 
-/// Takes the exposure's row lock, if it still waits in this round.
-pub async fn lock(tx: &mut Tx, turn: &Turn) -> Result<bool, StoreError> {
-    let found: Option<i32> = sqlx::query_scalar(
-        "SELECT 1 FROM exposures
-         WHERE tenant_id = $1 AND exposure_id = $2 AND state = 'waiting' AND round = $3 FOR UPDATE",
-    )
+/// Takes the exposure's row lock, if it still waits in this round, and tells whether a person asks for it now.
+pub async fn lock(tx: &mut Tx, turn: &Turn) -> Result<Option<Asked>, StoreError> {
+    let found = sqlx::query(concat!(
+        "SELECT ",
+        asked!(),
+        " FROM exposures e
+         WHERE e.tenant_id = $1 AND e.exposure_id = $2 AND e.state = 'waiting' AND e.round = $3 FOR UPDATE OF e",
+    ))
     .bind(turn.tenant)
     .bind(turn.exposure)
     .bind(turn.round)
     .fetch_optional(&mut **tx)
     .await?;
-    Ok(found.is_some())
+    found.as_ref().map(Asked::read).transpose()
 }
 
 /// Notes whose attempt it is and counts it. In the reservation's transaction.

@@ -20,6 +20,7 @@ pub mod mitigation;
 pub mod removal;
 mod stops;
 pub mod validation;
+mod validation_server;
 pub mod watch;
 
 use std::str::FromStr;

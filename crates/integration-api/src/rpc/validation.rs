@@ -8,25 +8,21 @@ use shared::{
     id::{AccountId, CauseId, ExposureId, TenantId, ValidationId},
     integration::{Connection, EntraCloud, EntraConnection},
     outbox::{self, Topic},
-    wire::{
-        events::ValidationRequested,
-        v1::{self, validation_service_server::ValidationService},
-    },
+    wire::{events::ValidationRequested, v1},
 };
 use sqlx::types::Json;
 use time::OffsetDateTime;
-use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{convert, exposure::filter_in, id, stops};
+use super::{convert, exposure::filter_in, id};
 use crate::{
-    auth::{Caller, caller},
+    auth::Caller,
     error::ApiError,
     idempotent,
     page::{self, Scope},
     store::{
         accounts, exposures, integrations, registry,
-        validations::{self, Item},
+        validations::{self, Count, Item},
     },
 };
 
@@ -38,7 +34,14 @@ const WINDOW_SECONDS: i64 = 25 * 3600 + 15 * 60;
 /// The service.
 #[derive(Clone, Debug)]
 pub struct Validations {
-    db: Db,
+    pub(super) db: Db,
+}
+
+/// What a person wants of a request.
+pub(super) enum Steer {
+    Pause,
+    Resume,
+    Cancel,
 }
 
 enum Selection {
@@ -53,7 +56,7 @@ impl Validations {
         Self { db }
     }
 
-    async fn one(
+    pub(super) async fn one(
         &self,
         caller: &Caller,
         mut request: v1::ValidateRequest,
@@ -69,7 +72,7 @@ impl Validations {
         Ok(idempotent::once(&self.db, tenant, "Validate", &key, &fingerprint, work).await?.0)
     }
 
-    async fn bulk(
+    pub(super) async fn bulk(
         &self,
         caller: &Caller,
         mut request: v1::BulkValidateRequest,
@@ -106,7 +109,7 @@ impl Validations {
         Ok(idempotent::once(&self.db, tenant, "BulkValidate", &key, &fingerprint, work).await?.0)
     }
 
-    async fn get(
+    pub(super) async fn get(
         &self,
         caller: &Caller,
         request: v1::GetValidationRequest,
@@ -118,7 +121,7 @@ impl Validations {
         let after = scope.read::<Uuid>(&page_token)?.map(ExposureId);
         let mut tx = self.db.tenant(tenant).await?;
         let row = validations::get(&mut tx, tenant, of).await?.ok_or(ApiError::NotFound("validation"))?;
-        let mut rows = validations::items(&mut tx, tenant, of, after, size + 1).await?;
+        let mut rows = validations::items(&mut tx, tenant, &row, after, size + 1).await?;
         let validation = counted(&mut tx, tenant, &row).await?;
         tx.rollback().await?;
         let next_page_token = scope.cut(&mut rows, size, |item| item.exposure_id.uuid())?;
@@ -129,7 +132,49 @@ impl Validations {
         })
     }
 
-    async fn list(
+    /// Pauses, resumes or cancels a request. The validator reads the state in every turn; the message lets it act on all
+    /// exposures now.
+    pub(super) async fn steer(
+        &self,
+        caller: &Caller,
+        text: &str,
+        to: Steer,
+    ) -> Result<v1::Validation, ApiError> {
+        let tenant = caller.tenant()?;
+        let of: ValidationId = id("id", text)?;
+        let (state, kind, message) = match to {
+            Steer::Pause => ("paused", "validation.request_paused", "a request for validation was paused"),
+            Steer::Resume => {
+                ("running", "validation.request_resumed", "a request for validation was resumed")
+            }
+            Steer::Cancel => {
+                ("cancelled", "validation.request_cancelled", "a request for validation was cancelled")
+            }
+        };
+        let mut tx = self.db.tenant(tenant).await?;
+        let mut row =
+            validations::lock(&mut tx, tenant, of).await?.ok_or(ApiError::NotFound("validation"))?;
+        if row.state != state {
+            if row.state == "cancelled" {
+                return Err(ApiError::Precondition {
+                    reason: "VALIDATION_CANCELLED",
+                    message: "the request was cancelled; make a new one".into(),
+                });
+            }
+            validations::set_state(&mut tx, tenant, of, state).await?;
+            state.clone_into(&mut row.state);
+            let event = Event::new(Some(tenant), kind, caller.actor(), Outcome::Success, message)
+                .cause(CauseId(of.uuid()))
+                .object("validation", of);
+            audit::record(&mut tx, &event).await?;
+            tell(&mut tx, tenant, of).await?;
+        }
+        let validation = counted(&mut tx, tenant, &row).await?;
+        tx.commit().await?;
+        Ok(validation)
+    }
+
+    pub(super) async fn list(
         &self,
         caller: &Caller,
         request: v1::ListValidationsRequest,
@@ -145,7 +190,7 @@ impl Validations {
         Ok(v1::ListValidationsResponse { validations: rows.iter().map(shown).collect(), next_page_token })
     }
 
-    async fn budget(
+    pub(super) async fn budget(
         &self,
         caller: &Caller,
         account: AccountId,
@@ -224,6 +269,11 @@ async fn ask(
     let (kind, items, filter) = match selection {
         Selection::One(exposure) => {
             one_checked(&mut tx, tenant, exposure).await?;
+            // Asked again while it waits: the same request.
+            if let Some(waiting) = validations::waiting_for(&mut tx, tenant, exposure, force).await? {
+                let validation = counted(&mut tx, tenant, &waiting).await?;
+                return Ok((tx, validation));
+            }
             validations::insert_items(&mut tx, tenant, validation_id, &[exposure]).await?;
             ("single", 1, None)
         }
@@ -262,6 +312,7 @@ async fn ask(
         force,
         items: i32::try_from(items).unwrap_or(i32::MAX),
         created_at: OffsetDateTime::UNIX_EPOCH,
+        state: "running".to_owned(),
     };
     row.created_at = validations::insert(&mut tx, tenant, &row).await?;
     let cause = CauseId(validation_id.uuid());
@@ -278,14 +329,20 @@ async fn ask(
     .detail("exposures", items)
     .detail("force", force);
     audit::record(&mut tx, &event).await?;
-    let message = ValidationRequested {
-        tenant_id: tenant.to_string(),
-        validation_id: validation_id.to_string(),
-        cause_id: cause.to_string(),
-    };
-    outbox::enqueue(&mut tx, Topic::ValidationRequested, Some(tenant), &message).await?;
+    tell(&mut tx, tenant, validation_id).await?;
     let validation = counted(&mut tx, tenant, &row).await?;
     Ok((tx, validation))
+}
+
+/// Tells the validator that a request is new, or that its state changed.
+async fn tell(tx: &mut Tx, tenant: TenantId, of: ValidationId) -> Result<(), ApiError> {
+    let message = ValidationRequested {
+        tenant_id: tenant.to_string(),
+        validation_id: of.to_string(),
+        cause_id: of.to_string(),
+    };
+    outbox::enqueue(tx, Topic::ValidationRequested, Some(tenant), &message).await?;
+    Ok(())
 }
 
 async fn one_checked(tx: &mut Tx, tenant: TenantId, exposure: ExposureId) -> Result<(), ApiError> {
@@ -308,16 +365,31 @@ async fn counted(
     row: &validations::Request,
 ) -> Result<v1::Validation, ApiError> {
     let mut validation = shown(row);
-    for (verdict, reason, count) in validations::counts(tx, tenant, row).await? {
+    let cancelled = row.state == "cancelled";
+    let (mut first, mut last) = (None, None);
+    for Count { verdict, reason, count, first_until, last_until } in
+        validations::counts(tx, tenant, row).await?
+    {
         match verdict.as_str() {
+            "pending" | "deferred" if cancelled => {
+                validation.cancelled += count;
+                continue;
+            }
             "pending" | "deferred" => validation.waiting += count,
             _ => validation.decided += count,
         }
+        first = first.into_iter().chain(first_until).min();
+        last = last.max(last_until);
         validation.counts.push(v1::VerdictCount {
             kind: convert::verdict_kind(Some(&verdict)).into(),
             reason,
             count,
         });
+    }
+    validation.next_at = first.map(convert::timestamp);
+    validation.deferred_until = last.map(convert::timestamp);
+    if validation.waiting == 0 && !cancelled {
+        validation.set_state(v1::ValidationState::Done);
     }
     Ok(validation)
 }
@@ -332,7 +404,14 @@ fn shown(row: &validations::Request) -> v1::Validation {
         force,
         items,
         created_at,
+        state,
     } = row;
+    let state = match state.as_str() {
+        "running" => v1::ValidationState::Running,
+        "paused" => v1::ValidationState::Paused,
+        "cancelled" => v1::ValidationState::Cancelled,
+        _ => v1::ValidationState::Unspecified,
+    };
     let kind = match kind.as_str() {
         "single" => v1::ValidationKind::Single,
         "selection" => v1::ValidationKind::Selection,
@@ -352,6 +431,7 @@ fn shown(row: &validations::Request) -> v1::Validation {
         force: *force,
         created_at: Some(convert::timestamp(*created_at)),
         total: i64::from(*items),
+        state: state.into(),
         ..Default::default()
     }
 }
@@ -366,6 +446,7 @@ fn result(item: Item) -> v1::ValidationResult {
         verdict_at,
         deferred_until,
         attempts,
+        decided,
     } = item;
     v1::ValidationResult {
         exposure_id: exposure_id.to_string(),
@@ -378,65 +459,6 @@ fn result(item: Item) -> v1::ValidationResult {
             deferred_until: deferred_until.map(convert::timestamp),
         }),
         attempts,
-    }
-}
-
-#[tonic::async_trait]
-impl ValidationService for Validations {
-    async fn validate(
-        &self,
-        request: Request<v1::ValidateRequest>,
-    ) -> Result<Response<v1::ValidateResponse>, Status> {
-        let caller = caller(&request)?;
-        Ok(Response::new(self.one(&caller, request.into_inner()).await?))
-    }
-    async fn bulk_validate(
-        &self,
-        request: Request<v1::BulkValidateRequest>,
-    ) -> Result<Response<v1::BulkValidateResponse>, Status> {
-        let caller = caller(&request)?;
-        Ok(Response::new(self.bulk(&caller, request.into_inner()).await?))
-    }
-    async fn get_validation(
-        &self,
-        request: Request<v1::GetValidationRequest>,
-    ) -> Result<Response<v1::GetValidationResponse>, Status> {
-        let caller = caller(&request)?;
-        Ok(Response::new(self.get(&caller, request.into_inner()).await?))
-    }
-    async fn list_validations(
-        &self,
-        request: Request<v1::ListValidationsRequest>,
-    ) -> Result<Response<v1::ListValidationsResponse>, Status> {
-        let caller = caller(&request)?;
-        Ok(Response::new(self.list(&caller, request.into_inner()).await?))
-    }
-    async fn get_attempt_budget(
-        &self,
-        request: Request<v1::GetAttemptBudgetRequest>,
-    ) -> Result<Response<v1::GetAttemptBudgetResponse>, Status> {
-        let caller = caller(&request)?;
-        Ok(Response::new(self.budget(&caller, id("account_id", &request.get_ref().account_id)?).await?))
-    }
-    async fn stop_attempts(
-        &self,
-        request: Request<v1::StopAttemptsRequest>,
-    ) -> Result<Response<v1::StopAttemptsResponse>, Status> {
-        let caller = caller(&request)?;
-        Ok(Response::new(stops::stop(&self.db, &caller, request.into_inner()).await?))
-    }
-    async fn resume_attempts(
-        &self,
-        request: Request<v1::ResumeAttemptsRequest>,
-    ) -> Result<Response<v1::ResumeAttemptsResponse>, Status> {
-        let caller = caller(&request)?;
-        Ok(Response::new(stops::resume(&self.db, &caller, request.into_inner()).await?))
-    }
-    async fn list_attempt_stops(
-        &self,
-        request: Request<v1::ListAttemptStopsRequest>,
-    ) -> Result<Response<v1::ListAttemptStopsResponse>, Status> {
-        let caller = caller(&request)?;
-        Ok(Response::new(stops::list(&self.db, &caller, request.into_inner()).await?))
+        decided,
     }
 }

@@ -27,12 +27,23 @@ pub struct Request {
     pub items: i32,
     /// When.
     pub created_at: OffsetDateTime,
+    /// running | paused | cancelled.
+    pub state: String,
 }
 
 /// Stores a request; its items are stored beside it.
 pub async fn insert(tx: &mut Tx, tenant: TenantId, new: &Request) -> Result<OffsetDateTime, StoreError> {
-    let Request { validation_id, kind, requested_by, requester_name, filter, force, items, created_at: _ } =
-        new;
+    let Request {
+        validation_id,
+        kind,
+        requested_by,
+        requester_name,
+        filter,
+        force,
+        items,
+        created_at: _,
+        state: _,
+    } = new;
     Ok(sqlx::query_scalar(
         "INSERT INTO validation_requests (tenant_id, validation_id, kind, requested_by, requester_name, filter, force, items)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING created_at",
@@ -68,9 +79,25 @@ pub async fn insert_items(
     Ok(())
 }
 
+/// Whether the verdict of an exposure `e` stands for a request. What the request is to decide does not until it has: with
+/// `force` everything decided before it, else what was set aside (`idle`, such as `switched_off`) before it.
+macro_rules! stands {
+    ($force:literal, $created_at:literal) => {
+        concat!(
+            "CROSS JOIN LATERAL (
+                 SELECT e.verdict IS NOT NULL AND (e.verdict_at >= ",
+            $created_at,
+            " OR NOT (",
+            $force,
+            " OR e.state = 'idle')) AS stands) s "
+        )
+    };
+}
+
 macro_rules! columns {
     () => {
-        "SELECT validation_id, kind, requested_by, requester_name, filter, force, items, created_at FROM validation_requests "
+        "SELECT validation_id, kind, requested_by, requester_name, filter, force, items, created_at, state
+         FROM validation_requests "
     };
 }
 
@@ -81,6 +108,56 @@ pub async fn get(tx: &mut Tx, tenant: TenantId, id: ValidationId) -> Result<Opti
         .bind(id)
         .fetch_optional(&mut **tx)
         .await?)
+}
+
+/// One request, locked until the end of the transaction.
+pub async fn lock(tx: &mut Tx, tenant: TenantId, id: ValidationId) -> Result<Option<Request>, StoreError> {
+    Ok(sqlx::query_as(concat!(columns!(), "WHERE tenant_id = $1 AND validation_id = $2 FOR UPDATE"))
+        .bind(tenant)
+        .bind(id)
+        .fetch_optional(&mut **tx)
+        .await?)
+}
+
+/// Writes what people want of a request.
+pub async fn set_state(
+    tx: &mut Tx,
+    tenant: TenantId,
+    id: ValidationId,
+    state: &str,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE validation_requests SET state = $3 WHERE tenant_id = $1 AND validation_id = $2")
+        .bind(tenant)
+        .bind(id)
+        .bind(state)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// The request of this one exposure that has no result yet, if there is one.
+pub async fn waiting_for(
+    tx: &mut Tx,
+    tenant: TenantId,
+    exposure: ExposureId,
+    force: bool,
+) -> Result<Option<Request>, StoreError> {
+    Ok(sqlx::query_as(concat!(
+        columns!(),
+        "r
+         WHERE tenant_id = $1 AND kind = 'single' AND force = $3 AND state <> 'cancelled' AND EXISTS (
+             SELECT FROM validation_items i
+             JOIN validator.exposures_v e ON e.tenant_id = i.tenant_id AND e.exposure_id = i.exposure_id ",
+        stands!("r.force", "r.created_at"),
+        "WHERE i.tenant_id = $1 AND i.exposure_id = $2 AND i.validation_id = r.validation_id
+               AND NOT (stands AND e.verdict <> 'deferred'))
+         ORDER BY created_at LIMIT 1"
+    ))
+    .bind(tenant)
+    .bind(exposure)
+    .bind(force)
+    .fetch_optional(&mut **tx)
+    .await?)
 }
 
 /// Requests after a place, newest first.
@@ -104,24 +181,34 @@ pub async fn list(
     .await?)
 }
 
-/// Exposures of a request by verdict and reason. What the request is to decide counts as pending until it has: with
-/// `force` everything decided before it, else what was set aside (`idle`, such as `switched_off`) before it.
-pub async fn counts(
-    tx: &mut Tx,
-    tenant: TenantId,
-    request: &Request,
-) -> Result<Vec<(String, String, i64)>, StoreError> {
-    Ok(sqlx::query_as(
-        "SELECT v.verdict, v.reason, count(*) FROM (
+/// How many exposures of a request have a verdict and reason.
+#[derive(Clone, Debug, FromRow)]
+pub struct Count {
+    /// Verdict, or `pending`.
+    pub verdict: String,
+    /// Reason, or empty.
+    pub reason: String,
+    /// How many.
+    pub count: i64,
+    /// When the first of them goes on, if they are deferred,
+    pub first_until: Option<OffsetDateTime>,
+    /// and the last.
+    pub last_until: Option<OffsetDateTime>,
+}
+
+/// Exposures of a request by verdict and reason.
+pub async fn counts(tx: &mut Tx, tenant: TenantId, request: &Request) -> Result<Vec<Count>, StoreError> {
+    Ok(sqlx::query_as(concat!(
+        "SELECT v.verdict, v.reason, count(*), min(v.until) AS first_until, max(v.until) AS last_until FROM (
              SELECT CASE WHEN stands THEN e.verdict ELSE 'pending' END AS verdict,
-                    CASE WHEN stands THEN coalesce(e.verdict_reason, '') ELSE '' END AS reason
+                    CASE WHEN stands THEN coalesce(e.verdict_reason, '') ELSE '' END AS reason,
+                    CASE WHEN stands THEN e.deferred_until END AS until
              FROM validation_items i
-             JOIN validator.exposures_v e ON e.tenant_id = i.tenant_id AND e.exposure_id = i.exposure_id
-             CROSS JOIN LATERAL (
-                 SELECT e.verdict IS NOT NULL AND (e.verdict_at >= $4 OR NOT ($3 OR e.state = 'idle')) AS stands) s
-             WHERE i.tenant_id = $1 AND i.validation_id = $2) v
-         GROUP BY v.verdict, v.reason ORDER BY v.verdict, v.reason",
-    )
+             JOIN validator.exposures_v e ON e.tenant_id = i.tenant_id AND e.exposure_id = i.exposure_id ",
+        stands!("$3", "$4"),
+        "WHERE i.tenant_id = $1 AND i.validation_id = $2) v
+         GROUP BY v.verdict, v.reason ORDER BY v.verdict, v.reason"
+    ))
     .bind(tenant)
     .bind(request.validation_id)
     .bind(request.force)
@@ -149,28 +236,33 @@ pub struct Item {
     pub deferred_until: Option<OffsetDateTime>,
     /// Attempts spent.
     pub attempts: i32,
+    /// The verdict is the request's result.
+    pub decided: bool,
 }
 
 /// Items after a place, in order of exposure id.
 pub async fn items(
     tx: &mut Tx,
     tenant: TenantId,
-    id: ValidationId,
+    request: &Request,
     after: Option<ExposureId>,
     limit: i64,
 ) -> Result<Vec<Item>, StoreError> {
-    Ok(sqlx::query_as(
+    Ok(sqlx::query_as(concat!(
         "SELECT e.exposure_id, e.login_at_match, e.account_id, e.verdict, e.verdict_reason, e.verdict_at, e.deferred_until,
-                e.attempts
+                e.attempts, stands AND e.verdict <> 'deferred' AS decided
          FROM validation_items i
-         JOIN validator.exposures_v e ON e.tenant_id = i.tenant_id AND e.exposure_id = i.exposure_id
-         WHERE i.tenant_id = $1 AND i.validation_id = $2 AND ($3::uuid IS NULL OR i.exposure_id > $3)
-         ORDER BY i.exposure_id LIMIT $4",
-    )
+         JOIN validator.exposures_v e ON e.tenant_id = i.tenant_id AND e.exposure_id = i.exposure_id ",
+        stands!("$5", "$6"),
+        "WHERE i.tenant_id = $1 AND i.validation_id = $2 AND ($3::uuid IS NULL OR i.exposure_id > $3)
+         ORDER BY i.exposure_id LIMIT $4"
+    ))
     .bind(tenant)
-    .bind(id)
+    .bind(request.validation_id)
     .bind(after)
     .bind(limit)
+    .bind(request.force)
+    .bind(request.created_at)
     .fetch_all(&mut **tx)
     .await?)
 }

@@ -91,7 +91,8 @@ fn cell(value: Option<&Value>) -> String {
     }
 }
 
-const PREFIXES: [&str; 26] = [
+const PREFIXES: [&str; 27] = [
+    "VALIDATION_STATE_",
     "DAILY_MAX_REQUEST_STATE_",
     "ATTEMPT_STOP_SCOPE_",
     "VERDICT_KIND_",

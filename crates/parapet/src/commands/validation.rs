@@ -67,10 +67,26 @@ pub enum Validation {
         #[arg(long, default_value_t = ROWS)]
         limit: u32,
     },
+    /// Let one wait until it is resumed
+    Pause {
+        /// Id
+        id: String,
+    },
+    /// Let a paused one go on
+    Resume {
+        /// Id
+        id: String,
+    },
+    /// End one; what it did not decide yet stays as it was before
+    Cancel {
+        /// Id
+        id: String,
+    },
 }
 
-const REQUESTS: [output::Column; 6] = [
+const REQUESTS: [output::Column; 7] = [
     ("ID", "id"),
+    ("STATE", "state"),
     ("KIND", "kind"),
     ("EXPOSURES", "total"),
     ("FORCE", "force"),
@@ -90,7 +106,16 @@ impl Validation {
     /// Runs it.
     pub async fn run(self, global: &Global) -> anyhow::Result<()> {
         let mut client = ValidationServiceClient::new(client::connect(global).await?);
-        match self {
+        let validation = match self {
+            Self::Pause { id } => {
+                client.pause_validation(api::PauseValidationRequest { id }).await?.into_inner().validation
+            }
+            Self::Resume { id } => {
+                client.resume_validation(api::ResumeValidationRequest { id }).await?.into_inner().validation
+            }
+            Self::Cancel { id } => {
+                client.cancel_validation(api::CancelValidationRequest { id }).await?.into_inner().validation
+            }
             Self::List { limit } => {
                 let rows = pages(limit, async |page_size, page_token| {
                     let request = api::ListValidationsRequest { page_size, page_token };
@@ -98,7 +123,7 @@ impl Validation {
                     Ok((output::rows("Validation", &page.validations)?, page.next_page_token))
                 })
                 .await?;
-                output::list(global, &REQUESTS, &rows, "no validation was asked for by a person")
+                return output::list(global, &REQUESTS, &rows, "no validation was asked for by a person");
             }
             Self::Show { id, limit } => {
                 let mut validation = api::Validation::default();
@@ -117,8 +142,9 @@ impl Validation {
                 }
                 output::show(global, &validation)?;
                 println!();
-                output::list(global, &RESULTS, &results, "no exposures")
+                return output::list(global, &RESULTS, &results, "no exposures");
             }
-        }
+        };
+        output::show(global, &output::json("Validation", &validation.unwrap_or_default())?)
     }
 }
