@@ -83,7 +83,7 @@ pub fn sound(extent: Extent) -> Vec<Entry> {
     let worlds: [(&'static str, World, World); 7] = [
         ("crashes, redelivery, lost commits", World { workers: 3, requests: 4, ..PLAIN }, PLAIN),
         ("windows that pass", World { requests: 4, ticks: 9, ..PLAIN }, PLAIN),
-        ("the owner's reserve", World { ticks: 7, sign_ins: 2, ..OWNER }, OWNER),
+        ("the owner's reserve", World { ticks: 6, sign_ins: 2, ..OWNER }, OWNER),
         ("stops", World { stops: 2, ..STOPS }, STOPS),
         ("two versions, a limit lowered", World { requests: 4, ..VERSIONS }, VERSIONS),
         ("failovers that lose commits", World { ticks: 6, ..FAILOVER }, FAILOVER),
