@@ -91,6 +91,7 @@ impl Validator {
         let mut tx = self.db.tenant(tenant).await?;
         let Some(mut turn) = store::load(&mut tx, tenant, work, exposure).await? else {
             // Cancelled, decided, or handled under another message: nothing is left to do.
+            store::drop_leftover(&mut tx, tenant, work).await?;
             message::finish(delivery, tx).await?;
             return Ok(None);
         };

@@ -4,7 +4,7 @@ use shared::{
     db::{StoreError, Tx, parse},
     id::{AccountId, AccountKey, AttemptId, ExposureId, IntegrationId, TenantId, WorkId},
     provider::{AccountKind, AccountState, PasswordAuthority, account_key},
-    work::lane::Lane,
+    work::{self, lane::Lane},
 };
 use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
@@ -147,6 +147,20 @@ pub async fn load(
         threshold: row.try_get::<Option<i32>, _>("lockout_threshold")?.and_then(|t| u32::try_from(t).ok()),
         policy: policy(&row)?,
     }))
+}
+
+/// Ends work that was given out for an exposure that waits for nothing: it was scheduled once more while the turn that
+/// decided it went on. Otherwise it would keep its place in the lane until its lease ends.
+pub async fn drop_leftover(tx: &mut Tx, tenant: TenantId, id: WorkId) -> Result<(), StoreError> {
+    let leftover: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM work w JOIN exposures e ON e.tenant_id = w.tenant_id AND e.exposure_id = w.subject
+                        WHERE w.work_id = $1 AND w.tenant_id = $2 AND w.state = 'in_flight' AND e.state <> 'waiting')",
+    )
+    .bind(id)
+    .bind(tenant)
+    .fetch_one(&mut **tx)
+    .await?;
+    if leftover { work::finish(tx, id).await } else { Ok(()) }
 }
 
 fn policy(row: &PgRow) -> Result<Option<PasswordPolicy>, StoreError> {
