@@ -39,7 +39,8 @@ END $$;
 
 INSERT INTO budget.gate (cluster) VALUES (budget.cluster());
 
--- Until when no reservation is made; NULL: the gate is open. A change that no beat has noted yet closes it as well.
+-- Until when no reservation is made; NULL: the gate is open. A change that no beat has noted yet closes it as well, and a
+-- clock that is more than a minute ahead of the last beat: either it jumped or nobody watches, and the next beat tells.
 CREATE FUNCTION budget.closed_until(p_instant timestamptz, p_window interval)
     RETURNS timestamptz LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -50,7 +51,8 @@ BEGIN
     IF g.cluster <> budget.cluster() THEN
         RETURN p_instant + p_window;
     END IF;
-    RETURN CASE WHEN g.closed_until > p_instant THEN g.closed_until END;
+    RETURN CASE WHEN g.closed_until > p_instant THEN g.closed_until
+                WHEN p_instant > g.beat_at + interval '1 minute' THEN p_instant + interval '1 minute' END;
 END $$;
 
 -- The decision, with the instant and the window as arguments: proofs and simulations call this one.
@@ -318,7 +320,7 @@ BEGIN
     IF shut IS NOT NULL THEN
         closed_at := g.closed_at;
         closed_until := shut;
-        reason := coalesce(g.reason, 'failover'); -- not noted yet
+        reason := coalesce(g.reason, CASE WHEN cluster <> g.cluster THEN 'failover' ELSE 'unwatched' END); -- not noted yet
     END IF;
     RETURN NEXT;
 END $$;

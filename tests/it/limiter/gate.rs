@@ -79,6 +79,7 @@ async fn a_database_that_went_back_in_time_gives_no_permit_although_it_forgot_wh
     copy(&data, &backup);
     server.start_again().await.unwrap();
     let db = connect().await;
+    assert_eq!(beat(&db, &mut Witness::default(), false).await.unwrap(), None);
     assert_eq!(attempt(&db).await, Answer::Granted, "the second of two, acknowledged, and lost below");
     db.close().await;
     server.kill().await;
@@ -189,6 +190,20 @@ async fn a_clock_that_jumps_forward_closes_the_gate_and_one_that_goes_back_frees
     assert_eq!(attempt(&db).await, Answer::Granted);
     assert_eq!(clock_ahead(&mut superuser, 300).await.as_deref(), Some("clock_stepped"));
     assert!(matches!(attempt(&db).await, Answer::Denied { reason: Denial::Gate, .. }));
+
+    // Before any beat sees it, nobody vouches for the clock.
+    let database = e2e::database().await;
+    let db = as_validator(&database, None).await;
+    let mut superuser = self::superuser(&database).await;
+    let mut witness = Witness::default();
+    assert_eq!(beat(&db, &mut witness, false).await.unwrap(), None);
+    run(&mut superuser, "UPDATE budget.gate SET beat_at = beat_at - interval '2 minutes'").await;
+    let Answer::Denied { reason: Denial::Gate, free_at: Some(free_at) } = attempt(&db).await else {
+        panic!("a jump between two beats is not noticed");
+    };
+    assert!(free_at - OffsetDateTime::now_utc() <= Duration::minutes(1), "the next beat tells");
+    assert_eq!(beat(&db, &mut witness, false).await.unwrap(), None);
+    assert_eq!(attempt(&db).await, Answer::Granted, "it was the watchers that were late");
 
     // The decision itself, an hour back: two attempts stay two.
     let database = e2e::database().await;

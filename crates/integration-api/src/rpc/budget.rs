@@ -73,6 +73,7 @@ async fn shown(tx: &mut Tx) -> Result<v1::AttemptGate, ApiError> {
         Some("failover") => v1::AttemptGateReason::Failover,
         Some("history_lost") => v1::AttemptGateReason::HistoryLost,
         Some("clock_stepped") => v1::AttemptGateReason::ClockStepped,
+        Some("unwatched") => v1::AttemptGateReason::Unwatched,
         Some(_) => v1::AttemptGateReason::Operator,
     };
     Ok(v1::AttemptGate {
