@@ -36,9 +36,23 @@ pub(super) struct User {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) struct SignInActivity {
-    last_successful_sign_in_date_time: Option<String>,
+    /// At the sign-in page, successful or not.
+    #[serde(rename = "lastSignInRequestId")]
+    visit: Option<String>,
+    #[serde(rename = "lastSuccessfulSignInRequestId")]
+    success: Option<String>,
+    #[serde(rename = "lastSuccessfulSignInDateTime")]
+    succeeded_at: Option<String>,
+}
+
+impl SignInActivity {
+    /// When the owner last signed in, if the last success was at the sign-in page. A token that renewed itself is a success
+    /// as well, but nobody entered a password then, and the directory's count of failures went on (design §5).
+    fn interactive_success(&self) -> Option<OffsetDateTime> {
+        let visited = self.success.is_some() && self.success == self.visit;
+        date(self.succeeded_at.as_deref()).filter(|_| visited)
+    }
 }
 
 impl User {
@@ -88,9 +102,7 @@ impl User {
             authority,
             hybrid,
             password_changed_at: date(self.last_password_change_date_time.as_deref()),
-            last_sign_in_at: self
-                .sign_in_activity
-                .and_then(|activity| date(activity.last_successful_sign_in_date_time.as_deref())),
+            last_sign_in_at: self.sign_in_activity.and_then(|activity| activity.interactive_success()),
             created_at: date(self.created_date_time.as_deref()),
             removed,
         }
@@ -136,6 +148,20 @@ mod tests {
         assert_eq!(account.password_changed_at, None);
         assert_eq!(account.last_sign_in_at, None);
         assert!(!account.removed && !account.is_admin && account.addresses.is_empty());
+    }
+
+    #[test]
+    fn a_token_that_renewed_itself_is_no_sign_in_of_the_owner() {
+        let last = |interactive: &str, success: &str| {
+            let activity = serde_json::json!({"lastSignInDateTime": "2026-11-01T08:00:00Z",
+                "lastSignInRequestId": interactive, "lastNonInteractiveSignInDateTime": "2026-11-02T08:00:00Z",
+                "lastNonInteractiveSignInRequestId": "renewal", "lastSuccessfulSignInDateTime": "2026-11-02T08:00:00Z",
+                "lastSuccessfulSignInRequestId": success});
+            let user = serde_json::json!({"id": "a", "signInActivity": activity});
+            account(&user, &Facts::default()).last_sign_in_at
+        };
+        assert_eq!(last("visit", "visit"), date(Some("2026-11-02T08:00:00Z")));
+        assert_eq!(last("visit", "renewal"), None);
     }
 
     #[test]
