@@ -9,7 +9,7 @@ pub mod caretaker;
 pub mod conclude;
 mod config;
 mod digest;
-mod ending;
+pub mod ending;
 pub mod failpoint;
 pub mod gate;
 pub mod keys;

@@ -166,11 +166,9 @@ impl Matcher {
             return Ok(());
         }
         let rules = Rules::load(tx, tenant, &pairs).await?;
-        let accounts: Vec<_> = pairs.iter().map(|(_, c)| key_of(c)).collect();
-        let tried = exposures::tried(tx, &accounts).await?;
         let sealer = self.keys.sealer(tx, tenant).await.map_err(transient)?;
         let mut new = Vec::with_capacity(pairs.len());
-        for ((record, candidate), account) in pairs.into_iter().zip(&accounts) {
+        for (record, candidate) in pairs {
             let id = ExposureId::new();
             let open = |envelope: &Option<Vec<u8>>, table| {
                 let (Some(envelope), Some((owner, key))) = (envelope, keys.get(&record.batch)) else {
@@ -188,31 +186,36 @@ impl Matcher {
             };
             let secret = open(&record.secret, column::FEED_SECRET)?;
             let cookies = open(&record.cookies, column::FEED_COOKIES)?;
-            let digest = secret.as_ref().map(|s| self.digest.of(tenant, account, s));
+            let digest = secret.as_ref().map(|s| self.digest.of(tenant, &key_of(candidate), s));
             let unusable = secret.as_ref().is_some_and(|s| !triage::submittable(s));
             let discovered = record.first_seen_at.unwrap_or(record.received_at);
             let history = discovered < candidate.identifier_since;
             let automatic = rules.automatic(candidate.integration);
             let wanted = automatic && !history;
+            let leaked = Secret {
+                form: SecretForm::parse(&record.secret_form),
+                kept: secret.is_some(),
+                expired: false,
+                unusable,
+                digest: digest.clone(),
+                captured_until: triage::captured_until(
+                    record.captured_before,
+                    Some(&record.precision),
+                    record.published_at,
+                    record.first_seen_at,
+                    record.received_at,
+                ),
+                own_page: rules.own_page(candidate.integration, &record.targets),
+            };
+            let priority =
+                triage::priority(&leaked, &candidate.facts, record.captured_before, record.received_at);
             let decision = if wanted {
                 triage::triage(&Facts {
-                    secret: Secret {
-                        form: SecretForm::parse(&record.secret_form),
-                        kept: secret.is_some(),
-                        expired: false,
-                        unusable,
-                        digest: digest.clone(),
-                        captured_until: triage::captured_until(
-                            record.captured_before,
-                            Some(&record.precision),
-                            record.published_at,
-                            record.first_seen_at,
-                            record.received_at,
-                        ),
-                    },
+                    secret: leaked,
                     account: candidate.facts,
                     allow_ad_backed: rules.allow_ad_backed(candidate.integration),
-                    tried: tried.get(account).cloned().unwrap_or_default(),
+                    // What was tried holds until the password changes, and that may not have been synced yet.
+                    tried: Vec::new(),
                 })
             } else {
                 let reason = if history { Reason::History } else { Reason::SwitchedOff };
@@ -229,6 +232,7 @@ impl Matcher {
                 history,
                 wanted,
                 decision,
+                priority,
             });
         }
         self.store(tx, tenant, &rules, new).await?;
@@ -255,7 +259,7 @@ impl Matcher {
                     directory: exposure.candidate.directory.clone(),
                     kind: VALIDATE,
                     subject: exposure.id.uuid(),
-                    priority: priority(exposure),
+                    priority: exposure.priority,
                     due_at: None,
                 }),
                 Some(decision) => {
@@ -299,17 +303,6 @@ fn pairs<'a>(
 
 fn key_of(candidate: &Candidate) -> AccountKey {
     account_key(candidate.provider, &candidate.directory, &candidate.object)
-}
-
-/// The likeliest first: a young leak before an old one. What people ask for comes before all of these.
-fn priority(exposure: &NewExposure<'_>) -> i16 {
-    let record = exposure.record;
-    match record.captured_before.map(|at| (record.received_at - at).whole_days()) {
-        Some(..=30) => 20,
-        Some(..=365) => 21,
-        Some(_) => 23,
-        None => 22,
-    }
 }
 
 fn received(tenant: TenantId, exposure: &NewExposure<'_>) -> Event {
@@ -369,6 +362,9 @@ impl Rules {
     }
     fn automatic(&self, id: IntegrationId) -> bool {
         self.validation && self.integrations.get(&id).is_some_and(|i| i.settings.validates_automatically())
+    }
+    fn own_page(&self, id: IntegrationId, targets: &[String]) -> bool {
+        self.integrations.get(&id).is_some_and(|i| i.connection.signs_in_at(targets))
     }
     fn allow_ad_backed(&self, id: IntegrationId) -> bool {
         self.integrations.get(&id).is_some_and(|i| i.settings.validation.allow_ad_backed)

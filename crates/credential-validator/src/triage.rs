@@ -1,7 +1,9 @@
 //! What can be known about an exposure without submitting a password. Pure functions, cheapest first (design §6).
 //!
 //! Each rule looks at [`Facts`] and either decides, with its evidence, or leaves the exposure to the next. Run twice:
-//! when an exposure comes in, on what was synced, and again just before an attempt, on what the directory says now.
+//! when an exposure comes in, on what was synced, and again just before an attempt, on what the directory says now. What
+//! was tried before is known to the second only: an unseen change of the password would turn it into its opposite. Of
+//! the other rules an old date decides less, never wrongly.
 
 use std::collections::BTreeMap;
 
@@ -82,6 +84,8 @@ pub struct Secret {
     pub digest: Option<Vec<u8>>,
     /// When it can have been captured at the latest.
     pub captured_until: OffsetDateTime,
+    /// The record says that it was entered at this directory's own sign-in page.
+    pub own_page: bool,
 }
 
 /// The account, as synced or as read just now.
@@ -243,9 +247,16 @@ fn other_password_proven(facts: &Facts) -> Option<Decision> {
     Some(Decision::new(Verdict::Stale(Reason::OtherPasswordProven)).at("proven_at", proven.at))
 }
 
+/// Whether the password changed after the latest moment the secret can have been captured.
+fn changed_since(secret: &Secret, account: &AccountFacts) -> Option<OffsetDateTime> {
+    account.trusted_password_change().filter(|changed| *changed > secret.captured_until)
+}
+
+/// Decides about what was entered at this directory only: a password that leaked elsewhere can have been chosen here
+/// afterwards (asks.md N3), so of such a record it lowers the [`priority`].
 fn changed_since_capture(facts: &Facts) -> Option<Decision> {
-    let changed = facts.account.trusted_password_change()?;
-    (changed > facts.secret.captured_until).then(|| {
+    let changed = changed_since(&facts.secret, &facts.account)?;
+    facts.secret.own_page.then(|| {
         Decision::new(Verdict::Stale(Reason::ChangedSinceCapture))
             .at("password_changed_at", changed)
             .at("captured_until", facts.secret.captured_until)
@@ -280,6 +291,29 @@ pub fn submittable(password: &[u8]) -> bool {
     std::str::from_utf8(password).is_ok_and(|text| {
         !text.is_empty() && text.trim() == text && !text.chars().any(char::is_control) && text != "********"
     })
+}
+
+/// How urgent an attempt is among those that wait, 20 to 29: the likeliest to be right first. What was entered at the
+/// directory's own page before a young leak, a young one before an old one, and last what leaked elsewhere before the
+/// password last changed. What people ask for comes before all of these, what a change of the account reopens after.
+pub fn priority(
+    secret: &Secret,
+    account: &AccountFacts,
+    captured_before: Option<OffsetDateTime>,
+    received_at: OffsetDateTime,
+) -> i16 {
+    if changed_since(secret, account).is_some() {
+        return 25;
+    }
+    if secret.own_page {
+        return 20;
+    }
+    match captured_before.map(|at| (received_at - at).whole_days()) {
+        Some(..=30) => 21,
+        Some(..=365) => 22,
+        None => 23,
+        Some(_) => 24,
+    }
 }
 
 /// When a secret can have been captured at the latest: the earliest of the capture date, as exact as it is, and what

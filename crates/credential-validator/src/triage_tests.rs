@@ -16,6 +16,7 @@ fn facts() -> Facts {
             unusable: false,
             digest: Some(vec![1]),
             captured_until: LEAK,
+            own_page: true,
         },
         account: AccountFacts {
             state: AccountState::Active,
@@ -118,6 +119,34 @@ fn one_proven_password_makes_every_other_one_stale_until_the_next_change() {
         f.secret.captured_until = LATER + Duration::DAY;
     });
     assert_eq!(changed, None);
+}
+
+#[test]
+fn a_change_after_a_leak_elsewhere_proves_nothing_and_puts_it_last() {
+    let elsewhere = |f: &mut Facts| {
+        f.account.password_changed_at = Some(AFTER);
+        f.secret.own_page = false;
+    };
+    assert_eq!(verdict(elsewhere), None);
+    let urgency = |own_page, changed, captured: Option<OffsetDateTime>| {
+        let mut facts = facts();
+        facts.secret.own_page = own_page;
+        facts.account.password_changed_at = Some(changed);
+        priority(&facts.secret, &facts.account, captured, LATER)
+    };
+    let order = [
+        urgency(true, BEFORE, None),
+        urgency(false, BEFORE, Some(LATER - Duration::days(3))),
+        urgency(false, BEFORE, Some(LATER - Duration::days(300))),
+        urgency(false, BEFORE, None),
+        urgency(false, BEFORE, Some(LATER - Duration::days(3_000))),
+        urgency(false, AFTER, Some(LATER - Duration::days(3))),
+    ];
+    assert!(order.is_sorted_by(|one, next| one < next), "{order:?}");
+    assert!(
+        order.iter().all(|p| (20..30).contains(p)),
+        "between what people ask for and what a change reopens"
+    );
 }
 
 #[test]

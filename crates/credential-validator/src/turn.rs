@@ -101,6 +101,7 @@ impl Validator {
             Ok(integration) => integration,
             Err(outcome) => return self.end(delivery, tx, &turn, outcome).await,
         };
+        turn.secret.own_page = integration.connection.signs_in_at(&turn.targets);
         if let Some(outcome) = paused(&mut tx, &turn).await? {
             return self.end(delivery, tx, &turn, outcome).await;
         }
@@ -108,13 +109,12 @@ impl Validator {
         if let Standing::Held(until, reason) = &standing_of_lane {
             return self.end(delivery, tx, &turn, held(*until, reason)).await;
         }
-        let tried = exposures::tried(&mut tx, std::slice::from_ref(&turn.key)).await?;
         let mut facts = match turn.facts {
             Some(account) => Facts {
                 secret: turn.secret.clone(),
                 account,
                 allow_ad_backed: integration.settings.validation.allow_ad_backed,
-                tried: tried.into_values().next().unwrap_or_default(),
+                tried: Vec::new(),
             },
             None => return self.end(delivery, tx, &turn, gone()).await,
         };
@@ -124,6 +124,7 @@ impl Validator {
         {
             return self.end(delivery, tx, &turn, Ending::Decided(decision)).await;
         }
+        let tried = exposures::tried(&mut tx, std::slice::from_ref(&turn.key)).await?;
         let provider = match self.directories.connect(&mut tx, &integration).await {
             Ok(provider) => provider,
             Err(ConnectError::Store(error)) => return Err(error.into()),
@@ -146,7 +147,9 @@ impl Validator {
         let Some(account) = account else {
             return self.end(delivery, self.db.tenant(tenant).await?, &turn, gone()).await;
         };
+        // What was tried holds until the password changes: only what the directory says now tells.
         facts.account = facts_of(&account);
+        facts.tried = tried.into_values().next().unwrap_or_default();
         let locked = account.state == AccountState::Locked;
         if !locked && let Some(decision) = triage::triage(&facts) {
             let tx = self.db.tenant(tenant).await?;

@@ -38,6 +38,21 @@ impl Connection {
             (Self::EntraId(_), Self::Okta(_)) | (Self::Okta(_), Self::EntraId(_)) => false,
         }
     }
+
+    /// Whether any of these addresses or host names is the directory's own sign-in page. Entra ID's is everybody's: the
+    /// record's identity says whose directory it is.
+    pub fn signs_in_at(&self, targets: &[String]) -> bool {
+        let page = match self {
+            Self::EntraId(entra) => entra.cloud.hosts().login,
+            Self::Okta(okta) => okta.host.as_str(),
+        };
+        targets.iter().any(|target| {
+            let rest = target.split_once("://").map_or(target.as_str(), |(_, rest)| rest);
+            let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            let host = authority.rsplit('@').next().unwrap_or_default();
+            host.split(':').next().unwrap_or_default().trim_end_matches('.').eq_ignore_ascii_case(page)
+        })
+    }
 }
 
 /// Where an Entra tenant lives and as which application we come.
@@ -210,5 +225,28 @@ impl Settings {
             }
         }
         wanted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_s_own_sign_in_page_is_told_from_its_look_alikes() {
+        let okta = Connection::Okta(OktaConnection { host: "acme.okta.com".into(), client_id: "c".into() });
+        for (target, expected) in [
+            ("https://acme.okta.com/login/login.htm?fromURI=x", true),
+            ("ACME.okta.com", true),
+            ("https://ann@acme.okta.com:443/", true),
+            ("acme.okta.com.evil.example", false),
+            ("https://evil.example/acme.okta.com", false),
+            ("https://evil.example/?u=https://acme.okta.com/", false),
+            ("https://other.okta.com/", false),
+            ("", false),
+        ] {
+            assert_eq!(okta.signs_in_at(&[target.to_owned()]), expected, "{target}");
+        }
+        assert!(!okta.signs_in_at(&[]));
     }
 }

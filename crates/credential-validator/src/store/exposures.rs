@@ -29,6 +29,8 @@ pub struct NewExposure<'a> {
     pub wanted: bool,
     /// Decided on arrival; `None`: it waits for its turn.
     pub decision: Option<Decision>,
+    /// Of its turn, if it waits for one.
+    pub priority: i16,
 }
 
 /// Stores exposures and returns which of them are new: a record exposes an account once.

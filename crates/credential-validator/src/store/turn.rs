@@ -59,7 +59,10 @@ pub struct Turn {
     pub integration: IntegrationId,
     pub key: AccountKey,
     pub login_at_match: String,
+    /// Whether it was entered at the directory's own page is told by `targets`, once the integration is known.
     pub secret: Secret,
+    /// Where it was entered, as the record says.
+    pub targets: Vec<String>,
     pub sealed: Option<Vec<u8>>,
     pub history: bool,
     /// Whether a person asks for it.
@@ -97,7 +100,7 @@ pub async fn load(
         asked!(),
         ", e.account_id, e.integration_id, e.provider, e.directory_id, e.object_id, e.login_at_match, e.secret_form,
                 e.secret_sealed, e.secret_expired, e.unusable, e.digest, e.captured_before, e.date_precision,
-                e.published_at, e.first_seen_at, e.received_at, e.history, e.round,
+                e.published_at, e.first_seen_at, e.received_at, e.targets, e.history, e.round,
                 a.state, a.kind, a.authority, a.hybrid, a.password_changed_at, a.created_at_directory,
                 a.removed_at IS NOT NULL AS removed, p.lockout_threshold,
                 p.rules_since, p.min_length, p.min_lower, p.min_upper, p.min_digits
@@ -127,6 +130,7 @@ pub async fn load(
             row.try_get("first_seen_at")?,
             row.try_get("received_at")?,
         ),
+        own_page: false,
     };
     let provider = parse("exposures.provider", row.try_get("provider")?)?;
     let synced = row.try_get::<Option<&str>, _>("state")?.is_some();
@@ -139,6 +143,7 @@ pub async fn load(
         key: account_key(provider, row.try_get("directory_id")?, row.try_get("object_id")?),
         login_at_match: row.try_get("login_at_match")?,
         secret,
+        targets: row.try_get("targets")?,
         sealed,
         history: row.try_get("history")?,
         asked: Asked::read(&row)?,

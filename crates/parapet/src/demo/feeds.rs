@@ -354,6 +354,9 @@ fn render(id: usize, leak: &Leak) -> anyhow::Result<String> {
     let first_seen = rfc3339(leak.first_seen)?;
     let captured = leak.captured.map(rfc3339).transpose()?;
     let domain = leak.identity.split('@').nth(1).unwrap_or_default();
+    // Stealers caught these at the directories' own sign-in pages.
+    let page =
+        if domain.starts_with("fabrikam.") { "fabrikam.okta.com" } else { "login.microsoftonline.com" };
     let record: Value = match leak.shape {
         Shape::Flare => {
             let (hash, kind) = match &leak.secret {
@@ -366,7 +369,7 @@ fn render(id: usize, leak: &Leak) -> anyhow::Result<String> {
                 "imported_at": first_seen, "hash": hash, "hash_type": kind,
                 "source": {"id": "stealer-2026", "name": "Stealer logs 2026", "breached_at": captured,
                     "leaked_at": first_seen, "hash_type": kind},
-                "urls": [format!("https://login.{domain}/")],
+                "urls": [format!("https://{page}/")],
             })
         }
         Shape::SpyCloud => {
@@ -374,7 +377,7 @@ fn render(id: usize, leak: &Leak) -> anyhow::Result<String> {
                 "document_id": uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, format!("demo-{id}").as_bytes()),
                 "source_id": 4711, "spycloud_publish_date": first_seen, "email": leak.identity,
                 "email_domain": domain, "infected_time": captured, "severity": 25,
-                "target_url": format!("https://login.{domain}/"), "user_os": "Windows 11",
+                "target_url": format!("https://{page}/"), "user_os": "Windows 11",
             });
             let fields = match &leak.secret {
                 Secret::Plain(password) => {
@@ -399,7 +402,7 @@ fn render(id: usize, leak: &Leak) -> anyhow::Result<String> {
                 "subject": leak.identity,
                 "password": {"type": "clear", "hashes": [], "properties": ["Letter", "AtLeast12Characters"],
                     "cleartext_hint": password.chars().take(2).collect::<String>(), "cleartext": password},
-                "authorization_service": {"url": format!("https://login.{domain}/"), "domain": domain},
+                "authorization_service": {"url": format!("https://{page}/"), "domain": page},
                 "malware_family": {"id": "mf1", "name": "RedLine"},
                 "dump": {"name": "Stealer dump", "source": "stealer", "downloaded": first_seen,
                     "compromise": {"exfiltration_date": captured}},
@@ -408,7 +411,7 @@ fn render(id: usize, leak: &Leak) -> anyhow::Result<String> {
         }
         Shape::Lines => {
             let Secret::Plain(password) = &leak.secret else { anyhow::bail!("lines carry clear passwords") };
-            return Ok(format!("https://login.{domain}/signin:{}:{password}", leak.identity));
+            return Ok(format!("https://{page}/signin:{}:{password}", leak.identity));
         }
     };
     Ok(record.to_string())

@@ -147,7 +147,8 @@ impl Denial {
         ("reserve", Self::Reserve),
     ];
 
-    fn parse(text: &str) -> Result<Self, StoreError> {
+    /// The denial with this name, as the budget's functions give it.
+    pub fn parse(text: &str) -> Result<Self, StoreError> {
         let found = Self::ALL.into_iter().find(|(name, _)| *name == text);
         found.map(|(_, denial)| denial).ok_or_else(|| StoreError::Corrupt("unknown denial".into()))
     }
