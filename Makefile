@@ -17,7 +17,7 @@ BUF := $(TOOLS)/python/bin/buf
 BUF_VERSION := 1.75.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo up which down status logs clean test clients proof bench bench-large check fmt lint proto-lint deny setup
+.PHONY: help build demo up which down status logs clean test clients proof harm bench bench-large check fmt lint proto-lint deny setup
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench: setup ## Measure Parapet beside the least that does the same work (releas
 
 bench-large: ## The same for the sync of directories of a million accounts; takes an hour or so
 	@$(MAKE) bench ARGS="--sync-only --rounds 1 --accounts 1000000 --report target/bench-large-report.json $(ARGS)"
+
+harm: setup ## Simulate a month of validation: whom it locks out and what it finds, beside two others (ARGS=--help)
+	@$(BIN)/harm $(ARGS)
 
 check: fmt lint proto-lint deny test clients ## Everything a change must pass
 
