@@ -240,7 +240,9 @@ pub(super) fn is_us_gov(connection: &Connection) -> bool {
 fn explained(blocked_by: Option<&str>) -> &'static str {
     match blocked_by {
         None => "an attempt may be made now",
-        Some("gate") => "the memory of attempts cannot be believed now; an operator sees why (parapet attempts gate)",
+        Some("gate") => {
+            "the memory of attempts cannot be believed now; an operator sees why (parapet attempts gate)"
+        }
         Some("stopped") => "attempts are stopped; the list of stops says by whom and why",
         Some("window") => "the attempts of the rolling window are used up",
         Some("spacing") => "attempts on one account are kept at least five minutes apart",
