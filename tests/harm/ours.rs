@@ -260,6 +260,8 @@ impl<'a> Turns<'a> {
                 Ending::Later(_, After::At(at)) => State::Waiting(later(seconds(at))),
                 Ending::Later(_, After::A(length)) => State::Waiting(later(now + length.whole_seconds())),
                 Ending::Watched(_, length) => State::Watched(later(now + length.whole_seconds())),
+                // Nobody pauses a request here.
+                Ending::Withheld => return None,
             };
             self.set(place, state);
             return None;
