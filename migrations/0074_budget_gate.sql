@@ -39,6 +39,13 @@ END $$;
 
 INSERT INTO budget.gate (cluster) VALUES (budget.cluster());
 
+-- The instant that a decision counts with.
+--
+-- INVARIANT: none is dated before the last beat. By a clock that went back in between, and returns, its slot would be free
+-- too early.
+CREATE FUNCTION budget.dated(p_instant timestamptz) RETURNS timestamptz LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT greatest(p_instant, beat_at) FROM budget.gate $$;
+
 -- Until when no reservation is made; NULL: the gate is open. A change that no beat has noted yet closes it as well, and a
 -- clock that is more than a minute ahead of the last beat: either it jumped or nobody watches, and the next beat tells.
 CREATE FUNCTION budget.closed_until(p_instant timestamptz, p_window interval)
@@ -115,7 +122,7 @@ BEGIN
     END IF;
 
     -- A clock that went back frees nothing.
-    at := greatest(p_instant, a.last_attempt_at);
+    at := greatest(budget.dated(p_instant), a.last_attempt_at);
     a.recent := ARRAY(SELECT t FROM unnest(a.recent) AS t WHERE t > at - p_window ORDER BY t);
     d.used := cardinality(a.recent);
     d.since_success := a.since_success;
@@ -215,7 +222,7 @@ BEGIN
         WHERE acc.provider = p_provider AND acc.directory = folded_directory AND acc.object = folded_object;
     SELECT att.reserved_at INTO opened FROM budget.attempt att
         WHERE att.provider = p_provider AND att.directory = folded_directory AND att.object = folded_object AND att.state = 'reserved';
-    at := greatest(at, a.last_attempt_at);
+    at := greatest(budget.dated(at), a.last_attempt_at);
     kept := ARRAY(SELECT t FROM unnest(a.recent) AS t WHERE t > at - span ORDER BY t);
     attempt_limit := r.attempt_limit;
     limited_by := r.limited_by;
@@ -341,7 +348,7 @@ DECLARE f regprocedure;
 BEGIN
     GRANT CREATE ON SCHEMA budget TO parapet_budget_owner; -- as in 0036
     FOREACH f IN ARRAY ARRAY[
-        'budget.cluster()', 'budget.closed_until(timestamptz, interval)', 'budget.gate_state()', 'budget.close_gate()',
+        'budget.cluster()', 'budget.dated(timestamptz)', 'budget.closed_until(timestamptz, interval)', 'budget.gate_state()', 'budget.close_gate()',
         'budget.beat(bigint, timestamptz, interval, boolean)']::regprocedure[]
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);

@@ -50,9 +50,11 @@ pub async fn servers() -> &'static Servers {
 pub async fn prepare(postgres: &Postgres) {
     postgres.create_database(TEMPLATE, None).await.unwrap();
     parapet::migrate::run(&postgres.connect_options(TEMPLATE)).await.unwrap();
-    // Most tests run no validator that watches the attempt gate.
+    // Most tests run no validator that watches the attempt gate, and some have a time of their own.
     let mut template = postgres.connect(TEMPLATE).await.unwrap();
-    sqlx::raw_sql("UPDATE budget.gate SET beat_at = '2100-01-01'").execute(&mut template).await.unwrap();
+    let unwatched = "UPDATE budget.gate SET beat_at = '2100-01-01';
+        CREATE OR REPLACE FUNCTION budget.dated(p_instant timestamptz) RETURNS timestamptz LANGUAGE sql AS 'SELECT p_instant'";
+    sqlx::raw_sql(unwatched).execute(&mut template).await.unwrap();
     template.close().await.unwrap();
     for role in parapet::migrate::service_roles(&postgres.connect_options(TEMPLATE)).await.unwrap() {
         postgres.set_password(&role, ROLE_PASSWORD).await.unwrap();

@@ -53,7 +53,7 @@ impl Protocol {
         let at = if self.lacks(Fault::ClockWithoutGreatest) {
             ask.instant
         } else {
-            ask.instant.max(db.account.last_attempt_at.unwrap_or(Time::MIN))
+            ask.instant.max(db.gate.beat_at).max(db.account.last_attempt_at.unwrap_or(Time::MIN))
         };
         if attempt.is_some() {
             let since_success = db.account.since_success.saturating_sub(1);

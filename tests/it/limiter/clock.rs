@@ -74,7 +74,7 @@ async fn a_function_that_believes_every_instant_is_caught() {
     .await
     .unwrap();
     for (rule, gone) in [
-        ("greatest(p_instant, a.last_attempt_at)", "p_instant"),
+        ("greatest(budget.dated(p_instant), a.last_attempt_at)", "p_instant"),
         ("ELSIF a.last_attempt_at + spacing > at THEN", "ELSIF false THEN"),
     ] {
         assert!(source.contains(rule), "{rule} is not there any more");

@@ -217,6 +217,27 @@ async fn a_clock_that_jumps_forward_closes_the_gate_and_one_that_goes_back_frees
 }
 
 #[tokio::test]
+async fn an_attempt_is_dated_no_earlier_than_the_last_beat_even_if_the_clock_went_back_since() {
+    let database = e2e::database().await;
+    let db = as_validator(&database, None).await;
+    let mut superuser = superuser(&database).await;
+    // As shipped; the tests' template has a time of its own.
+    let shipped = include_str!("../../../migrations/0074_budget_gate.sql");
+    let (_, dated) = shipped.split_once("CREATE FUNCTION budget.dated").unwrap();
+    let (dated, _) = dated.split_once(";\n").unwrap();
+    let dated = format!("CREATE OR REPLACE FUNCTION budget.dated{dated}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(dated)).execute(&mut superuser).await.unwrap();
+    assert_eq!(beat(&db, &mut Witness::default(), false).await.unwrap(), None);
+    run(&mut superuser, "UPDATE budget.gate SET beat_at = beat_at + interval '1 hour'").await;
+    assert_eq!(attempt(&db).await, Answer::Granted);
+    let dated: bool = sqlx::query_scalar("SELECT reserved_at = beat_at FROM budget.attempt, budget.gate")
+        .fetch_one(&mut superuser)
+        .await
+        .unwrap();
+    assert!(dated);
+}
+
+#[tokio::test]
 async fn a_declared_failover_is_believed_only_where_commits_were_seen_to_wait_for_a_replica() {
     let database = e2e::database().await;
     let db = as_validator(&database, None).await;
