@@ -144,6 +144,12 @@ impl Attempts {
                         "attempts were made beyond a limit; all attempts are stopped until an operator resumes them"
                     );
                 }
+                if !global.json {
+                    eprintln!(
+                        "{} attempts on {} accounts: no limit was exceeded",
+                        audit.attempts, audit.accounts
+                    );
+                }
                 Ok(())
             }
         }
