@@ -1,8 +1,8 @@
 //! Figures of several rounds, and the medians of them.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
-use anyhow::Context;
+use parapet::data::save_json;
 use serde::Serialize;
 
 /// One figure of one round.
@@ -57,11 +57,7 @@ impl Report {
 
     /// Writes the list.
     pub fn save(&self, file: &Path) -> anyhow::Result<()> {
-        if let Some(folder) = file.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        }
-        fs::write(file, serde_json::to_vec_pretty(&self.rows())?)
-            .with_context(|| format!("cannot write {}", file.display()))
+        save_json(file, &self.rows())
     }
 
     /// Prints a table for people.

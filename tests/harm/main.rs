@@ -17,7 +17,10 @@ mod report;
 use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::Parser;
-use parapet::servers::{Postgres, PostgresSettings};
+use parapet::{
+    data::save_json,
+    servers::{Postgres, PostgresSettings},
+};
 
 use budget::Budget;
 use directory::Provider;
@@ -30,7 +33,8 @@ use report::Report;
 /// The report is a list with a row for each policy and directory. Over several seeds counts are added up and the median is
 /// that of all working passwords found. Ends with 1, and says why, when Parapet locks an account whose owner stayed within
 /// the reserve, finds less than 99 % of the working passwords that may be tested (not those of accounts whose attempts are
-/// used up until the owner signs in) or less than 90 % of what the best reference finds, all included, decides less than 80 % of the exposures without an attempt, or decides one wrongly.
+/// used up until the owner signs in) or less than 90 % of what the best reference finds, all included, decides less than
+/// 80 % of the exposures without an attempt, or decides one wrongly.
 #[derive(Debug, Parser)]
 struct Harm {
     /// Seed; may be given several times
@@ -54,7 +58,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let postgres = Postgres::start(folder.path(), PostgresSettings::for_tests()).await?;
     e2e::prepare(&postgres).await;
     let report = harm.run(&postgres).await?;
-    report.save(&harm.json)?;
+    save_json(&harm.json, &report.rows())?;
     report.print();
     eprintln!("the same as JSON: {}", harm.json.display());
     let objections = [report.harm(), report.shortfalls()].concat();

@@ -1,8 +1,7 @@
 //! What the runs of all seeds add up to, and whether it is good enough.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::collections::BTreeMap;
 
-use anyhow::Context;
 use serde::Serialize;
 
 use crate::{
@@ -191,15 +190,6 @@ impl Report {
         let Some(own) = self.own.get(&directory) else { return f64::NAN };
         let free: u64 = own.free.values().sum();
         ratio(free, usize::try_from(free + own.tried + own.waiting).unwrap_or(usize::MAX))
-    }
-
-    /// Writes the list.
-    pub fn save(&self, file: &Path) -> anyhow::Result<()> {
-        if let Some(folder) = file.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        }
-        fs::write(file, serde_json::to_vec_pretty(&self.rows())?)
-            .with_context(|| format!("cannot write {}", file.display()))
     }
 
     /// Prints everything for people.

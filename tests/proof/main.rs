@@ -15,11 +15,11 @@ mod properties;
 mod search;
 mod world;
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Context as _;
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
+use parapet::data::save_json;
 
 use catalogue::{Extent, broken, sound};
 use search::{Found, search};
@@ -57,14 +57,9 @@ fn main() -> anyhow::Result<ExitCode> {
         eprintln!("{:6.1} s  {}: {}", one.seconds, one.model, one.result());
         found.push(one);
     }
-    let report = serde_json::to_string_pretty(&found)?;
-    if let Some(folder) = proof.report.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::write(&proof.report, &report)
-        .with_context(|| format!("{} cannot be written", proof.report.display()))?;
+    save_json(&proof.report, &found)?;
     if proof.json {
-        println!("{report}");
+        println!("{}", serde_json::to_string_pretty(&found)?);
     } else {
         println!("{}", table(&found));
         if proof.steps {

@@ -1,12 +1,22 @@
-//! The one directory of a local stack, and what lies where in it.
+//! The one directory of a local stack, and what lies where in it; reports.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use serde::Serialize;
 
 use crate::servers::private_dir;
 
 const NAME: &str = ".parapet";
+
+/// Writes a report as JSON, with the folders that lead to it.
+pub fn save_json(file: &Path, report: &impl Serialize) -> anyhow::Result<()> {
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    std::fs::write(file, serde_json::to_vec_pretty(report)?)
+        .with_context(|| format!("cannot write {}", file.display()))
+}
 
 /// The directory of a local stack. Everything the stack writes lies in it.
 #[derive(Debug, Clone)]

@@ -14,7 +14,7 @@ use std::{path::PathBuf, time::Instant};
 
 use anyhow::Context;
 
-use crate::cli::Global;
+use crate::{cli::Global, data};
 
 /// `parapet demo`
 #[derive(Debug, Clone, clap::Args)]
@@ -63,7 +63,7 @@ impl Demo {
             steps::parapet(&global, &["down"]).await?;
         }
         let report = outcome?;
-        report.save(&self.report)?;
+        data::save_json(&self.report, &report)?;
         if global.json {
             println!("{}", serde_json::to_string_pretty(&report)?);
         } else {

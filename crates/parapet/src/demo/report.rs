@@ -1,6 +1,6 @@
 //! What the demo ends with: a report for a person, and the same as JSON.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
@@ -100,14 +100,6 @@ impl Report {
     /// Adds an objection.
     pub fn object(&mut self, objection: String) {
         self.objections.push(objection);
-    }
-
-    /// Writes the JSON.
-    pub fn save(&self, path: &Path) -> anyhow::Result<()> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        Ok(std::fs::write(path, serde_json::to_string_pretty(self)?)?)
     }
 
     /// Prints the report for a person.
