@@ -6,16 +6,6 @@
     reason = "a harness that cannot set up its world fails the test, loudly and at once"
 )]
 
-/// How much of something a test does: `short`, or `long` where `PARAPET_PROOF=long` asks for it, as `make proof` does.
-pub fn size(short: usize, long: usize) -> usize {
-    if std::env::var_os("PARAPET_PROOF").is_some_and(|asked| asked == "long") { long } else { short }
-}
-
-/// How often a process dies at each stage.
-pub fn kills() -> usize {
-    size(20, 200)
-}
-
 pub mod bus;
 pub mod idp;
 pub mod permits;
@@ -31,3 +21,13 @@ pub use proxy::Proxy;
 pub use servers::{
     Database, Servers, Vhost, database, database_on, prepare, program, server_dir, servers, unique, vhost,
 };
+
+/// How much of something a test does: `short`, or `long` where `PARAPET_PROOF=long` asks for it, as `make proof` does.
+pub fn size(short: usize, long: usize) -> usize {
+    if std::env::var_os("PARAPET_PROOF").is_some_and(|asked| asked == "long") { long } else { short }
+}
+
+/// How often a process dies at each stage.
+pub fn kills() -> usize {
+    size(20, 200)
+}
