@@ -78,5 +78,19 @@ async fn an_operator_sees_the_gate_and_can_close_it_but_nobody_opens_it() {
         )
         .await;
     assert_eq!(hours, 25);
+
+    run(
+        &stage,
+        "UPDATE budget.gate SET closed_at = NULL, closed_until = NULL, reason = NULL,
+             beat_at = clock_timestamp() - interval '2 minutes'",
+    )
+    .await;
+    let unwatched = operator.asks("attempts gate").await;
+    assert_eq!(
+        (unwatched.get("open"), &unwatched["reason"]),
+        (None, &"ATTEMPT_GATE_REASON_UNWATCHED".into())
+    );
+    run(&stage, "UPDATE budget.gate SET cluster = '1/' || split_part(cluster, '/', 2)").await;
+    assert_eq!(operator.asks("attempts gate").await["reason"], "ATTEMPT_GATE_REASON_ANOTHER_CLUSTER");
     stage.stop().await;
 }

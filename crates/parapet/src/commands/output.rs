@@ -91,7 +91,8 @@ fn cell(value: Option<&Value>) -> String {
     }
 }
 
-const PREFIXES: [&str; 27] = [
+const PREFIXES: [&str; 28] = [
+    "ATTEMPT_GATE_REASON_",
     "VALIDATION_STATE_",
     "DAILY_MAX_REQUEST_STATE_",
     "ATTEMPT_STOP_SCOPE_",
