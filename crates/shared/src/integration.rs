@@ -28,6 +28,17 @@ impl Connection {
         }
     }
 
+    /// In the US government cloud, where an unknown lockout threshold counts as 3.
+    pub fn is_us_gov(&self) -> bool {
+        match self {
+            Self::EntraId(entra) => match entra.cloud {
+                EntraCloud::UsGov | EntraCloud::UsGovDod => true,
+                EntraCloud::Global | EntraCloud::China => false,
+            },
+            Self::Okta(_) => false,
+        }
+    }
+
     /// Whether both lead to the same place, whoever comes there.
     pub fn same_place(&self, other: &Self) -> bool {
         match (self, other) {

@@ -63,6 +63,10 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Who it is, as rows keep it: the token's subject, and a name for display.
+    pub fn named(&self) -> (&str, &str) {
+        (&self.claims.subject, &self.claims.name)
+    }
     /// The tenant of this call.
     pub fn tenant(&self) -> Result<TenantId, ApiError> {
         self.tenant.ok_or_else(|| ApiError::Denied {

@@ -16,7 +16,6 @@ use super::{
     integration::{Integrations, locked},
     integration_events::updated_event,
     is_text, optional_id,
-    validation::is_us_gov,
 };
 use crate::{
     auth::Caller,
@@ -82,7 +81,7 @@ pub(super) async fn warnings(
         config: Json(of.connection.clone()),
         lockout_threshold: threshold,
     };
-    let budget = accounts::budget(tx, &facts, is_us_gov(&of.connection)).await?;
+    let budget = accounts::budget(tx, &facts, of.connection.is_us_gov()).await?;
     let limit = u32::try_from(budget.attempt_limit).unwrap_or_default();
     if limit >= validation.daily_max {
         return Ok(Vec::new());
@@ -154,7 +153,7 @@ impl Integrations {
                     });
                 }
                 below_half_of_the_threshold(&mut tx, tenant, &found, wanted).await?;
-                let new = store::ask(&mut tx, tenant, integration, daily_max, reason, caller).await?;
+                let new = store::ask(&mut tx, tenant, integration, daily_max, reason, caller.named()).await?;
                 let request = stored(&mut tx, tenant, new).await?;
                 let event = event(
                     tenant,
@@ -204,7 +203,7 @@ impl Integrations {
         }
         let wanted = u32::try_from(request.daily_max).unwrap_or_default();
         below_half_of_the_threshold(&mut tx, tenant, &before, wanted).await?;
-        if !store::decide(&mut tx, tenant, of, "approved", reason, caller).await? {
+        if !store::decide(&mut tx, tenant, of, "approved", reason, caller.named()).await? {
             return Err(ended());
         }
         let mut after = before.clone();
@@ -252,7 +251,7 @@ impl Integrations {
         } else {
             ("refused", "integration.daily_max_refused", "a higher daily maximum was refused")
         };
-        if !store::decide(&mut tx, tenant, of, state, reason, caller).await? {
+        if !store::decide(&mut tx, tenant, of, state, reason, caller.named()).await? {
             return Err(ended());
         }
         let request = stored(&mut tx, tenant, of).await?;

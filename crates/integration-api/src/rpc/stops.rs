@@ -135,8 +135,7 @@ fn checked(reason: &str) -> Result<&str, ApiError> {
 /// Stops, and says so in the audit log unless it was stopped already.
 async fn put(tx: &mut Tx, caller: &Caller, place: &Place, reason: &str) -> Result<Stop, ApiError> {
     let new = AttemptStopId::new();
-    let by = (caller.claims.subject.as_str(), caller.claims.name.as_str());
-    let holds = store::stop(tx, new, place, reason, by).await?;
+    let holds = store::stop(tx, new, place, reason, caller.named()).await?;
     let stop = store::get(tx, holds).await?.ok_or(ApiError::Internal("a stop that was just made is gone"))?;
     if holds == new {
         let event = event(caller, "validation.stopped", "password attempts are stopped", &stop);

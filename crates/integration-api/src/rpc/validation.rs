@@ -6,7 +6,6 @@ use shared::{
     audit::{self, Event, Outcome},
     db::{Db, Tx},
     id::{AccountId, CauseId, ExposureId, TenantId, ValidationId},
-    integration::{Connection, EntraCloud, EntraConnection},
     outbox::{self, Topic},
     wire::{events::ValidationRequested, v1},
 };
@@ -199,7 +198,7 @@ impl Validations {
         let mut tx = self.db.tenant(tenant).await?;
         let facts =
             accounts::budget_facts(&mut tx, tenant, account).await?.ok_or(ApiError::NotFound("account"))?;
-        let budget = accounts::budget(&mut tx, &facts, is_us_gov(&facts.config)).await?;
+        let budget = accounts::budget(&mut tx, &facts, facts.config.is_us_gov()).await?;
         tx.rollback().await?;
         let accounts::Budget {
             attempt_limit,
@@ -227,14 +226,6 @@ impl Validations {
             reserve_limit,
         })
     }
-}
-
-/// Whether an unknown lockout threshold counts as that of the US government cloud.
-pub(super) fn is_us_gov(connection: &Connection) -> bool {
-    matches!(
-        connection,
-        Connection::EntraId(EntraConnection { cloud: EntraCloud::UsGov | EntraCloud::UsGovDod, .. })
-    )
 }
 
 fn explained(blocked_by: Option<&str>) -> &'static str {

@@ -8,8 +8,6 @@ use sqlx::FromRow;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::auth::Caller;
-
 /// A request.
 #[derive(Clone, Debug, FromRow)]
 pub struct Request {
@@ -57,7 +55,7 @@ pub async fn ask(
     integration: IntegrationId,
     daily_max: i32,
     reason: &str,
-    caller: &Caller,
+    (actor_id, actor_name): (&str, &str),
 ) -> Result<DailyMaxRequestId, StoreError> {
     sqlx::query(
         "UPDATE daily_max_requests SET state = 'expired'
@@ -77,8 +75,8 @@ pub async fn ask(
     .bind(integration)
     .bind(daily_max)
     .bind(reason)
-    .bind(&caller.claims.subject)
-    .bind(&caller.claims.name)
+    .bind(actor_id)
+    .bind(actor_name)
     .execute(&mut **tx)
     .await?;
     Ok(id)
@@ -144,7 +142,7 @@ pub async fn decide(
     id: DailyMaxRequestId,
     state: &str,
     reason: &str,
-    caller: &Caller,
+    (actor_id, actor_name): (&str, &str),
 ) -> Result<bool, StoreError> {
     let decided = sqlx::query(
         "UPDATE daily_max_requests SET state = $3, decided_by = $4, decider_name = $5, decision_reason = $6,
@@ -154,8 +152,8 @@ pub async fn decide(
     .bind(tenant)
     .bind(id)
     .bind(state)
-    .bind(&caller.claims.subject)
-    .bind(&caller.claims.name)
+    .bind(actor_id)
+    .bind(actor_name)
     .bind(reason)
     .execute(&mut **tx)
     .await?;

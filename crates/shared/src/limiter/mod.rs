@@ -18,7 +18,7 @@ use crate::{
     audit,
     db::{Db, StoreError, Tx},
     id::{AccountKey, AttemptId, EventId, TenantId},
-    integration::{Connection, EntraCloud, ValidationSettings},
+    integration::{Connection, ValidationSettings},
     outbox::Topic,
     service::telemetry,
 };
@@ -65,17 +65,10 @@ impl Limits {
         threshold: Option<u32>,
         ad_backed: bool,
     ) -> Self {
-        let us_gov = match connection {
-            Connection::EntraId(entra) => match entra.cloud {
-                EntraCloud::UsGov | EntraCloud::UsGovDod => true,
-                EntraCloud::Global | EntraCloud::China => false,
-            },
-            Connection::Okta(_) => false,
-        };
         Self {
             daily_max: settings.daily_max,
             threshold,
-            us_gov,
+            us_gov: connection.is_us_gov(),
             ad_backed,
             low_threshold_opt_in: settings.low_threshold_opt_in,
         }
