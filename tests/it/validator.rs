@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use e2e::validation::{Leak, World, password};
 use prost::Message as _;
+use serde_json::json;
 use shared::{outbox::Topic, wire::events::ValidationDue};
 use uuid::Uuid;
 
@@ -58,6 +59,26 @@ async fn what_was_tried_is_answered_from_memory_and_what_does_not_fit_waits() {
     );
     assert_eq!(world.submissions().len(), 1);
     assert_eq!(world.count("SELECT count(*) FROM budget.attempt").await, 1, "a deferral leaves no attempt");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_was_wrong_is_tried_again_after_a_change_that_no_sync_has_shown() {
+    let world = World::new(1).await;
+    let _validator = world.validator(&program(), None);
+    world.leak(&[leak(0, "wrong-guess-1")]).await;
+    world.until("SELECT count(*) FROM validator.exposures WHERE verdict = 'invalid'", 1).await;
+    // Its owner chooses it now. The attempt so far was ten minutes ago.
+    world.patch(0, &json!({ "password": "wrong-guess-1" }));
+    world
+        .execute(
+            "UPDATE budget.account SET last_attempt_at = last_attempt_at - interval '10 minutes',
+                 recent = ARRAY(SELECT t - interval '10 minutes' FROM unnest(recent) AS t);
+             UPDATE validator.tried SET tried_at = tried_at - interval '10 minutes'",
+        )
+        .await;
+    world.leak(&[leak(0, "wrong-guess-1")]).await;
+    world.until("SELECT count(*) FROM validator.exposures WHERE verdict = 'valid'", 1).await;
+    assert_eq!(world.submissions().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
