@@ -300,6 +300,7 @@ async fn wrong_passwords(
         // Each try differs, so that none is forgiven as a repetition.
         let password = format!("mistyped-{n}-{}", uuid::Uuid::new_v4());
         let settings = directory.settings();
+        let met_a_lock = directory.accounts.get(&account.id).is_some_and(|a| a.lock.holds(world.now()));
         let locked = directory.accounts.update_quietly(&account.id, |account| match &*settings {
             Settings::EntraId(entra) => {
                 entra::wrong_password(entra, account, &password, By::Owner, world.now())
@@ -310,8 +311,10 @@ async fn wrong_passwords(
             }
         });
         let locked = locked.unwrap_or(false);
-        world.submitted(&directory, by_owner(&account, &password, "wrong password".into(), locked));
-        okta::outside(&world, &directory, &account, "user.session.start", Some("INVALID_CREDENTIALS"));
+        let (answer, reason) =
+            if met_a_lock { ("locked", "LOCKED_OUT") } else { ("wrong password", "INVALID_CREDENTIALS") };
+        world.submitted(&directory, by_owner(&account, &password, answer.into(), locked));
+        okta::outside(&world, &directory, &account, "user.session.start", Some(reason));
         if locked {
             if directory.settings().provider() == "okta" {
                 // There a lock is a status, which readers see.

@@ -29,6 +29,7 @@ pub const OPERATIONS: &[&str] = &[
     "graph.risky_users.get",
     "graph.risky_users.confirm",
     "graph.risky_users.dismiss",
+    "graph.sign_ins",
     "graph.organization",
     "graph.licences",
     "graph.application",
@@ -75,6 +76,8 @@ pub struct World {
     used: Mutex<HashMap<String, i64>>,
     /// Last call of paced operations.
     paced: Mutex<HashMap<String, OffsetDateTime>>,
+    /// When the window of counted operations began, and their calls in it.
+    counted: Mutex<HashMap<String, (OffsetDateTime, u32)>>,
     /// Writes that a later synchronisation undoes.
     reverts: Mutex<Vec<Revert>>,
 }
@@ -108,6 +111,7 @@ impl World {
             ahead_ms: AtomicI64::new(0),
             used: Mutex::default(),
             paced: Mutex::default(),
+            counted: Mutex::default(),
             reverts: Mutex::default(),
         })
     }
@@ -194,6 +198,18 @@ impl World {
         free
     }
 
+    /// Counts a call under this key; false beyond so many in a window of this length.
+    pub fn counted(&self, key: &str, most: u32, window: Duration) -> bool {
+        let now = self.now();
+        let mut counted = lock(&self.counted);
+        let (began, calls) = counted.entry(key.to_owned()).or_insert((now, 0));
+        if now - *began >= window {
+            (*began, *calls) = (now, 0);
+        }
+        *calls += 1;
+        *calls <= most
+    }
+
     /// Puts an account's present status back after a while, as the next synchronisation from AD does.
     pub fn revert_later(&self, directory: &Directory, account: &Account, after: Duration) {
         let revert = Revert {
@@ -226,6 +242,7 @@ impl World {
         self.log.clear();
         lock(&self.used).clear();
         lock(&self.paced).clear();
+        lock(&self.counted).clear();
         lock(&self.reverts).clear();
         self.ahead_ms.store(0, Ordering::Relaxed);
     }

@@ -11,7 +11,7 @@ use super::members::Relation;
 use super::principals::Key;
 use super::{
     application, batch, deleted, delta, directory, errors, group_delta, groups, members, mitigation,
-    principals, risk, roles, users,
+    principals, risk, roles, sign_in_log, users,
 };
 use crate::wire::{self, Answer, Request};
 use crate::world::World;
@@ -40,6 +40,7 @@ enum Operation<'p> {
     RiskyUser(&'p str),
     Confirm,
     Dismiss,
+    SignIns,
     Organization,
     Domains,
     Licences,
@@ -96,6 +97,7 @@ impl<'p> Operation<'p> {
             ["identityProtection", "riskyUsers", "confirmCompromised"] if post => Self::Confirm,
             ["identityProtection", "riskyUsers", "dismiss"] if post => Self::Dismiss,
             ["identityProtection", "riskyUsers", id] if get => Self::RiskyUser(id),
+            ["auditLogs", "signIns"] if get => Self::SignIns,
             ["organization"] if get => Self::Organization,
             ["domains"] if get => Self::Domains,
             ["subscribedSkus"] if get => Self::Licences,
@@ -163,6 +165,7 @@ impl<'p> Operation<'p> {
             Self::RiskyUsers | Self::RiskyUser(_) => "graph.risky_users.get",
             Self::Confirm => "graph.risky_users.confirm",
             Self::Dismiss => "graph.risky_users.dismiss",
+            Self::SignIns => "graph.sign_ins",
             Self::Organization => "graph.organization",
             Self::Licences => "graph.licences",
             Self::ServicePrincipals | Self::ServicePrincipal(_) | Self::AppRoles(_) | Self::AssignedTo(_) => {
@@ -275,6 +278,7 @@ fn perform(
         Operation::RiskyUser(id) => risk::get(world, request, caller, id),
         Operation::Confirm => risk::mark(world, request, caller, risk::Mark::Compromised),
         Operation::Dismiss => risk::mark(world, request, caller, risk::Mark::Dismissed),
+        Operation::SignIns => sign_in_log::list(world, request, caller),
         Operation::Organization => directory::organization(world, request, caller),
         Operation::Domains => directory::domains(world, request, caller),
         Operation::Licences => directory::licences(world, request, caller),

@@ -30,6 +30,7 @@ mod roles;
 mod ropc;
 mod settings;
 mod sign_in;
+mod sign_in_log;
 mod user;
 mod users;
 

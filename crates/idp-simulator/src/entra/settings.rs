@@ -44,6 +44,12 @@ pub struct Settings {
     /// At most one Identity Protection call a second, throttled without a delay hint (entra.md §7.4).
     #[serde(default = "yes")]
     pub risk_throttling: bool,
+    /// At most five calls of reports in ten seconds (entra.md §7.4).
+    #[serde(default = "yes")]
+    pub report_throttling: bool,
+    /// Seconds after which a sign-in shows in the log.
+    #[serde(default)]
+    pub sign_in_log_lag_s: i64,
     /// Resource units an application may use in ten seconds (a tenant of 500 users really has 8,000); null = no limit.
     #[serde(default)]
     pub resource_units: Option<u32>,

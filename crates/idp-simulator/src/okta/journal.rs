@@ -240,13 +240,20 @@ pub fn answer(world: &World, org: &Org, request: &Request) -> Result<Response<By
     let limit = limit.min(1000);
     let filter = request.param("filter").map(|text| conditions(&text).ok_or_else(invalid)).transpose()?;
 
+    let newest_first = match request.param("sortOrder").as_deref() {
+        None | Some("ASCENDING") => false,
+        // Only what is bounded can be read backwards, and only its newest page is.
+        Some("DESCENDING") if until.is_some() && after.is_none() => true,
+        Some(_) => return Err(invalid()),
+    };
+
     let mut orgs = lock(&world.okta.journal.orgs);
     let events = orgs.entry(org.directory.id.clone()).or_default();
     let from = after.unwrap_or(0).max(events.first);
     let skip = usize::try_from(from - events.first).unwrap_or(usize::MAX);
     let (mut found, mut next) = (Vec::new(), from);
     for (at, event) in events.kept.iter().skip(skip) {
-        if found.len() == limit {
+        if found.len() == limit && !newest_first {
             break;
         }
         next += 1;
@@ -259,10 +266,14 @@ pub fn answer(world: &World, org: &Org, request: &Request) -> Result<Response<By
             found.push(event.clone());
         }
     }
+    if newest_first {
+        found.reverse();
+        found.truncate(limit);
+    }
     let full = found.len() == limit;
     let mut response = wire::json(StatusCode::OK, &Value::Array(found));
     // The polling form always has a next link; the bounded one ends.
-    if until.is_none() || full {
+    if until.is_none() || full && !newest_first {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.append_pair("after", &next.to_string()).append_pair("limit", &limit.to_string());
         for name in ["filter", "until", "sortOrder"] {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::stage::{ANN, APP, HYBRID, ROOT, SECRET, Stage, TENANT, spec, stage, stage_with};
+use crate::stage::{ANN, APP, HYBRID, PUBLIC_APP, ROOT, SECRET, Stage, TENANT, spec, stage, stage_with};
 
 fn generated(count: u64) -> Value {
     let mut spec = spec();
@@ -101,6 +101,51 @@ async fn advanced_queries_need_header_and_count() {
     assert!(body["@odata.count"].as_u64().unwrap() > 0);
     let (_, plain) = stage.get("/users?$filter=userPrincipalName eq 'ANN@contoso.example'&$select=id").await;
     assert_eq!(plain["value"], json!([{"id": ANN}]));
+}
+
+#[tokio::test]
+async fn the_log_of_sign_ins_has_everybody_s_newest_first_and_needs_a_permission_and_a_licence() {
+    let stage = stage().await;
+    let owner = |what: &str| format!("/directories/{TENANT}/accounts/{ANN}/{what}");
+    stage.control(Method::POST, &owner("sign-in"), &Value::Null).await;
+    stage.control(Method::POST, "/clock", &json!({"advance_s": 60})).await;
+    stage.control(Method::POST, &owner("wrong-passwords"), &json!({"count": 2})).await;
+    stage.control(Method::POST, "/clock", &json!({"advance_s": 60})).await;
+    let form = [
+        ("grant_type", "password"),
+        ("client_id", PUBLIC_APP),
+        ("scope", "openid"),
+        ("username", "ann@contoso.example"),
+        ("password", "not-it"),
+    ];
+    assert_eq!(stage.token_request(TENANT, &form).await.status(), 400);
+    let codes = |body: &Value| -> Vec<(u64, bool)> {
+        let rows = body["value"].as_array().unwrap().iter();
+        rows.map(|row| (row["status"]["errorCode"].as_u64().unwrap(), row["appId"] == PUBLIC_APP)).collect()
+    };
+    let path = format!("/auditLogs/signIns?$filter=userId eq '{ANN}'");
+    let (status, all) = stage.get(&path).await;
+    assert_eq!(status, 200);
+    assert_eq!(codes(&all), [(50126, true), (50126, false), (50126, false), (0, false)]);
+    let (_, page) = stage.get(&format!("{path}&$top=1")).await;
+    assert_eq!((codes(&page).len(), page["@odata.nextLink"].is_string()), (1, true));
+    let (_, good) =
+        stage.get(&format!("{path} and status/errorCode eq 0&$orderby=createdDateTime desc")).await;
+    assert_eq!(codes(&good), [(0, false)]);
+    let since = all["value"][1]["createdDateTime"].as_str().unwrap();
+    let (_, later) = stage.get(&format!("{path} and createdDateTime gt {since}")).await;
+    assert_eq!(codes(&later).len(), 1);
+    assert_eq!(stage.get(&path).await.0, 200, "the fifth");
+    assert_eq!(stage.get(&path).await.0, 429);
+    stage.configure(json!({"report_throttling": false})).await;
+    assert_eq!(stage.get("/auditLogs/signIns?$filter=userId ne 'x'").await.0, 400);
+    assert_eq!(stage.get("/auditLogs/signIns?$top=1001").await.0, 400);
+    stage.configure(json!({"licences": []})).await;
+    let (status, body) = stage.get(&path).await;
+    assert_eq!(
+        (status, body["error"]["code"].as_str().unwrap()),
+        (403, "Authentication_RequestFromNonPremiumTenantOrB2CTenant")
+    );
 }
 
 #[tokio::test]
