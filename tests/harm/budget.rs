@@ -1,7 +1,7 @@
 //! The shipped budget, asked with simulated instants: `budget.decide` and `budget.settle` in a PostgreSQL of its own.
 
 use anyhow::{Context, ensure};
-use shared::limiter::Denial;
+use shared::{limiter::Denial, provider::SignIns};
 use sqlx::{ConnectOptions as _, PgConnection, Row, postgres::PgConnectOptions};
 use time::{Duration, OffsetDateTime, macros::datetime};
 use uuid::Uuid;
@@ -40,6 +40,8 @@ pub struct Question {
     pub changed: Option<i64>,
     /// It is locked.
     pub locked: bool,
+    /// What the log of sign-ins shows. It is looked at only where the budget says that it matters.
+    pub log: SignIns,
     /// When.
     pub at: i64,
 }
@@ -108,11 +110,14 @@ impl Budget {
                 |f: fn(&Question) -> Option<i64>| some.iter().map(|q| f(q).map(instant)).collect::<Vec<_>>();
             let rows = sqlx::query(
                 "SELECT d.outcome, d.reason, d.free_at
-                 FROM unnest($3::uuid[], $4::uuid[], $5::text[], $6::timestamptz[], $7::timestamptz[], $8::bool[], $9::timestamptz[])
-                      WITH ORDINALITY AS q (attempt, nonce, object, signed_in, changed, locked, at, place),
+                 FROM unnest($3::uuid[], $4::uuid[], $5::text[], $6::timestamptz[], $7::timestamptz[], $8::bool[], $9::timestamptz[],
+                             $12::timestamptz[], $13::int[])
+                      WITH ORDINALITY AS q (attempt, nonce, object, signed_in, changed, locked, at, logged, failures, place),
+                      LATERAL (SELECT budget.log_matters($1, $2, q.object) AS matters) AS log,
                       LATERAL budget.decide(q.attempt, q.nonce, $1, $2, q.object, $10, $11, false, false, false,
-                          q.signed_in, q.changed, q.locked, gen_random_uuid(), gen_random_uuid(), '\\x00', NULL, q.at,
-                          interval '25 hours 15 minutes') AS d
+                          CASE WHEN log.matters THEN greatest(q.signed_in, q.logged) ELSE q.signed_in END,
+                          q.changed, q.locked, gen_random_uuid(), gen_random_uuid(), '\\x00', NULL, q.at,
+                          interval '25 hours 15 minutes', CASE WHEN log.matters THEN q.failures END) AS d
                  ORDER BY q.place",
             )
             .bind(self.provider.name())
@@ -126,6 +131,8 @@ impl Budget {
             .bind(each(|q| Some(q.at)))
             .bind(self.daily_max)
             .bind(self.threshold)
+            .bind(some.iter().map(|q| q.log.last_success).collect::<Vec<_>>())
+            .bind(some.iter().map(|q| i32::try_from(q.log.failures).unwrap_or(i32::MAX)).collect::<Vec<_>>())
             .fetch_all(&mut self.db)
             .await?;
             for row in rows {

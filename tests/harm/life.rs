@@ -1,5 +1,9 @@
 //! One account in one run: its owner's plan, its directory, and whoever else submits passwords.
 
+use std::collections::VecDeque;
+
+use shared::provider::SignIn;
+
 use crate::{
     directory::{Answer, Lockout, Provider},
     numbers::{HOUR, MINUTE},
@@ -9,6 +13,8 @@ use crate::{
 
 /// How late Entra ID shows a sign-in (assumed; Microsoft promises none).
 const SHOWN_AFTER: i64 = HOUR;
+/// Entries of the log of sign-ins that are kept; Parapet reads more of them.
+const LOGGED: usize = 100;
 
 /// The account was locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +60,9 @@ pub struct Life<'a> {
     changed: i64,
     /// The latest sign-ins, newest last.
     sign_ins: [Option<i64>; 2],
+    /// The directory's log: what happened at the sign-in page, oldest first. Our successes and failures bear our name in it
+    /// and are left out.
+    log: VecDeque<(i64, SignIn)>,
     owner_failures: u32,
     planned: usize,
     consequences: Vec<(i64, Consequence)>,
@@ -75,6 +84,7 @@ impl<'a> Life<'a> {
             password: account.password(),
             changed,
             sign_ins: [None, None],
+            log: VecDeque::new(),
             owner_failures: 0,
             planned: 0,
             consequences: Vec::new(),
@@ -111,6 +121,9 @@ impl<'a> Life<'a> {
     /// Somebody else submits a password.
     pub fn attempt(&mut self, at: i64, password: Password) -> Answer {
         let answer = self.submit(at, password, None);
+        if answer == Answer::Locked {
+            self.note(at, SignIn::Lock);
+        }
         if answer == Answer::Right && !self.account.second_factor {
             self.signed_in(at);
         }
@@ -119,7 +132,7 @@ impl<'a> Life<'a> {
 
     /// What the directory tells. Entra ID does not show locks, is late, and a renewed token is a success too.
     pub fn shown(&self, at: i64) -> Shown {
-        let late = if self.provider == Provider::Entra { SHOWN_AFTER } else { 0 };
+        let late = self.late();
         let signed_in = self.sign_ins.iter().flatten().copied().filter(|when| *when <= at - late).max();
         Shown {
             locked: self.provider == Provider::Okta && self.lockout.is_locked(at),
@@ -129,9 +142,26 @@ impl<'a> Life<'a> {
         }
     }
 
+    /// What its log of sign-ins shows. Devices that use a password by themselves are no visit to the page.
+    pub fn logged(&self, at: i64) -> impl Iterator<Item = (i64, SignIn)> {
+        let shown = at - self.late();
+        self.log.iter().copied().filter(move |(when, _)| *when <= shown)
+    }
+
     /// Whether the directory shows anything new since this was last asked.
     pub fn take_news(&mut self) -> bool {
         std::mem::take(&mut self.news)
+    }
+
+    fn late(&self) -> i64 {
+        if self.provider == Provider::Entra { SHOWN_AFTER } else { 0 }
+    }
+
+    fn note(&mut self, at: i64, sign_in: SignIn) {
+        self.log.push_back((at, sign_in));
+        if self.log.len() > LOGGED {
+            self.log.pop_front();
+        }
     }
 
     fn act(&mut self, at: i64, planned: &Planned) {
@@ -157,9 +187,19 @@ impl<'a> Life<'a> {
         let right = (!session.forgotten).then_some(self.password);
         for typed in session.wrong.iter().copied().chain(right) {
             match self.submit(at, typed, Some(session.id)) {
-                Answer::Right => return self.signed_in(at),
-                Answer::Wrong => at += 20,
-                Answer::Locked | Answer::WrongAndLocked => return self.locked_out(at, session),
+                Answer::Right => {
+                    self.note(at, SignIn::Success);
+                    return self.signed_in(at);
+                }
+                Answer::Wrong => {
+                    self.note(at, SignIn::Failure);
+                    at += 20;
+                }
+                locked => {
+                    let met = if locked == Answer::Locked { SignIn::Lock } else { SignIn::Failure };
+                    self.note(at, met);
+                    return self.locked_out(at, session);
+                }
             }
         }
         self.consequences.push((at + session.help, Consequence::Help(session.reset)));
@@ -186,6 +226,7 @@ impl<'a> Life<'a> {
                 if let Some(password) = reset {
                     self.change(at, password);
                 }
+                self.note(at + 2 * MINUTE, SignIn::Success);
                 self.signed_in(at + 2 * MINUTE);
             }
         }

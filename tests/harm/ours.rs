@@ -13,7 +13,7 @@ use credential_validator::{
     triage::{self, AccountFacts, Decision, Facts, PasswordPolicy, Secret, Tried},
 };
 use shared::{
-    provider::{AccountKind, AccountState, PasswordAuthority},
+    provider::{AccountKind, AccountState, PasswordAuthority, SignIns},
     verdict::{Reason, Verdict},
 };
 use uuid::Uuid;
@@ -231,6 +231,7 @@ impl<'a> Turns<'a> {
             self.decide(place, &decision, now, ours);
             return None;
         }
+        let log: Vec<_> = self.life.logged(now).map(|(at, sign_in)| (instant(at), sign_in)).collect();
         self.turn = place;
         self.questions += 1;
         let name = (u128::from(self.life.account.index) << 64) | u128::from(self.questions);
@@ -241,6 +242,7 @@ impl<'a> Turns<'a> {
             // As the adapters read it: where the last success was no visit to the sign-in page, nothing is known.
             signed_in: shown.signed_in.filter(|_| shown.succeeded == shown.signed_in),
             changed: facts.account.trusted_password_change().map(seconds),
+            log: SignIns::of(&log),
             locked: shown.locked,
             at: now,
         })

@@ -66,6 +66,23 @@ impl Idp {
         self.simulator.world.faults.add(fault);
     }
 
+    /// The owner of an account signs in at the directory's own page.
+    pub async fn sign_in(&self, directory: &str, account: &str) {
+        self.as_owner(directory, account, "sign-in", serde_json::json!({})).await;
+    }
+
+    /// The owner of an account mistypes.
+    pub async fn mistype(&self, directory: &str, account: &str, times: u32) {
+        self.as_owner(directory, account, "wrong-passwords", serde_json::json!({ "count": times })).await;
+    }
+
+    async fn as_owner(&self, directory: &str, account: &str, what: &str, body: Value) {
+        let base = self.simulator.control_url();
+        let client = reqwest::Client::builder().timeout(std::time::Duration::from_secs(30)).build().unwrap();
+        let request = client.post(format!("{base}/directories/{directory}/accounts/{account}/{what}"));
+        request.json(&body).send().await.unwrap().error_for_status().unwrap();
+    }
+
     /// Password submissions over the wire so far.
     pub fn submissions(&self) -> Vec<Submission> {
         let entries = self.simulator.world.log.after(0, usize::MAX, |_| true);

@@ -57,7 +57,7 @@ impl Permits {
                 ad_backed: false,
                 low_threshold_opt_in: false,
             },
-            owner: OwnerSeen { sign_in_at: None, password_changed_at: None, locked: false },
+            owner: OwnerSeen { sign_in_at: None, password_changed_at: None, locked: false, failures: None },
             intent: &intent,
         };
         let mut reservation = Reservation::begin(&self.db, self.tenant).await.unwrap();

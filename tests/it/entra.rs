@@ -11,7 +11,7 @@ use shared::integration::{EntraCloud, EntraConnection};
 use shared::provider::entra::Entra;
 use shared::provider::{
     Account, AccountKind, AccountState, Acted, Action, Attempted, Capability, Cursor, Listing, Missing, Next,
-    PasswordAuthority, Provider, ProviderError, Signal,
+    PasswordAuthority, Provider, ProviderError, SignIns, Signal,
 };
 use shared::secret::SecretBytes;
 use shared::verdict::{Reason, Verdict};
@@ -224,6 +224,66 @@ async fn without_sign_in_activity_reading_goes_on_without_it() {
     let stage = Stage::people(json!({"licences": []})).await;
     assert_eq!(stage.account("ann@contoso.example").await.last_sign_in_at, None);
     assert_eq!(stage.walk(Listing::Full, None).await.unwrap().0.len(), 9);
+}
+
+#[tokio::test]
+async fn the_log_of_sign_ins_tells_of_the_owner_and_leaves_us_out() {
+    let (stage, permits) = (Stage::people(json!({})).await, Permits::start().await);
+    let id = stage.id("ann@contoso.example");
+    let log = async || {
+        let since = stage.idp.simulator.world.now() - Duration::days(30);
+        let read = stage.entra.sign_ins(&id, since).await.unwrap().unwrap();
+        (read.last_success.is_some(), read.failures)
+    };
+    assert_eq!(log().await, (false, 0), "her last sign-in is older than what is kept");
+    stage.idp.mistype(TENANT, &id, 2).await;
+    assert_eq!(
+        stage.verify(&permits, "ann@contoso.example", "right \"horse\" & ü").await.verdict,
+        Verdict::Valid
+    );
+    assert_eq!(log().await, (false, 2), "our success is not hers");
+    // Microsoft dates to the second.
+    stage.idp.simulator.world.advance(Duration::seconds(2));
+    stage.idp.sign_in(TENANT, &id).await;
+    stage.idp.simulator.world.advance(Duration::seconds(2));
+    stage.idp.mistype(TENANT, &id, 1).await;
+    assert_eq!(log().await, (true, 1));
+    stage.idp.mistype(TENANT, &id, 10).await;
+    assert_eq!(log().await, (true, SignIns::LOCKED), "the tenth locked her, the eleventh met the lock");
+}
+
+#[tokio::test]
+async fn a_log_that_may_not_be_read_is_no_error_and_one_that_throttles_holds_nothing_else() {
+    let ann = "ann@contoso.example";
+    let since = time::OffsetDateTime::now_utc() - Duration::days(30);
+    let unlicensed = Stage::people(json!({"licences": []})).await;
+    assert_eq!(unlicensed.entra.sign_ins(&unlicensed.id(ann), since).await.unwrap(), None);
+    let stage = Stage::people(json!({})).await;
+    let id = stage.id(ann);
+    assert!(stage.entra.sign_ins(&id, since).await.unwrap().is_some());
+    // What was granted when the token was issued; the licence ends meanwhile.
+    stage.configure(&json!({"licences": []}));
+    assert_eq!(stage.entra.sign_ins(&id, since).await.unwrap(), None);
+    stage.configure(&json!({"licences": ["P2"]}));
+    stage
+        .idp
+        .fault(json!({"operation": "graph.sign_ins", "effect": {"throttle": {"hint": {"seconds": 30}}}}));
+    let told = stage.entra.sign_ins(&id, since).await;
+    assert!(matches!(told, Err(ProviderError::Throttled { .. })), "{told:?}");
+    let next = stage.entra.sign_ins(&id, since).await;
+    assert!(matches!(next, Err(ProviderError::Paced { wait }) if wait.as_secs() > 20), "{next:?}");
+    assert!(stage.entra.account(&id).await.is_ok(), "its quota is its own");
+}
+
+#[tokio::test]
+async fn reports_are_asked_for_five_times_in_ten_seconds_and_no_more() {
+    let stage = Stage::people(json!({})).await;
+    let (id, since) = (stage.id("ann@contoso.example"), time::OffsetDateTime::now_utc() - Duration::days(30));
+    for _ in 0..5 {
+        assert!(stage.entra.sign_ins(&id, since).await.unwrap().is_some());
+    }
+    let sixth = stage.entra.sign_ins(&id, since).await;
+    assert!(matches!(sixth, Err(ProviderError::Paced { .. })), "{sixth:?}");
 }
 
 #[tokio::test]

@@ -176,12 +176,12 @@ async fn sending_again_under_an_old_reservation_is_caught_when_the_function_is_r
         .execute(
             "ALTER TABLE validator.attempts DROP CONSTRAINT attempts_pkey;
              ALTER FUNCTION budget.decide(uuid, uuid, text, text, text, integer, integer, boolean, boolean, boolean, timestamptz,
-                 timestamptz, boolean, uuid, uuid, bytea, text, timestamptz, interval) RENAME TO decide_once;
+                 timestamptz, boolean, uuid, uuid, bytea, text, timestamptz, interval, integer) RENAME TO decide_once;
              CREATE FUNCTION budget.decide(uuid, uuid, text, text, text, integer, integer, boolean, boolean, boolean, timestamptz,
-                 timestamptz, boolean, uuid, uuid, bytea, text, timestamptz, interval) RETURNS budget.decision LANGUAGE plpgsql AS $$
+                 timestamptz, boolean, uuid, uuid, bytea, text, timestamptz, interval, integer) RETURNS budget.decision LANGUAGE plpgsql AS $$
              DECLARE d budget.decision;
              BEGIN
-                 d := budget.decide_once($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19);
+                 d := budget.decide_once($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20);
                  IF d.outcome = 'already' THEN
                      UPDATE budget.attempt SET nonce = $2, state = 'reserved', finished_at = NULL WHERE attempt_id = $1;
                      d.outcome := 'granted';
@@ -189,7 +189,7 @@ async fn sending_again_under_an_old_reservation_is_caught_when_the_function_is_r
                  RETURN d;
              END $$;
              GRANT EXECUTE ON FUNCTION budget.decide(uuid, uuid, text, text, text, integer, integer, boolean, boolean, boolean, timestamptz,
-                 timestamptz, boolean, uuid, uuid, bytea, text, timestamptz, interval) TO parapet_budget_owner",
+                 timestamptz, boolean, uuid, uuid, bytea, text, timestamptz, interval, integer) TO parapet_budget_owner",
         )
         .await;
     die(&world, Stage::Answered, 3).await;

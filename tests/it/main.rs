@@ -37,6 +37,7 @@ mod requests;
 mod scope;
 mod servers;
 mod service;
+mod sign_in_log;
 mod stack;
 mod stops;
 mod sync;

@@ -11,9 +11,9 @@ use shared::{
     db::{Db, Tx},
     id::{CauseId, ExposureId, TenantId, WorkId},
     integration_store::{self, Integration},
-    limiter::{Answer, Ask, Limits, OwnerSeen, Reservation},
+    limiter::{self, Answer, Ask, Limits, OwnerSeen, Reservation},
     provider::{
-        Account, AccountState, AttemptConnection, PasswordAuthority, Provider, ProviderError,
+        Account, AccountState, AttemptConnection, PasswordAuthority, Provider, ProviderError, SignIns,
         directory::{ConnectError, Directories},
     },
     queue::{Delivery, Handler, HandlerError, Outcome},
@@ -23,7 +23,7 @@ use shared::{
     wire::events::ValidationDue,
     work::lane::Standing,
 };
-use time::Duration;
+use time::{Duration, OffsetDateTime};
 
 use crate::{
     NAME,
@@ -41,6 +41,8 @@ use crate::{
 
 /// How long an exposure waits when its directory cannot be asked, and no better time is known.
 const UNAVAILABLE: Duration = Duration::minutes(2);
+/// How far back the log of sign-ins is read: Entra ID keeps 30 days of it, Okta 90.
+const LOG_SPAN: Duration = Duration::days(30);
 
 /// Handles `validation.due`.
 #[derive(Debug)]
@@ -75,8 +77,29 @@ struct Prepared {
     integration: Integration,
     provider: Arc<dyn Provider>,
     account: Account,
+    log: Log,
     /// `None` when the account is locked: then the budget is told, and nothing is tried.
     ready: Option<(AttemptConnection, SecretBytes)>,
+}
+
+/// What the directory's log of sign-ins adds to what its account shows.
+#[derive(Clone, Copy)]
+enum Log {
+    /// It cannot change anything, or we may not read it.
+    Unread,
+    /// It would have been of use, and did not answer now.
+    Missed,
+    /// This.
+    Read(SignIns),
+}
+
+impl Log {
+    fn read(self) -> Option<SignIns> {
+        match self {
+            Self::Read(sign_ins) => Some(sign_ins),
+            Self::Unread | Self::Missed => None,
+        }
+    }
 }
 
 impl Validator {
@@ -125,6 +148,7 @@ impl Validator {
             return self.end(delivery, tx, &turn, Ending::Decided(decision)).await;
         }
         let tried = exposures::tried(&mut tx, std::slice::from_ref(&turn.key)).await?;
+        let log_matters = limiter::log_matters(&mut tx, &turn.key).await?;
         let provider = match self.directories.connect(&mut tx, &integration).await {
             Ok(provider) => provider,
             Err(ConnectError::Store(error)) => return Err(error.into()),
@@ -156,7 +180,8 @@ impl Validator {
             return self.end(delivery, tx, &turn, Ending::Decided(decision)).await;
         }
         if locked {
-            return Ok(Some(Prepared { turn, integration, provider, account, ready: None }));
+            let log = Log::Unread;
+            return Ok(Some(Prepared { turn, integration, provider, account, log, ready: None }));
         }
         let Some(password) = self.open(&turn).await? else {
             let decision = Decision::new(Verdict::NotTestable(Reason::SecretUnusable))
@@ -182,17 +207,19 @@ impl Validator {
             });
             turn.threshold = own.or(turn.threshold);
         }
+        let log = if log_matters { look_up(&*provider, &turn).await } else { Log::Unread };
         let connection = match verifier.connect().await {
             Ok(connection) => connection,
             Err(error) => return self.cannot_ask(delivery, &turn, &integration, &error).await,
         };
         reach(Stage::Connected);
-        Ok(Some(Prepared { turn, integration, provider, account, ready: Some((connection, password)) }))
+        let ready = Some((connection, password));
+        Ok(Some(Prepared { turn, integration, provider, account, log, ready }))
     }
 
     /// Reserve, submit once, store the result.
     async fn attempt(&self, delivery: &Delivery, prepared: Prepared) -> Result<(), HandlerError> {
-        let Prepared { mut turn, integration, provider, account, ready } = prepared;
+        let Prepared { mut turn, integration, provider, account, log, ready } = prepared;
         let mut reservation = Reservation::begin(&self.db, turn.tenant).await?;
         // Read again under the reservation's own transaction: a pause, a switch or a new request bites at once.
         let tx = reservation.tx();
@@ -230,9 +257,10 @@ impl Validator {
                 account.authority == PasswordAuthority::Ad,
             ),
             owner: OwnerSeen {
-                sign_in_at: account.last_sign_in_at,
+                sign_in_at: account.last_sign_in_at.max(log.read().and_then(|log| log.last_success)),
                 password_changed_at: facts_of(&account).trusted_password_change(),
                 locked: ready.is_none(),
+                failures: log.read().map(|log| log.failures),
             },
             intent: &intent,
         };
@@ -252,7 +280,13 @@ impl Validator {
                 )));
             }
             (Answer::Denied { reason, free_at }, _) => {
-                let outcome = denied(reason, free_at);
+                let outcome = match denied(reason, free_at) {
+                    // The log may show the sign-in that the account does not.
+                    Ending::Watched(decision, _) if matches!(log, Log::Missed) => {
+                        Ending::Watched(decision, LOOK_AGAIN)
+                    }
+                    outcome => outcome,
+                };
                 write(reservation.tx(), &turn, &outcome).await?;
                 let first = delivery.done(reservation.tx()).await?;
                 return if first {
@@ -359,6 +393,25 @@ impl Validator {
 
 async fn done(delivery: &Delivery, db: &Db) -> Result<(), HandlerError> {
     Ok(message::finish(delivery, db.system().await?).await?)
+}
+
+/// Reads the log of sign-ins. It only ever adds to what is known: where it does not answer, the turn goes on without it, as
+/// where we may not read it.
+///
+/// It is read only when something of the account's reserve is spent: without an attempt of ours since the owner's last
+/// sign-in there is nothing to free, and what the owner spent alone is the owner's. Logs are rationed (entra.md §7.4).
+async fn look_up(provider: &dyn Provider, turn: &Turn) -> Log {
+    let (log, outcome) = match provider.sign_ins(&turn.key.object, OffsetDateTime::now_utc() - LOG_SPAN).await
+    {
+        Ok(Some(sign_ins)) => (Log::Read(sign_ins), "read"),
+        Ok(None) => (Log::Unread, "not_granted"),
+        Err(error) => {
+            tracing::debug!(%error, integration = %turn.integration, "the log of sign-ins was not read");
+            (Log::Missed, "missed")
+        }
+    };
+    metrics::counter!("parapet_sign_in_logs_total", "outcome" => outcome).increment(1);
+    log
 }
 
 fn facts_of(account: &Account) -> AccountFacts {

@@ -42,10 +42,20 @@ pub fn violations(sent: &[Sent]) -> Vec<String> {
     found
 }
 
-/// What I1 and I2 allow for a lockout threshold, said once more: per day, and since the owner's last sign-in.
-pub fn allowed(daily: u32, threshold: Option<u32>, ad: bool, gov: bool, opt_in: bool) -> (i64, i64) {
+/// What I1 and I2 allow for a lockout threshold, said once more: per day, and since the owner's last sign-in, of whose own
+/// wrong tries so many are known.
+pub fn allowed(
+    daily: u32,
+    threshold: Option<u32>,
+    ad: bool,
+    gov: bool,
+    opt_in: bool,
+    tries: u32,
+) -> (i64, i64) {
     let known = threshold.filter(|t| *t > 0).unwrap_or(if gov { 3 } else { 10 });
     let t = i64::from(if ad { known.min(5) } else { known });
     let reserve = if t <= 4 { i64::from(opt_in && t >= 2) } else { (t / 2).min(t - 4) };
-    (i64::from(daily).min(t / 2).min(reserve).min(5), reserve)
+    let daily = i64::from(daily).min(t / 2).min(reserve).min(5);
+    // Three wrong tries are left before the one that locks.
+    (daily, if tries > 0 { reserve.min(t - i64::from(tries) - 4) } else { reserve })
 }

@@ -28,7 +28,7 @@ fn steps(count: usize) -> Vec<i64> {
 
 /// Asks for one account while the clock steps; what was granted, in the order in which it was, as the ledger dates it.
 async fn walk(db: &mut PgConnection, count: usize) -> Vec<Sent> {
-    let (daily, reserve) = allowed(2, Some(2 * 100_000), false, false, false);
+    let (daily, reserve) = allowed(2, Some(2 * 100_000), false, false, false, 0);
     let (mut clock, mut sent) = (START, Vec::new());
     for minutes in steps(count) {
         clock += Duration::minutes(minutes);

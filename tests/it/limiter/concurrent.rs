@@ -35,7 +35,7 @@ async fn rush(database: &e2e::Database, rounds: usize) -> Vec<Sent> {
                 // A broken function may fail on the constraints that back it up; that is no permit.
                 let Ok(said) = decide(&mut db, &q).await else { continue };
                 if said.granted() {
-                    let (daily, reserve) = allowed(3, Some(100), false, false, false);
+                    let (daily, reserve) = allowed(3, Some(100), false, false, false, 0);
                     sent.lock().await.push(Sent {
                         attempt: q.attempt,
                         account: q.object.clone(),
@@ -74,7 +74,7 @@ async fn counting_before_inserting_is_caught_when_the_function_is_replaced() {
              p_attempt uuid, p_nonce uuid, p_provider text, p_directory text, p_object text, p_daily_max integer,
              p_threshold integer, p_us_gov boolean, p_ad_backed boolean, p_low_threshold_opt_in boolean,
              p_owner_sign_in timestamptz, p_password_changed timestamptz, p_locked boolean, p_event uuid, p_tenant uuid,
-             p_intent bytea, p_traceparent text, p_instant timestamptz, p_window interval)
+             p_intent bytea, p_traceparent text, p_instant timestamptz, p_window interval, p_owner_failures integer DEFAULT NULL)
              RETURNS budget.decision LANGUAGE plpgsql AS $$
          DECLARE d budget.decision;
          BEGIN

@@ -151,7 +151,7 @@ async fn the_function_services_call_holds_the_clock_and_the_window_and_nothing_e
     assert_eq!(
         words.join(" "),
         "SELECT budget.decide($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-         clock_timestamp(), interval '25 hours 15 minutes')"
+         clock_timestamp(), interval '25 hours 15 minutes', $18)"
     );
 }
 
@@ -204,6 +204,53 @@ async fn the_owner_s_reserve_falls_only_when_the_directory_shows_the_owner() {
     let said = spend(&mut db, &q).await;
     assert!(said.granted());
     assert_eq!(said.since_success, Some(1));
+}
+
+#[tokio::test]
+async fn the_owner_keeps_three_tries_even_with_those_that_the_log_shows() {
+    let database = e2e::database().await;
+    let mut db = database.superuser().await.connect().await.unwrap();
+    let at = |days: i64| START + Duration::days(2 * days);
+    let of_ten = |object: &str, day, failures| {
+        Question::new(object, limits(2, None), at(day)).owner(OwnerSeen { failures, ..UNSEEN })
+    };
+    // Ten lock. Four of the owner's and two of ours leave three before the one that does.
+    for day in 0..2 {
+        assert!(spend(&mut db, &of_ten("ann", day, Some(4))).await.granted(), "{day}");
+    }
+    assert_eq!(spend(&mut db, &of_ten("ann", 2, Some(4))).await.reason(), "reserve");
+    assert_eq!(
+        spend(&mut db, &of_ten("ann", 3, None)).await.reason(),
+        "reserve",
+        "what was seen is not forgotten"
+    );
+    assert!(spend(&mut db, &of_ten("ann", 4, Some(3))).await.granted(), "the log says otherwise");
+    assert_eq!(spend(&mut db, &of_ten("bob", 0, Some(6))).await.reason(), "reserve");
+    assert_eq!(
+        spend(&mut db, &of_ten("eve", 0, Some(i32::MAX.unsigned_abs()))).await.reason(),
+        "reserve",
+        "a lock"
+    );
+    // A sign-in that is surely later ends it, and failures after it count again.
+    let later = OwnerSeen { sign_in_at: Some(at(5)), failures: Some(5), ..UNSEEN };
+    let q = Question::new("ann", limits(2, None), at(6)).owner(later);
+    assert!(spend(&mut db, &q).await.granted());
+    assert_eq!(spend(&mut db, &of_ten("ann", 7, Some(5))).await.reason(), "reserve");
+}
+
+/// Negative control.
+#[tokio::test]
+async fn a_function_that_overlooks_the_owner_s_tries_takes_the_last_of_them() {
+    let database = e2e::database().await;
+    let mut db = database.superuser().await.connect().await.unwrap();
+    db.execute(
+        "CREATE OR REPLACE FUNCTION budget.reserve_left(r budget.rules, owner_failures integer) RETURNS integer
+             LANGUAGE sql IMMUTABLE AS 'SELECT ($1).reserve_limit'",
+    )
+    .await
+    .unwrap();
+    let q = Question::new("ann", limits(2, None), START).owner(OwnerSeen { failures: Some(9), ..UNSEEN });
+    assert!(spend(&mut db, &q).await.granted(), "the tenth locks");
 }
 
 #[tokio::test]

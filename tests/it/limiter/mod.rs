@@ -28,7 +28,8 @@ pub fn limits(daily_max: u32, threshold: Option<u32>) -> Limits {
     Limits { daily_max, threshold, us_gov: false, ad_backed: false, low_threshold_opt_in: false }
 }
 
-pub const UNSEEN: OwnerSeen = OwnerSeen { sign_in_at: None, password_changed_at: None, locked: false };
+pub const UNSEEN: OwnerSeen =
+    OwnerSeen { sign_in_at: None, password_changed_at: None, locked: false, failures: None };
 
 /// What the inner function is asked, with instant and window as arguments.
 #[derive(Clone, Debug)]
@@ -84,7 +85,7 @@ pub async fn decide(db: &mut PgConnection, q: &Question) -> Result<Said, sqlx::E
     let signed = |n: u32| i32::try_from(n).unwrap();
     let row = sqlx::query(
         "SELECT outcome, reason, free_at, since_success FROM budget.decide($1, $2, 'okta', $3, $4, $5, $6, $7, $8, $9,
-            $10, $11, $12, gen_random_uuid(), gen_random_uuid(), '\\x00', NULL, $13, $14 * interval '1 second')",
+            $10, $11, $12, gen_random_uuid(), gen_random_uuid(), '\\x00', NULL, $13, $14 * interval '1 second', $15)",
     )
     .bind(q.attempt)
     .bind(q.nonce)
@@ -100,6 +101,7 @@ pub async fn decide(db: &mut PgConnection, q: &Question) -> Result<Said, sqlx::E
     .bind(q.owner.locked)
     .bind(q.at)
     .bind(q.window.as_seconds_f64())
+    .bind(q.owner.failures.map(signed))
     .fetch_one(db)
     .await?;
     Ok(Said {

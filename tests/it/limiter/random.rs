@@ -23,7 +23,7 @@ enum Step {
     /// The owner signs in.
     SignIn { account: usize },
     /// Somebody wants to try a password.
-    Try { account: usize, limits: Limits, shown: Shown, crash: bool, again: bool },
+    Try { account: usize, limits: Limits, shown: Shown, tries: Option<u32>, crash: bool, again: bool },
 }
 
 /// What the directory shows as the owner's last sign-in.
@@ -56,13 +56,15 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Shown::Truth),
         2 => (0i64..800).prop_map(|seconds| Shown::Ours { seconds }),
     ];
+    // Mostly nothing is known: every known try takes from the attempts that this test needs.
+    let tries = prop_oneof![6 => Just(None), 1 => (0u32..6).prop_map(Some)];
     prop_oneof![
         6 => (1i64..600).prop_map(|minutes| Step::Wait { minutes }),
         2 => (1200i64..1800).prop_map(|minutes| Step::Wait { minutes }),
         1 => (1i64..3000).prop_map(|minutes| Step::ClockBack { minutes }),
         1 => (0usize..2).prop_map(|account| Step::SignIn { account }),
-        12 => (0usize..2, limits(), shown, prop::bool::weighted(0.1), prop::bool::weighted(0.1)).prop_map(
-            |(account, limits, shown, crash, again)| Step::Try { account, limits, shown, crash, again }
+        12 => (0usize..2, limits(), shown, tries, prop::bool::weighted(0.1), prop::bool::weighted(0.1)).prop_map(
+            |(account, limits, shown, tries, crash, again)| Step::Try { account, limits, shown, tries, crash, again }
         ),
     ]
 }
@@ -85,7 +87,7 @@ async fn run(db: &mut PgConnection, steps: &[Step], window: Duration) -> Vec<Sen
                 owners[*account] = truth;
                 truth += Duration::minutes(1);
             }
-            Step::Try { account, limits, shown, crash, again } => {
+            Step::Try { account, limits, shown, tries, crash, again } => {
                 let object = ["ann", "bob"][*account];
                 let at = truth + skew;
                 let mut q = Question::new(object, *limits, at);
@@ -100,6 +102,7 @@ async fn run(db: &mut PgConnection, steps: &[Step], window: Duration) -> Vec<Sen
                     },
                     password_changed_at: None,
                     locked: false,
+                    failures: *tries,
                 };
                 if let (true, Some(before)) = (*again, &previous) {
                     q = before.clone();
@@ -113,6 +116,7 @@ async fn run(db: &mut PgConnection, steps: &[Step], window: Duration) -> Vec<Sen
                         q.limits.ad_backed,
                         q.limits.us_gov,
                         q.limits.low_threshold_opt_in,
+                        q.owner.failures.unwrap_or(0),
                     );
                     sent.push(Sent {
                         attempt: q.attempt,

@@ -3,11 +3,11 @@
 use e2e::Permits;
 use serde_json::json;
 use shared::id::ProviderKind;
-use shared::provider::{Account, AccountState, Attempted, Provider, Signal};
+use shared::provider::{Account, AccountState, Attempted, Provider, SignIns, Signal};
 use shared::secret::SecretBytes;
 use shared::verdict::{Reason, Verdict};
 
-use super::{ORG, Stage};
+use super::{ORG, Stage, people};
 
 /// Submits once, with the account as it was read before.
 async fn verify(stage: &Stage, permits: &Permits, before: &Account, password: &str) -> Attempted {
@@ -67,6 +67,50 @@ async fn a_refusal_of_a_locked_account_is_never_invalid() {
             assert_eq!(attempted.signal, Signal::Locked);
         }
     }
+}
+
+#[tokio::test]
+async fn the_log_tells_a_policy_s_refusal_from_a_wrong_password_where_it_is_readable() {
+    for (scopes, verdict) in [
+        (vec!["okta.users.read", "okta.logs.read"], Verdict::Inconclusive(Reason::Refused)),
+        // Nothing else shows it.
+        (vec!["okta.users.read"], Verdict::Invalid),
+    ] {
+        let app = json!({ "scopes": scopes });
+        let stage = Stage::with(json!({"authn": "denied"}), app, json!({"accounts": people()})).await;
+        let permits = Permits::start().await;
+        let before = stage.account("ann@acme.example").await;
+        assert_eq!(verify(&stage, &permits, &before, "wrong").await.verdict, verdict);
+    }
+    let app = json!({"scopes": ["okta.users.read", "okta.logs.read"]});
+    let stage = Stage::with(json!({}), app, json!({"accounts": people()})).await;
+    let permits = Permits::start().await;
+    let before = stage.account("ann@acme.example").await;
+    assert_eq!(verify(&stage, &permits, &before, "wrong").await.verdict, Verdict::Invalid);
+}
+
+#[tokio::test]
+async fn the_system_log_tells_of_the_owner_and_leaves_us_out() {
+    let app = json!({"scopes": ["okta.users.read", "okta.logs.read"]});
+    let stage = Stage::with(json!({}), app, json!({"accounts": people()})).await;
+    let permits = Permits::start().await;
+    let ann = stage.account("ann@acme.example").await;
+    let log = async || {
+        let since = stage.idp.simulator.world.now() - time::Duration::days(30);
+        stage.okta.sign_ins(&ann.object_id, since).await.unwrap().unwrap()
+    };
+    stage.idp.mistype(ORG, &ann.object_id, 2).await;
+    let right = verify(&stage, &permits, &ann, "right horse battery").await;
+    assert_eq!(right.verdict, Verdict::Valid);
+    assert_eq!(log().await, SignIns { last_success: None, failures: 2 }, "our success is not hers");
+    stage.idp.sign_in(ORG, &ann.object_id).await;
+    let seen = log().await;
+    assert!(seen.last_success.is_some() && seen.failures == 0, "{seen:?}");
+    stage.idp.mistype(ORG, &ann.object_id, 1).await;
+    assert_eq!(log().await.failures, 1);
+    let blind = Stage::people(json!({})).await;
+    let nobody = blind.okta.sign_ins(&ann.object_id, time::OffsetDateTime::now_utc()).await.unwrap();
+    assert_eq!(nobody, None, "without the scope it is not asked for");
 }
 
 #[tokio::test]

@@ -40,8 +40,9 @@ pub(super) const ENTRY: Entry = Entry {
                 needed(
                     "okta.logs.read",
                     "",
-                    "reads the System Log: deletions, locks, administrators and who joins or leaves a group within minutes; \
-                     without it these show in full runs only (nightly, hourly for a scope of groups)",
+                    "reads the System Log: deletions, locks, administrators and who joins or leaves a group within minutes, wrong \
+                     tries of an account's owner, and why an attempt was refused; without it the former show in full runs \
+                     only (nightly, hourly for a scope of groups), and the latter not at all",
                 )
                 .optional(),
                 needed("okta.roles.read", "", "recognises administrators; without it the protection of privileged accounts does not cover them").optional(),

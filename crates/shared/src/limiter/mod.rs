@@ -84,6 +84,8 @@ pub struct OwnerSeen {
     pub password_changed_at: Option<OffsetDateTime>,
     /// The account is locked out.
     pub locked: bool,
+    /// Wrong tries since that sign-in, ours apart, as the directory's log of sign-ins shows them. `None`: it was not read.
+    pub failures: Option<u32>,
 }
 
 /// One request for a permit.
@@ -209,7 +211,7 @@ impl Reservation {
         let intent = ask.intent.to_message(event, self.tx.clock().await?).encode_to_vec();
         let row = sqlx::query(
             "SELECT outcome, reason, free_at
-             FROM budget.reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+             FROM budget.reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
         )
         .bind(ask.attempt)
         .bind(nonce)
@@ -228,6 +230,7 @@ impl Reservation {
         .bind(self.tenant)
         .bind(intent)
         .bind(telemetry::current_traceparent())
+        .bind(ask.owner.failures.map(|n| i32::try_from(n).unwrap_or(i32::MAX)))
         .fetch_one(&mut *self.tx)
         .await?;
         match row.try_get::<&str, _>("outcome")? {
@@ -296,6 +299,16 @@ pub async fn reap(tx: &mut Tx, at_most: u32) -> Result<Vec<AttemptId>, StoreErro
     Ok(ids.into_iter().map(AttemptId).collect())
 }
 
+/// Whether what the directory's log of sign-ins shows of an account can change a decision about it.
+pub async fn log_matters(tx: &mut Tx, account: &AccountKey) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar("SELECT budget.log_matters($1, $2, $3)")
+        .bind(account.provider.as_str())
+        .bind(&account.directory)
+        .bind(&account.object)
+        .fetch_one(&mut **tx)
+        .await?)
+}
+
 /// An account's budget, explained.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
@@ -309,7 +322,7 @@ pub struct Explanation {
     pub used: i32,
     /// Attempts since the owner's last seen sign-in.
     pub since_success: i32,
-    /// How many of these there may be.
+    /// How many of these there may be, with what was seen of the owner's own wrong tries.
     pub reserve_limit: i32,
     /// An attempt is under way.
     pub in_flight: bool,

@@ -22,9 +22,11 @@ pub mod http;
 pub mod okta;
 pub mod pace;
 mod page;
+mod sign_ins;
 
 pub use attempt::AttemptConnection;
 pub use page::{Cursor, Listing, Next, Page, Within};
+pub use sign_ins::{SignIn, SignIns};
 
 /// What an integration can do, each with its own permissions and its own outcome in a connection test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -328,6 +330,15 @@ pub trait Provider: Send + Sync {
     /// Failed sign-ins that lock this account, where the directory's policies can be told apart by account. `None`: no
     /// better is known than [`lockout_policy`](Self::lockout_policy).
     async fn lockout_threshold(&self, _account: &Account) -> Result<Option<u32>, ProviderError> {
+        Ok(None)
+    }
+    /// What the directory's log of sign-ins tells of an account since an instant: one page of it, read once. `None`: we may
+    /// not read it.
+    async fn sign_ins(
+        &self,
+        _object_id: &str,
+        _since: OffsetDateTime,
+    ) -> Result<Option<SignIns>, ProviderError> {
         Ok(None)
     }
     /// What passwords have to satisfy, as far as it may be read.

@@ -25,6 +25,8 @@ const MAX_SHORT_PAGES: usize = 200;
 const UNITS: (&str, Quota) = ("units", Quota { limit: 3_500, period: Duration::from_secs(10) });
 /// and writes, counted besides.
 const WRITES: (&str, Quota) = ("writes", Quota { limit: 3_000, period: Duration::from_secs(150) });
+/// Reports, the log of sign-ins among them, have a quota of their own.
+const REPORTS: (&str, Quota) = ("reports", Quota { limit: 5, period: Duration::from_secs(10) });
 /// What a 429 without a usable hint asks for.
 const UNTOLD: Duration = Duration::from_secs(10);
 
@@ -81,6 +83,12 @@ impl Graph {
         self.get_url(&self.url(path)).await
     }
 
+    /// Reads a report; every status but 200 is an error.
+    pub async fn report(&self, path: &str) -> Result<Answer, ProviderError> {
+        let answer = self.reading(REPORTS, &self.url(path), |request| request).await?;
+        if answer.status == 200 { Ok(answer) } else { Err(error(&answer)) }
+    }
+
     /// Reads one object; `None` when it does not exist.
     pub async fn find(&self, path: &str) -> Result<Option<Answer>, ProviderError> {
         let answer = self.read(&self.url(path)).await?;
@@ -99,7 +107,7 @@ impl Graph {
 
     /// Reads a URL with Graph's advanced query engine, which lags behind writes by some seconds; whatever comes back.
     pub async fn read_advanced(&self, url: &str) -> Result<Answer, ProviderError> {
-        self.reading(url, |request| request.header("ConsistencyLevel", "eventual")).await
+        self.reading(UNITS, url, |request| request.header("ConsistencyLevel", "eventual")).await
     }
 
     /// How many objects a list has.
@@ -108,7 +116,7 @@ impl Graph {
         let plain = |request: RequestBuilder| {
             request.header("ConsistencyLevel", "eventual").header(http::header::ACCEPT, "text/plain")
         };
-        let answer = self.reading(&url, plain).await?;
+        let answer = self.reading(UNITS, &url, plain).await?;
         if answer.status != 200 {
             return Err(error(&answer));
         }
@@ -119,22 +127,23 @@ impl Graph {
     }
 
     async fn read(&self, url: &str) -> Result<Answer, ProviderError> {
-        self.reading(url, |request| request).await
+        self.reading(UNITS, url, |request| request).await
     }
 
     /// A refused token is replaced once: one may be revoked before its time (entra.md §7.2).
     async fn reading(
         &self,
+        quota: (&'static str, Quota),
         url: &str,
         with: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Answer, ProviderError> {
-        self.admit(UNITS).await?;
+        self.admit(quota).await?;
         let token = self.tokens.get().await?;
-        let mut answer = self.send(&token, with(self.egress.request(Method::GET, url))).await?;
+        let mut answer = self.send(quota.0, &token, with(self.egress.request(Method::GET, url))).await?;
         if answer.status == 401 {
             self.tokens.discard(&token).await;
             let fresh = self.tokens.get().await?;
-            answer = self.send(&fresh, with(self.egress.request(Method::GET, url))).await?;
+            answer = self.send(quota.0, &fresh, with(self.egress.request(Method::GET, url))).await?;
         }
         Ok(answer)
     }
@@ -165,7 +174,8 @@ impl Graph {
         self.admit(UNITS).await?;
         self.admit(WRITES).await?;
         let token = self.tokens.get().await?;
-        let answer = self.send(&token, self.egress.request(method, &self.url(path)).json(body)).await?;
+        let request = self.egress.request(method, &self.url(path)).json(body);
+        let answer = self.send(UNITS.0, &token, request).await?;
         self.held(WRITES.0, &answer);
         if answer.status == 401 {
             self.tokens.discard(&token).await;
@@ -173,15 +183,23 @@ impl Graph {
         Ok(answer)
     }
 
-    async fn send(&self, token: &Arc<Token>, request: RequestBuilder) -> Result<Answer, ProviderError> {
+    async fn send(
+        &self,
+        bucket: &'static str,
+        token: &Arc<Token>,
+        request: RequestBuilder,
+    ) -> Result<Answer, ProviderError> {
         let mut bearer = http::HeaderValue::from_str(&token.bearer())
             .map_err(|_| ProviderError::Protocol("the token is not a header value"))?;
         bearer.set_sensitive(true);
         let request = request.header(http::header::AUTHORIZATION, bearer);
         let answer = egress::send(request.header(http::header::ACCEPT, "application/json")).await?;
         let cost = answer.header("x-ms-resource-unit").and_then(|units| units.trim().parse::<u32>().ok());
-        self.pace.spend(UNITS.0, cost.unwrap_or(1).saturating_sub(1));
-        self.held(UNITS.0, &answer);
+        // Units are of one quota only; reports are counted by the call.
+        if bucket == UNITS.0 {
+            self.pace.spend(bucket, cost.unwrap_or(1).saturating_sub(1));
+        }
+        self.held(bucket, &answer);
         Ok(answer)
     }
 

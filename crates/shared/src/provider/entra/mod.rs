@@ -13,6 +13,7 @@ mod listing;
 pub mod permission;
 mod risk;
 mod ropc;
+mod sign_ins;
 mod token;
 mod verdict;
 
@@ -30,7 +31,7 @@ use tokio::sync::Mutex;
 
 use super::{
     Account, Acted, Action, AttemptConnection, Attempted, Capability, Containment, Cursor, Listing,
-    LockoutPolicy, Missing, Page, Provider, ProviderError, TestReport, Verifier,
+    LockoutPolicy, Missing, Page, Provider, ProviderError, SignIns, TestReport, Verifier,
     http::Egress,
     pace::{Pace, Share},
 };
@@ -282,6 +283,14 @@ impl Provider for Entra {
             Some(text) => text.trim().parse().ok().or(unread),
         };
         Ok(LockoutPolicy { threshold })
+    }
+
+    async fn sign_ins(
+        &self,
+        object_id: &str,
+        since: OffsetDateTime,
+    ) -> Result<Option<SignIns>, ProviderError> {
+        self.read_sign_ins(object_id, since).await
     }
 
     async fn credential_expiry(&self) -> Result<Option<OffsetDateTime>, ProviderError> {

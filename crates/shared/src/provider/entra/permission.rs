@@ -77,12 +77,13 @@ pub const ADMINISTRATORS: Optional = Optional {
     cost: "administrators are not recognised, and the protection of privileged accounts does not cover them",
     condition: None,
 };
-/// Tells when the owner signed in last.
+/// Tells when the owner signed in last, and how many wrong tries there were since.
 pub const SIGN_INS: Optional = Optional {
     permission: AUDIT_LOG_READ,
     or: &[],
     reason: "sign_ins_unknown",
-    cost: "the owner's last sign-in is unknown, so that an account's reserve is given back only by a new password",
+    cost: "the owner's sign-ins and wrong tries are unknown, so that an account's reserve is given back only by a new \
+        password and ignores what the owner spent",
     condition: Some("needs Entra ID P1"),
 };
 /// Tells how many wrong passwords lock an account.

@@ -286,6 +286,16 @@ pub(super) fn rule(
     ruling(verdict, Some(code), signal)
 }
 
+/// Whether a sign-in with this code met a locked account, or a blocked address.
+pub(super) fn is_lock(code: u32) -> bool {
+    TABLE.contains(&(code, Locked))
+}
+
+/// Whether a sign-in with this code had a wrong password.
+pub(super) fn is_wrong_password(code: u32) -> bool {
+    TABLE.contains(&(code, Invalid))
+}
+
 /// The code that decides among those of one answer, in the order of entra.md §5.6; `None` when none is known.
 fn weigh(codes: &[u32]) -> Option<(u32, Meaning)> {
     let wrapped = codes.iter().any(|code| *code != WRAPPER);

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::{
-    Okta, rate,
+    Okta, rate, sign_ins,
     verdict::{self, Beyond, Meaning},
 };
 use crate::{
@@ -50,6 +50,7 @@ pub(super) async fn attempt(
         // Nothing is sent, and the slot is spent all the same.
         return without_answer(Verdict::NotTestable(Reason::SecretUnusable));
     };
+    let begun = okta.client.server_time();
     let answer = match connection.post(permit, PATH, "application/json", body).await {
         Ok(answer) => answer,
         Err(NoAnswer::TooLate | NoAnswer::Lost) => {
@@ -63,7 +64,14 @@ pub(super) async fn attempt(
     let (verdict, beyond) = match reading.meaning {
         Meaning::Proves(verdict) => (verdict, reading.beyond),
         Meaning::SecondFactor => (Verdict::Inconclusive(Reason::Refused), reading.beyond),
-        Meaning::Refusal => verdict::refusal(before, read_after(okta, &before.object_id).await.as_ref()),
+        Meaning::Refusal => {
+            let ruled = verdict::refusal(before, read_after(okta, &before.object_id).await.as_ref());
+            let logged = match ruled.0 {
+                Verdict::Invalid => sign_ins::refusal(&okta.client, &before.object_id, begun).await,
+                _ => None,
+            };
+            verdict::logged(ruled, logged.as_deref())
+        }
         Meaning::Throttled => {
             let wait = rate::throttled_for(&answer);
             throttled = Some(wait);

@@ -21,7 +21,7 @@ use crate::{
 
 /// What reading the log takes.
 pub(super) const SCOPE: &str = "okta.logs.read";
-const LOGS: &str = "/api/v1/logs";
+pub(super) const LOGS: &str = "/api/v1/logs";
 /// Events of a page. Each names a user or two, and all of them have to fit into a cursor.
 const PAGE: u16 = 200;
 /// Users that one unit reads again: their ids have to fit into the URL of one filter.

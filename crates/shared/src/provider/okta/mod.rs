@@ -10,11 +10,12 @@ use std::{
 };
 
 use async_trait::async_trait;
+use time::OffsetDateTime;
 
 use self::client::Client;
 use super::{
     Account, Acted, Action, AttemptConnection, Attempted, Capability, Containment, Cursor, Listing,
-    LockoutPolicy, Missing, Page, PasswordRules, Provider, ProviderError, TestReport, Verifier,
+    LockoutPolicy, Missing, Page, PasswordRules, Provider, ProviderError, SignIns, TestReport, Verifier,
     http::Egress,
     pace::{Pace, Share},
 };
@@ -37,6 +38,7 @@ mod policies;
 mod probe;
 mod rate;
 mod risk;
+mod sign_ins;
 mod token;
 mod user;
 pub mod verdict;
@@ -173,6 +175,14 @@ impl Provider for Okta {
 
     async fn lockout_threshold(&self, account: &Account) -> Result<Option<u32>, ProviderError> {
         self.threshold_of(account).await
+    }
+
+    async fn sign_ins(
+        &self,
+        object_id: &str,
+        since: OffsetDateTime,
+    ) -> Result<Option<SignIns>, ProviderError> {
+        sign_ins::read(&self.client, object_id, since).await
     }
 
     async fn password_rules(&self) -> Result<Option<PasswordRules>, ProviderError> {

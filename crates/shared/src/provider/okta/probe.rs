@@ -191,7 +191,8 @@ const OPTIONAL: &[(&str, &str, &str)] = &[
         log::SCOPE,
         "changes_partial",
         "deletions, locks, new administrators and who joins or leaves a group are seen by full runs only (nightly, hourly \
-         for a scope of groups); grant okta.logs.read and a role that may view the System Log",
+         for a scope of groups), and owners' wrong tries not at all; grant okta.logs.read and a role that may view the \
+         System Log",
     ),
 ];
 

@@ -214,6 +214,21 @@ pub fn refusal(before: &Account, after: Option<&Account>) -> (Verdict, Beyond) {
     }
 }
 
+/// What is left of a refusal's proof when the org's log gives its reason. Without one it stays as it is.
+///
+/// INVARIANT: a reason other than a wrong password never proves one (I3).
+pub fn logged((verdict, beyond): (Verdict, Beyond), reason: Option<&str>) -> (Verdict, Beyond) {
+    match (verdict, reason) {
+        (Verdict::Invalid, Some("LOCKED_OUT")) => {
+            (Verdict::Inconclusive(Reason::LockedOrBlocked), Beyond::Locked)
+        }
+        (Verdict::Invalid, Some(other)) if other != "INVALID_CREDENTIALS" => {
+            (Verdict::Inconclusive(Reason::Refused), Beyond::Nothing)
+        }
+        unchanged => (unchanged.0, beyond),
+    }
+}
+
 #[cfg(test)]
 #[path = "verdict_tests.rs"]
 mod tests;

@@ -171,6 +171,23 @@ fn a_refusal_is_invalid_only_for_an_account_that_was_active_before_and_after() {
 }
 
 #[test]
+fn the_log_can_take_a_proof_away_and_never_make_one() {
+    let wrong = (Verdict::Invalid, Beyond::Nothing);
+    for (reason, verdict) in [
+        (None, Verdict::Invalid),
+        (Some("INVALID_CREDENTIALS"), Verdict::Invalid),
+        (Some("LOCKED_OUT"), Verdict::Inconclusive(Reason::LockedOrBlocked)),
+        (Some("VERIFICATION_ERROR"), Verdict::Inconclusive(Reason::Refused)),
+        (Some("SOMETHING_NEW"), Verdict::Inconclusive(Reason::Refused)),
+    ] {
+        assert_eq!(logged(wrong, reason).0, verdict, "{reason:?}");
+        let unread = (Verdict::Inconclusive(Reason::StateUnread), Beyond::Nothing);
+        assert_eq!(logged(unread, reason), unread);
+    }
+    assert_eq!(logged(wrong, Some("LOCKED_OUT")).1, Beyond::Locked);
+}
+
+#[test]
 fn a_refusal_of_a_locked_account_is_reported_as_locked() {
     let (active, locked) = (account(AccountState::Active), account(AccountState::Locked));
     let expected = (Verdict::Inconclusive(Reason::LockedOrBlocked), Beyond::Locked);

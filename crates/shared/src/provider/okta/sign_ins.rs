@@ -1,0 +1,181 @@
+//! Sign-ins in the System Log (§3.5): the owner's, told from ours by our user agent, and what became of an attempt of ours.
+
+use std::time::Duration;
+
+use http::Method;
+use serde::Deserialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{client::Client, failure, listing::user_path, log};
+use crate::provider::{ProviderError, SignIn, SignIns, http::USER_AGENT};
+
+/// Events of the one page that is read, the newest.
+const PAGE: u16 = 200;
+/// The org's time is reckoned from headers in whole seconds.
+const RECKONING: i64 = 2;
+/// How long one look at what became of an attempt may take, its pause included.
+const LOOK_WITHIN: Duration = Duration::from_secs(5);
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Event {
+    published: String,
+    actor: Option<Actor>,
+    client: Option<Source>,
+    outcome: Option<Outcome>,
+    authentication_context: Option<Context>,
+}
+
+#[derive(Deserialize)]
+struct Actor {
+    id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Source {
+    user_agent: Option<Agent>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Agent {
+    raw_user_agent: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Outcome {
+    result: Option<String>,
+    reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Context {
+    credential_type: Option<String>,
+}
+
+/// What the log tells of a user since an instant. `None`: the app may not read it.
+pub(super) async fn read(
+    client: &Client,
+    object_id: &str,
+    since: OffsetDateTime,
+) -> Result<Option<SignIns>, ProviderError> {
+    let Some(events) = events(client, object_id, since.unix_timestamp()).await? else { return Ok(None) };
+    let mut entries = Vec::new();
+    for event in &events {
+        let Some(entry) = event.says() else { continue };
+        let at = OffsetDateTime::parse(&event.published, &Rfc3339);
+        entries.push((at.map_err(|_| ProviderError::Protocol("an event without a date"))?, entry));
+    }
+    Ok(Some(SignIns::of(&entries)))
+}
+
+/// Why the org says it refused our attempt on a user since an instant of its own time. One look: the log lags, so that `None`
+/// tells nothing.
+pub(super) async fn refusal(client: &Client, object_id: &str, since: i64) -> Option<String> {
+    let look = events(client, object_id, since - RECKONING);
+    let events = tokio::time::timeout(LOOK_WITHIN, look).await.ok()?.ok()??;
+    events.into_iter().filter(Event::is_ours).find_map(|event| event.outcome?.reason)
+}
+
+/// The newest sign-ins of a user, successful or not. The bounded form, which alone is ordered by date.
+async fn events(client: &Client, object_id: &str, since: i64) -> Result<Option<Vec<Event>>, ProviderError> {
+    if !client.token().await?.scopes.contains(log::SCOPE) {
+        return Ok(None);
+    }
+    user_path(object_id)?; // ids only, nothing that would change the filter
+    let format = time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].000Z");
+    let date = |at: i64| {
+        let at = OffsetDateTime::from_unix_timestamp(at).ok().and_then(|at| at.format(format).ok());
+        at.ok_or(ProviderError::Protocol("the instant cannot be written"))
+    };
+    let query = url::form_urlencoded::Serializer::new(String::new())
+        .append_pair("since", &date(since)?)
+        .append_pair("until", &date(client.server_time() + RECKONING)?)
+        .append_pair("sortOrder", "DESCENDING")
+        .append_pair("limit", &PAGE.to_string())
+        .append_pair(
+            "filter",
+            &format!("eventType eq \"user.session.start\" and actor.id eq \"{object_id}\""),
+        )
+        .finish();
+    let answer = client.call(Method::GET, "logs", &format!("{}?{query}", log::LOGS)).await?;
+    if answer.status != 200 {
+        return match failure::of(&answer) {
+            ProviderError::Refused(_) => Ok(None),
+            error => Err(error),
+        };
+    }
+    let mut events: Vec<Event> = answer.json()?;
+    // Filtered here as well: what a filter misses must not free anything.
+    events.retain(|event| event.actor.as_ref().and_then(|actor| actor.id.as_deref()) == Some(object_id));
+    Ok(Some(events))
+}
+
+impl Event {
+    /// Whether the attempt was ours, by any version of ours.
+    fn is_ours(&self) -> bool {
+        let agent = self.client.as_ref().and_then(|client| client.user_agent.as_ref());
+        let (name, _) = USER_AGENT.split_once('/').unwrap_or((USER_AGENT, ""));
+        agent
+            .and_then(|agent| agent.raw_user_agent.as_deref())
+            .is_some_and(|agent| agent.strip_prefix(name).is_some_and(|rest| rest.starts_with('/')))
+    }
+
+    /// What it says of the owner. A success with something else than the password ends no count of failures; a failure for
+    /// an unknown reason may have been a wrong password.
+    fn says(&self) -> Option<SignIn> {
+        let outcome = self.outcome.as_ref()?;
+        let credential = self.authentication_context.as_ref().and_then(|c| c.credential_type.as_deref());
+        match (outcome.result.as_deref()?, outcome.reason.as_deref()) {
+            ("FAILURE", Some("LOCKED_OUT")) => Some(SignIn::Lock),
+            _ if self.is_ours() => None,
+            ("SUCCESS", _) => credential.is_none_or(|kind| kind == "PASSWORD").then_some(SignIn::Success),
+            ("FAILURE", Some("UNKNOWN_USER" | "PASSWORD_BASED_LOGIN_DISALLOWED")) => None,
+            ("FAILURE", _) => Some(SignIn::Failure),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn says(agent: &str, result: &str, reason: Option<&str>, context: &serde_json::Value) -> Option<SignIn> {
+        let event = json!({"published": "2026-01-02T03:04:05.678Z", "actor": {"id": "00u1"},
+            "client": {"userAgent": {"rawUserAgent": agent}}, "outcome": {"result": result, "reason": reason},
+            "authenticationContext": context});
+        serde_json::from_value::<Event>(event).unwrap().says()
+    }
+
+    #[test]
+    fn our_own_attempts_are_nobodys_whatever_our_version() {
+        for agent in [USER_AGENT, "Parapet/99.0 (something else)"] {
+            assert_eq!(says(agent, "SUCCESS", None, &json!({})), None);
+            assert_eq!(says(agent, "FAILURE", Some("INVALID_CREDENTIALS"), &json!({})), None);
+            assert_eq!(says(agent, "FAILURE", Some("LOCKED_OUT"), &json!({})), Some(SignIn::Lock));
+        }
+        assert_eq!(says("Parapets", "SUCCESS", None, &json!({})), Some(SignIn::Success));
+    }
+
+    #[test]
+    fn only_a_success_that_may_have_been_the_password_is_one() {
+        let success = |context: &serde_json::Value| says("Mozilla/5.0", "SUCCESS", None, context);
+        assert_eq!(success(&json!({})), Some(SignIn::Success));
+        assert_eq!(success(&json!({"credentialType": "PASSWORD"})), Some(SignIn::Success));
+        assert_eq!(success(&json!({"credentialType": "OKTA_CLIENT_SESSION"})), None);
+        assert_eq!(says("Mozilla/5.0", "ALLOW", None, &json!({})), None, "an unknown result");
+    }
+
+    #[test]
+    fn a_failure_for_an_unknown_reason_counts_as_a_wrong_password() {
+        let failure = |reason| says("Mozilla/5.0", "FAILURE", reason, &json!({}));
+        for reason in [Some("INVALID_CREDENTIALS"), Some("GENERAL_NONSUCCESS"), None] {
+            assert_eq!(failure(reason), Some(SignIn::Failure));
+        }
+        assert_eq!(failure(Some("PASSWORD_BASED_LOGIN_DISALLOWED")), None);
+    }
+}
