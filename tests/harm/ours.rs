@@ -16,6 +16,7 @@ use shared::{
     provider::{AccountKind, AccountState, PasswordAuthority, SignIns},
     verdict::{Reason, Verdict},
 };
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
@@ -224,8 +225,12 @@ impl<'a> Turns<'a> {
             facts.tried.clone_from(&self.tried);
             decision = triage::triage(&facts).filter(|_| !shown.locked);
         }
-        if decision.is_none() && !shown.locked && self.world.provider == Provider::Okta {
-            decision = triage::policy_excludes(&OKTA_POLICY, &facts.account, &leak.password.text());
+        if decision.is_none() && !shown.locked {
+            let policy = match self.world.provider {
+                Provider::Okta => &OKTA_POLICY,
+                Provider::Entra => &ENTRA_POLICY,
+            };
+            decision = triage::policy_excludes(policy, &facts.account, &leak.password.text());
         }
         if let Some(decision) = decision {
             self.decide(place, &decision, now, ours);
@@ -354,6 +359,8 @@ impl<'a> Turns<'a> {
                 _ => PasswordAuthority::Cloud,
             },
             hybrid: account.hybrid,
+            // As the adapters read it; nobody moves between directories or is excepted here.
+            under_policy_since: (!account.hybrid && account.kind.testable()).then_some(CONNECTED),
             password_changed_at: Some(instant(shown.changed)),
             created_at: Some(instant(account.created)),
             removed: false,
@@ -377,13 +384,26 @@ impl<'a> Turns<'a> {
     }
 }
 
-/// Three kinds of characters, since Parapet reads the org's policies. Of Entra ID none is read.
+/// Since when Parapet has been reading the directory.
+const CONNECTED: OffsetDateTime =
+    time::macros::datetime!(2026-01-05 00:00 UTC).saturating_sub(time::Duration::days(CONNECTED_DAYS));
+/// Three kinds of characters, as an org's administrators may ask for.
 const OKTA_POLICY: PasswordPolicy = PasswordPolicy {
     min_length: 8,
     min_lower: 1,
     min_upper: 1,
     min_digits: 1,
-    since: time::macros::datetime!(2026-01-05 00:00 UTC).saturating_sub(time::Duration::days(CONNECTED_DAYS)),
+    min_classes: 0,
+    since: CONNECTED,
+};
+/// Microsoft's fixed rule.
+const ENTRA_POLICY: PasswordPolicy = PasswordPolicy {
+    min_length: 8,
+    min_lower: 0,
+    min_upper: 0,
+    min_digits: 0,
+    min_classes: 3,
+    since: CONNECTED,
 };
 
 fn secret(leak: &Leak) -> Secret {

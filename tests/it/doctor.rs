@@ -119,7 +119,7 @@ async fn what_is_wrong_with_an_entra_connection_is_told_apart() {
 
     // What works, but less well than it could, is told to a person.
     let said = admin.fails("integration test bare").await.1;
-    for warning in ["admins_unknown", "sign_ins_unknown", "lockout_unknown"] {
+    for warning in ["admins_unknown", "sign_ins_unknown", "lockout_unknown", "licences_unknown"] {
         assert!(said.contains(&format!("warning: {warning}: ")), "{said}");
     }
     assert!(idp.submissions().iter().all(|s| s.account.is_none()), "nobody's name was used");

@@ -220,6 +220,47 @@ async fn accounts_are_read_with_everything_that_decides_about_them() {
 }
 
 #[tokio::test]
+async fn whether_an_account_is_under_the_rule_is_read_and_followed() {
+    let stage = Stage::people(json!({})).await;
+    let (all, cursor) = stage.walk(Listing::Full, None).await.unwrap();
+    let under = |login: &str| all.iter().find(|a| a.login == login).unwrap().under_policy;
+    assert_eq!(under("ann@contoso.example"), Some(true));
+    for other in
+        ["fay@fed.contoso.example", "pia@pta.contoso.example", "eve_home.example#EXT#@contoso.example"]
+    {
+        assert_eq!(under(other), Some(false), "{other}");
+    }
+    stage.patch("ann@contoso.example", &json!({"password_policies": "DisableStrongPassword"}));
+    let (changed, cursor) = stage.walk(Listing::Changes, Some(cursor)).await.unwrap();
+    assert_eq!(changed[0].under_policy, Some(false));
+    stage.patch("ann@contoso.example", &json!({"password_policies": "None"}));
+    let (changed, _) = stage.walk(Listing::Changes, Some(cursor)).await.unwrap();
+    assert_eq!(changed[0].under_policy, None, "a delta does not show what never had a value");
+    assert_eq!(stage.account("ann@contoso.example").await.under_policy, Some(true));
+}
+
+#[tokio::test]
+async fn complex_passwords_are_counted_on_only_where_the_licences_show_no_school() {
+    let stage = Stage::people(json!({})).await;
+    let rules = async || {
+        // A fresh adapter, as each run of a sync has.
+        let rules = adapter(&stage.idp, SECRET).password_rules().await.unwrap().unwrap();
+        assert_eq!((rules.min_length, rules.min_lower, rules.min_upper, rules.min_digits), (8, 0, 0, 0));
+        (rules.min_classes, rules.state)
+    };
+    let business = rules().await;
+    assert_eq!(business.0, 3);
+    stage.configure(&json!({"licences": ["P2", "Education"]}));
+    let school = rules().await;
+    assert!(school.0 == 0 && school.1 != business.1);
+    stage.configure(&json!({"licences": []}));
+    assert_eq!(rules().await, school);
+    stage.configure(&json!({"licences": ["P2"], "apps": [
+        {"client_id": APP, "secrets": [{"value": SECRET}], "permissions": ["User.Read.All"]}]}));
+    assert_eq!(rules().await, school, "licences may not be read");
+}
+
+#[tokio::test]
 async fn without_sign_in_activity_reading_goes_on_without_it() {
     let stage = Stage::people(json!({"licences": []})).await;
     assert_eq!(stage.account("ann@contoso.example").await.last_sign_in_at, None);

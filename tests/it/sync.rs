@@ -1,7 +1,8 @@
 //! Sync against a real directory protocol: what is read, what is believed, and what is not.
 
 use e2e::until;
-use serde_json::json;
+use idp_simulator::model::{Account, Authority};
+use serde_json::{Value, json};
 use shared::{
     id::{SyncRunId, TenantId},
     wire::internal::{EnsureClientKeyRequest, TestConnectionRequest},
@@ -274,6 +275,38 @@ async fn password_rules_count_from_when_they_were_first_seen_and_anew_with_any_c
         .execute("UPDATE sync.directory_policies SET read_at = read_at - interval '25 hours', rules_since = '2026-01-01'")
         .await;
     assert!(since().await.unwrap() > fourth);
+}
+
+#[tokio::test]
+async fn since_when_an_account_is_under_the_rules_counts_anew_once_it_was_seen_otherwise_or_not_at_all() {
+    let stage = Stage::new(generated(5), CAP).await;
+    let ordinary = |account: &Account| account.authority == Authority::Cloud && account.password.is_some();
+    let id = stage.directory.accounts.page(0, 5, ordinary).0.remove(0).id;
+    let since = async || {
+        let run = stage.sync(true).await;
+        assert_eq!(run.state, "finished", "{run:?}");
+        let since: Option<time::OffsetDateTime> =
+            sqlx::query_scalar("SELECT under_policy_since FROM sync.accounts WHERE object_id = $1")
+                .bind(&id)
+                .fetch_one(&mut stage.bus.superuser().await)
+                .await
+                .unwrap();
+        since
+    };
+    let patch = |patch: &Value| {
+        let now = stage.idp.simulator.world.now();
+        stage.directory.accounts.patch(&id, patch, now).unwrap().unwrap();
+    };
+    let first = since().await.unwrap();
+    patch(&json!({"display_name": "Renamed"}));
+    assert_eq!(since().await, Some(first), "it was so at every look");
+    patch(&json!({"authority": "active_directory"}));
+    assert_eq!(since().await, None);
+    patch(&json!({"authority": "cloud"}));
+    let second = since().await.unwrap();
+    assert!(second > first);
+    stage.bus.execute("UPDATE sync.accounts SET missing_since = now()").await;
+    assert!(since().await.unwrap() > second, "nobody knows what it was meanwhile");
 }
 
 // --- deletion -------------------------------------------------------------------------------------------------------

@@ -192,32 +192,38 @@ async fn many_locked_answers_pause_the_directory_and_tell_somebody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_that_no_policy_would_have_taken_costs_no_attempt() {
-    let world = World::new(3).await;
-    let now = world.idp.simulator.world.now();
-    for (n, changed) in
-        [(0, "2026-06-01T00:00:00Z"), (1, "2026-06-01T00:00:00Z"), (2, "2025-06-01T00:00:00Z")]
-    {
-        let account = world.people.accounts.page(n, 1, |_| true).0.remove(0);
-        let patch = serde_json::json!({"created": "2020-01-01T00:00:00Z", "password_changed": changed});
-        world.people.accounts.patch(&account.id, &patch, now).unwrap().unwrap();
+    let world = World::new(6).await;
+    for n in 0..6 {
+        world.patch(
+            n,
+            &json!({"created": "2020-01-01T00:00:00Z", "password_changed": "2026-06-01T00:00:00Z"}),
+        );
     }
-    sqlx::query(
-        "INSERT INTO sync.directory_policies (tenant_id, integration_id, directory_id, read_at, rules_state, rules_since,
-             min_length, min_lower, min_upper, min_digits)
-         VALUES ($1, $2, $3, now(), 'one', '2026-01-01', 8, 1, 1, 1)",
-    )
-    .bind(world.tenant)
-    .bind(world.integration)
-    .bind(&world.directory)
-    .execute(&mut world.superuser().await)
-    .await
-    .unwrap();
-    // The third one was set before the policies were as they are.
-    world.leak(&[leak(0, "short1A"), leak(1, "long-enough-1A"), leak(2, "short1A")]).await;
+    let excepted = json!({"password_policies": "DisablePasswordExpiration, DisableStrongPassword"});
+    world.patch(1, &excepted);
+    world.patch(2, &json!({"hybrid": true}));
+    world.patch(3, &json!({"password_changed": "2025-06-01T00:00:00Z"}));
+    world.synced().await;
+    let seen = "SELECT count(*) FROM sync.accounts WHERE under_policy_since > now() - interval '10 minutes'";
+    assert_eq!(world.count(seen).await, 4, "neither the one that is excepted nor that of AD");
+    let rule = "SELECT count(*) FROM sync.directory_policies_v WHERE min_length = 8 AND min_classes = 3";
+    assert_eq!(world.count(rule).await, 1);
+    // It has been so for long, and all of them changed since but the fourth.
+    world.execute("UPDATE sync.directory_policies SET rules_since = '2026-01-01'").await;
+    world
+        .execute(
+            "UPDATE sync.accounts SET under_policy_since = '2026-01-01' WHERE under_policy_since IS NOT NULL",
+        )
+        .await;
+    // Seen by no sync yet.
+    world.patch(4, &excepted);
+    let weak = (0..5).map(|n| leak(n, "harbour12"));
+    world.leak(&weak.chain([leak(5, "Harbour12")]).collect::<Vec<_>>()).await;
     let _validator = world.validator(&program(), None);
-    world.until("SELECT count(*) FROM validator.exposures WHERE state = 'decided'", 3).await;
+    world.until("SELECT count(*) FROM validator.exposures WHERE state = 'decided'", 6).await;
     assert_eq!(world.verdicts(0).await, [("stale".to_owned(), Some("policy_excludes".to_owned()))]);
-    assert_eq!(world.verdicts(1).await, [("invalid".to_owned(), None)]);
-    assert_eq!(world.verdicts(2).await, [("invalid".to_owned(), None)]);
-    assert_eq!(world.submissions().len(), 2);
+    for tried in 1..6 {
+        assert_eq!(world.verdicts(tried).await, [("invalid".to_owned(), None)], "{tried}");
+    }
+    assert_eq!(world.submissions().len(), 5);
 }

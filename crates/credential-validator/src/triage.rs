@@ -99,6 +99,9 @@ pub struct AccountFacts {
     pub authority: PasswordAuthority,
     /// Mastered on premises.
     pub hybrid: bool,
+    /// Since when every look at it showed that its passwords are under the directory's own rules. What was switched off
+    /// and on again between two looks shows nowhere.
+    pub under_policy_since: Option<OffsetDateTime>,
     /// When the password last changed, as the directory says.
     pub password_changed_at: Option<OffsetDateTime>,
     /// When the account was created in the directory.
@@ -128,7 +131,7 @@ pub struct Tried {
     pub at: OffsetDateTime,
 }
 
-/// What passwords of the directory must look like at least, and since when.
+/// What passwords of the directory's own accounts must look like at least, and since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PasswordPolicy {
     /// Characters at least.
@@ -139,6 +142,8 @@ pub struct PasswordPolicy {
     pub min_upper: usize,
     /// Digits at least.
     pub min_digits: usize,
+    /// Kinds of characters at least, of lower case, upper case, digits and symbols.
+    pub min_classes: usize,
     /// In force since.
     pub since: OffsetDateTime,
 }
@@ -265,24 +270,31 @@ fn changed_since_capture(facts: &Facts) -> Option<Decision> {
 
 /// The last rule; it needs the open password, so it runs just before an attempt. Decides only if today's password
 /// was set under the policy: one set before may be weaker and still work (asks.md N4). Nor does it about a password that
-/// came with the account, which nobody held against a policy, and one that another directory keeps.
+/// came with the account, which nobody held against a policy, and one that another directory keeps or is master of.
 pub fn policy_excludes(policy: &PasswordPolicy, account: &AccountFacts, password: &str) -> Option<Decision> {
     let changed = account.trusted_password_change()?;
+    let since = account.under_policy_since?.max(policy.since);
     let came_along = account.created_at.is_none_or(|created| changed - created <= Duration::DAY);
-    if changed <= policy.since || came_along || account.authority != PasswordAuthority::Cloud {
+    let elsewhere = account.hybrid || account.authority != PasswordAuthority::Cloud;
+    if changed <= since || came_along || elsewhere || satisfies(policy, password) {
         return None;
     }
-    // Counted generously where directories may count in their own way: a wrong "cannot be" would hide an exposure.
+    let decision = Decision::new(Verdict::Stale(Reason::PolicyExcludes)).because("rule", "policy_excludes");
+    Some(decision.at("policy_since", since))
+}
+
+/// Counts generously where directories may count in their own way, because a wrong "cannot be" would hide an exposure:
+/// the length in bytes, which no other unit exceeds, and a character outside ASCII as one of every kind.
+fn satisfies(policy: &PasswordPolicy, password: &str) -> bool {
     let count = |wanted: fn(&char) -> bool| password.chars().filter(wanted).count();
-    let satisfied = password.encode_utf16().count() >= policy.min_length
+    let any = |wanted: fn(&char) -> bool| password.chars().any(|c| !c.is_ascii() || wanted(&c));
+    let symbol: fn(&char) -> bool = |c| !c.is_ascii_alphanumeric();
+    let classes = [char::is_ascii_lowercase, char::is_ascii_uppercase, char::is_ascii_digit, symbol];
+    password.len() >= policy.min_length
         && count(|c| c.is_lowercase()) >= policy.min_lower
         && count(|c| c.is_uppercase()) >= policy.min_upper
-        && count(|c| c.is_numeric()) >= policy.min_digits;
-    (!satisfied).then(|| {
-        Decision::new(Verdict::Stale(Reason::PolicyExcludes))
-            .because("rule", "policy_excludes")
-            .at("policy_since", policy.since)
-    })
+        && count(|c| c.is_numeric()) >= policy.min_digits
+        && classes.into_iter().filter(|class| any(*class)).count() >= policy.min_classes
 }
 
 /// Whether a password can be submitted exactly as it leaked (entra.md §4.2). Eight asterisks are a mask by contract

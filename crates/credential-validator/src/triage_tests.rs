@@ -23,6 +23,7 @@ fn facts() -> Facts {
             kind: AccountKind::Member,
             authority: PasswordAuthority::Cloud,
             hybrid: false,
+            under_policy_since: Some(datetime!(2020-01-01 00:00 UTC)),
             password_changed_at: Some(BEFORE),
             created_at: Some(datetime!(2020-01-01 00:00 UTC)),
             removed: false,
@@ -185,20 +186,74 @@ fn the_cheapest_rule_decides_first_and_leaves_its_evidence() {
     assert_eq!(decision.evidence["account_state"], "disabled");
 }
 
+/// As Okta's policies are read.
+const OKTA: PasswordPolicy = PasswordPolicy {
+    min_length: 8,
+    min_lower: 1,
+    min_upper: 1,
+    min_digits: 1,
+    min_classes: 0,
+    since: BEFORE,
+};
+/// Microsoft's fixed rule.
+const ENTRA: PasswordPolicy = PasswordPolicy {
+    min_length: 8,
+    min_lower: 0,
+    min_upper: 0,
+    min_digits: 0,
+    min_classes: 3,
+    since: BEFORE,
+};
+
+fn changed(change: impl FnOnce(&mut AccountFacts)) -> AccountFacts {
+    let mut account = AccountFacts { password_changed_at: Some(AFTER), ..facts().account };
+    change(&mut account);
+    account
+}
+
 #[test]
 fn a_policy_excludes_only_passwords_that_were_set_under_it() {
-    let policy = PasswordPolicy { min_length: 8, min_lower: 1, min_upper: 1, min_digits: 1, since: BEFORE };
-    let account = |changed| AccountFacts { password_changed_at: changed, ..facts().account };
-    assert!(policy_excludes(&policy, &account(Some(AFTER)), "short1A").is_some());
-    assert!(policy_excludes(&policy, &account(Some(AFTER)), "longenough1A").is_none());
-    assert!(policy_excludes(&policy, &account(Some(BEFORE)), "short").is_none());
-    assert!(policy_excludes(&policy, &account(None), "short").is_none());
-    let imported = AccountFacts { created_at: Some(AFTER), ..account(Some(AFTER)) };
-    assert!(policy_excludes(&policy, &imported, "short").is_none(), "it came with the account");
-    let unknown = AccountFacts { created_at: None, ..account(Some(AFTER)) };
-    assert!(policy_excludes(&policy, &unknown, "short").is_none());
-    let elsewhere = AccountFacts { authority: PasswordAuthority::Ad, ..account(Some(AFTER)) };
-    assert!(policy_excludes(&policy, &elsewhere, "short").is_none(), "another directory's policy applied");
+    let excluded = |change: fn(&mut AccountFacts)| policy_excludes(&OKTA, &changed(change), "short1A");
+    let decision = excluded(|_| ()).unwrap();
+    assert_eq!(decision.verdict, Verdict::Stale(Reason::PolicyExcludes));
+    assert_eq!(decision.evidence["policy_since"], "2026-05-01T00:00:00Z");
+    assert!(policy_excludes(&OKTA, &changed(|_| ()), "longenough1A").is_none());
+    for (why, change) in [
+        ("when it changed is not known", (|a| a.password_changed_at = None) as fn(&mut AccountFacts)),
+        ("it was set before", |a| a.password_changed_at = Some(BEFORE)),
+        ("it came with the account", |a| a.created_at = Some(AFTER)),
+        ("when the account was made is not known", |a| a.created_at = None),
+        ("another directory's policy applied", |a| a.authority = PasswordAuthority::Ad),
+        ("another directory is its master", |a| a.hybrid = true),
+        ("the account was not seen under it, or is not now", |a| a.under_policy_since = None),
+        ("the account was seen under it since that moment only", |a| a.under_policy_since = Some(AFTER)),
+    ] {
+        assert_eq!(excluded(change), None, "{why}");
+    }
+    let later = excluded(|a| a.under_policy_since = Some(LEAK)).unwrap();
+    assert_eq!(later.evidence["policy_since"], "2026-06-01T00:00:00Z", "the later of the two counts");
+}
+
+#[test]
+fn a_password_needs_eight_characters_and_three_kinds_of_them_at_entra_counted_generously() {
+    for (password, possible) in [
+        ("Abcde12", false),
+        ("Abcdef12", true),
+        ("harbour12", false),
+        ("Harbour12", true),
+        ("harbour-12", true),
+        ("harbour 12", true),
+        ("HARBOUR-TOWN", false),
+        ("1234567890", false),
+        ("12345678-_", false),
+        ("Blue-Harbour", true),
+        // In other units and classes than ours it may be enough.
+        ("h\u{e4}rbour", true),
+        ("\u{6e2f}\u{6e2f}\u{6e2f}", true),
+        ("\u{6e2f}\u{6e2f}", false),
+    ] {
+        assert_eq!(policy_excludes(&ENTRA, &changed(|_| ()), password).is_none(), possible, "{password}");
+    }
 }
 
 #[test]

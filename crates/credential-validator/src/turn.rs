@@ -172,7 +172,10 @@ impl Validator {
             return self.end(delivery, self.db.tenant(tenant).await?, &turn, gone()).await;
         };
         // What was tried holds until the password changes: only what the directory says now tells.
-        facts.account = facts_of(&account);
+        // What was seen of the account until now holds only if it is seen now as well.
+        let under_policy_since =
+            facts.account.under_policy_since.filter(|_| account.under_policy == Some(true));
+        facts.account = AccountFacts { under_policy_since, ..facts_of(&account) };
         facts.tried = tried.into_values().next().unwrap_or_default();
         let locked = account.state == AccountState::Locked;
         if !locked && let Some(decision) = triage::triage(&facts) {
@@ -414,12 +417,14 @@ async fn look_up(provider: &dyn Provider, turn: &Turn) -> Log {
     log
 }
 
+/// What a look at the account shows; not since when.
 fn facts_of(account: &Account) -> AccountFacts {
     AccountFacts {
         state: account.state,
         kind: account.kind,
         authority: account.authority,
         hybrid: account.hybrid,
+        under_policy_since: None,
         password_changed_at: account.password_changed_at,
         created_at: account.created_at,
         removed: account.removed,

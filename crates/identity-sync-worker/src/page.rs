@@ -129,6 +129,7 @@ fn merged(mut shown: Account, known: &Account) -> Account {
     shown.password_changed_at = shown.password_changed_at.or(known.password_changed_at);
     shown.last_sign_in_at = shown.last_sign_in_at.max(known.last_sign_in_at);
     shown.created_at = shown.created_at.or(known.created_at);
+    shown.under_policy = shown.under_policy.or(known.under_policy);
     shown
 }
 
@@ -195,6 +196,7 @@ mod tests {
             kind: AccountKind::Member,
             authority: PasswordAuthority::Cloud,
             hybrid: false,
+            under_policy: Some(true),
             is_admin: false,
             password_changed_at: Some(OffsetDateTime::UNIX_EPOCH),
             last_sign_in_at: Some(OffsetDateTime::UNIX_EPOCH),
@@ -220,6 +222,16 @@ mod tests {
     fn a_listing_that_shows_less_takes_nothing_away() {
         let shown = Account { last_sign_in_at: None, password_changed_at: None, ..account("1", "a@x") };
         assert!(compare(vec![shown], &known(account("1", "a@x")), true).changed.is_empty());
+    }
+
+    #[test]
+    fn what_holds_for_new_passwords_stays_known_until_a_listing_tells_otherwise() {
+        let shown = |under_policy| {
+            let page = vec![Account { under_policy, ..account("1", "a@x") }];
+            compare(page, &known(account("1", "a@x")), true).changed.into_iter().next()
+        };
+        assert!(shown(None).is_none() && shown(Some(true)).is_none());
+        assert_eq!(shown(Some(false)).unwrap().account.under_policy, Some(false));
     }
 
     #[test]

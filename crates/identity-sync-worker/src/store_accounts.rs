@@ -94,6 +94,9 @@ fn read(row: &PgRow) -> Result<Known, StoreError> {
             authority: PasswordAuthority::parse(row.try_get("authority")?)
                 .ok_or_else(|| unknown("authority"))?,
             hybrid: row.try_get("hybrid")?,
+            under_policy: Some(
+                row.try_get::<Option<time::OffsetDateTime>, _>("under_policy_since")?.is_some(),
+            ),
             is_admin: row.try_get("is_admin")?,
             password_changed_at: row.try_get("password_changed_at")?,
             last_sign_in_at: row.try_get("last_sign_in_at")?,
@@ -120,21 +123,23 @@ pub(crate) async fn insert(tx: &mut Tx, place: Place<'_>, writes: &[Write]) -> R
     let query = sqlx::query(
         "INSERT INTO accounts (tenant_id, integration_id, provider, directory_id, account_id, identity_id, object_id, login,
                                login_key, display_name, addresses, state, kind, authority, is_admin, hybrid,
-                               password_changed_at, last_sign_in_at, created_at_directory)
+                               password_changed_at, last_sign_in_at, created_at_directory, under_policy_since)
          SELECT $1, $2, $3, $4, n.account_id, n.identity_id, n.object_id, n.login, n.login_key, n.display_name,
                 string_to_array(n.addresses, E'\\n'), n.state, n.kind, n.authority, n.is_admin, n.hybrid,
-                n.password_changed_at, n.last_sign_in_at, n.created_at_directory
+                n.password_changed_at, n.last_sign_in_at, n.created_at_directory,
+                CASE WHEN n.under_policy THEN clock_timestamp() END
          FROM unnest($5::uuid[], $6::uuid[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
                      $13::text[], $14::text[], $15::boolean[], $16::boolean[], $17::timestamptz[], $18::timestamptz[],
-                     $19::timestamptz[])
+                     $19::timestamptz[], $20::boolean[])
               AS n (account_id, identity_id, object_id, login, login_key, display_name, addresses, state, kind, authority,
-                    is_admin, hybrid, password_changed_at, last_sign_in_at, created_at_directory)",
+                    is_admin, hybrid, password_changed_at, last_sign_in_at, created_at_directory, under_policy)",
     );
     bind(query, place, writes).execute(&mut **tx).await?;
     Ok(())
 }
 
-/// Rewrites accounts that changed or came back.
+/// Rewrites accounts that changed or came back. One that was away may have been anything meanwhile: since when its
+/// passwords are under the directory's rules counts anew.
 pub(crate) async fn update(tx: &mut Tx, place: Place<'_>, writes: &[Write]) -> Result<(), StoreError> {
     if writes.is_empty() {
         return Ok(());
@@ -145,13 +150,15 @@ pub(crate) async fn update(tx: &mut Tx, place: Place<'_>, writes: &[Write]) -> R
              display_name = n.display_name, addresses = string_to_array(n.addresses, E'\\n'), state = n.state, kind = n.kind,
              authority = n.authority, is_admin = n.is_admin, hybrid = n.hybrid, password_changed_at = n.password_changed_at,
              last_sign_in_at = n.last_sign_in_at, created_at_directory = n.created_at_directory,
+             under_policy_since = CASE WHEN n.under_policy THEN
+                 coalesce(CASE WHEN a.missing_since IS NULL THEN a.under_policy_since END, clock_timestamp()) END,
              changed_at = clock_timestamp(), missing_since = NULL, missing_run = NULL, removed_at = NULL,
              version = a.version + 1
          FROM unnest($5::uuid[], $6::uuid[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
                      $13::text[], $14::text[], $15::boolean[], $16::boolean[], $17::timestamptz[], $18::timestamptz[],
-                     $19::timestamptz[])
+                     $19::timestamptz[], $20::boolean[])
               AS n (account_id, identity_id, object_id, login, login_key, display_name, addresses, state, kind, authority,
-                    is_admin, hybrid, password_changed_at, last_sign_in_at, created_at_directory)
+                    is_admin, hybrid, password_changed_at, last_sign_in_at, created_at_directory, under_policy)
          WHERE a.tenant_id = $1 AND a.integration_id = $2 AND a.account_id = n.account_id",
     );
     bind(query, place, writes).execute(&mut **tx).await?;
@@ -181,6 +188,7 @@ fn bind<'q>(query: Query<'q>, place: Place<'_>, writes: &[Write]) -> Query<'q> {
         .bind(column!(writes, w => w.account.password_changed_at))
         .bind(column!(writes, w => w.account.last_sign_in_at))
         .bind(column!(writes, w => w.account.created_at))
+        .bind(column!(writes, w => w.account.under_policy.unwrap_or_default()))
 }
 
 /// The directory said that these accounts are gone. They are not removed for it: full runs have to confirm.

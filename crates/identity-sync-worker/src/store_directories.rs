@@ -94,16 +94,16 @@ pub(crate) async fn save_policy(
     let number = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
     sqlx::query(
         "INSERT INTO directory_policies AS p (tenant_id, integration_id, directory_id, lockout_threshold, read_at, rules_state,
-             rules_since, min_length, min_lower, min_upper, min_digits)
+             rules_since, min_length, min_lower, min_upper, min_digits, min_classes)
          VALUES ($1, $2, $3, $4, clock_timestamp(), $5, CASE WHEN $5::text IS NULL THEN NULL ELSE clock_timestamp() END,
-             $6, $7, $8, $9)
+             $6, $7, $8, $9, $10)
          ON CONFLICT (tenant_id, integration_id) DO UPDATE SET directory_id = excluded.directory_id,
              lockout_threshold = excluded.lockout_threshold, read_at = excluded.read_at, rules_state = excluded.rules_state,
              rules_since = CASE WHEN p.directory_id = excluded.directory_id AND p.rules_state = excluded.rules_state
                                  AND p.read_at > clock_timestamp() - interval '1 day'
                                 THEN p.rules_since ELSE excluded.rules_since END,
              min_length = excluded.min_length, min_lower = excluded.min_lower, min_upper = excluded.min_upper,
-             min_digits = excluded.min_digits",
+             min_digits = excluded.min_digits, min_classes = excluded.min_classes",
     )
     .bind(tenant)
     .bind(integration)
@@ -114,6 +114,7 @@ pub(crate) async fn save_policy(
     .bind(rules.map(|r| number(r.min_lower)))
     .bind(rules.map(|r| number(r.min_upper)))
     .bind(rules.map(|r| number(r.min_digits)))
+    .bind(rules.map(|r| number(r.min_classes)))
     .execute(&mut **tx)
     .await?;
     Ok(())

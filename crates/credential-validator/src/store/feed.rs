@@ -180,7 +180,7 @@ pub async fn candidates(tx: &mut Tx, identifiers: &[IdentifierId]) -> Result<Vec
     let rows = sqlx::query(
         "SELECT i.identifier_id, i.created_at AS identifier_since, a.identity_id, a.account_id, a.integration_id, a.provider,
                 a.directory_id, a.object_id, a.login, a.state, a.kind, a.authority, a.hybrid, a.password_changed_at,
-                a.created_at_directory, a.removed_at IS NOT NULL AS removed
+                a.created_at_directory, a.under_policy_since, a.removed_at IS NOT NULL AS removed
          FROM sync.identifiers_v i JOIN sync.accounts_v a ON a.identity_id = i.identity_id
          WHERE i.identifier_id = ANY ($1) AND a.removed_at IS NULL
          ORDER BY i.created_at, a.account_id",

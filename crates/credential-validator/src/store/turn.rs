@@ -102,8 +102,8 @@ pub async fn load(
                 e.secret_sealed, e.secret_expired, e.unusable, e.digest, e.captured_before, e.date_precision,
                 e.published_at, e.first_seen_at, e.received_at, e.targets, e.history, e.round,
                 a.state, a.kind, a.authority, a.hybrid, a.password_changed_at, a.created_at_directory,
-                a.removed_at IS NOT NULL AS removed, p.lockout_threshold,
-                p.rules_since, p.min_length, p.min_lower, p.min_upper, p.min_digits
+                a.under_policy_since, a.removed_at IS NOT NULL AS removed, p.lockout_threshold,
+                p.rules_since, p.min_length, p.min_lower, p.min_upper, p.min_digits, p.min_classes
          FROM exposures e
          JOIN work w ON w.tenant_id = e.tenant_id AND w.subject = e.exposure_id AND w.work_id = $3 AND w.state = 'in_flight'
          LEFT JOIN sync.accounts_v a ON a.tenant_id = e.tenant_id AND a.account_id = e.account_id
@@ -177,6 +177,7 @@ fn policy(row: &PgRow) -> Result<Option<PasswordPolicy>, StoreError> {
         min_lower: number("min_lower")?,
         min_upper: number("min_upper")?,
         min_digits: number("min_digits")?,
+        min_classes: number("min_classes")?,
         since,
     }))
 }
@@ -189,6 +190,7 @@ pub fn account_facts(row: &PgRow) -> Result<AccountFacts, StoreError> {
         kind: AccountKind::parse(row.try_get("kind")?).ok_or_else(|| unknown("kind"))?,
         authority: PasswordAuthority::parse(row.try_get("authority")?).ok_or_else(|| unknown("authority"))?,
         hybrid: row.try_get("hybrid")?,
+        under_policy_since: row.try_get("under_policy_since")?,
         password_changed_at: row.try_get("password_changed_at")?,
         created_at: row.try_get("created_at_directory")?,
         removed: row.try_get("removed")?,

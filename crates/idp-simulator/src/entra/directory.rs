@@ -17,6 +17,7 @@ use crate::wire::Request;
 use crate::world::World;
 
 const P1_PLAN: (&str, &str) = ("41781fb2-bc02-4b7c-bd55-b576c07bb09d", "AAD_PREMIUM");
+const EDUCATION_PLAN: (&str, &str) = ("3a3976ce-de18-4a87-a78e-5e9245e252df", "AAD_EDU");
 const P2_PLAN: (&str, &str) = ("eec0eb4f-6444-4f95-aba0-50c24d67f998", "AAD_PREMIUM_P2");
 
 /// `GET /organization`: without the permission most of it is null (entra.md §15).
@@ -87,7 +88,7 @@ pub fn licences(world: &Arc<World>, request: &Request, caller: &Caller) -> Respo
 
 fn plans(caller: &Caller) -> Vec<(&'static str, &'static str)> {
     let settings = &caller.tenant.settings;
-    let owned = [(Licence::P1, P1_PLAN), (Licence::P2, P2_PLAN)];
+    let owned = [(Licence::P1, P1_PLAN), (Licence::P2, P2_PLAN), (Licence::Education, EDUCATION_PLAN)];
     owned
         .into_iter()
         .filter(|(licence, _)| settings.licences.contains(licence))

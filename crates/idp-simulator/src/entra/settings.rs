@@ -241,6 +241,8 @@ pub enum Licence {
     P1,
     /// Entra ID P2: Identity Protection.
     P2,
+    /// A product for schools: complex passwords are not asked for.
+    Education,
 }
 
 /// Smart lockout (entra.md §6).

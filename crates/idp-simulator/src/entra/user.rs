@@ -53,7 +53,7 @@ pub fn render(settings: &Settings, account: &Account) -> Map<String, Value> {
         "externalUserState": if account.guest { json!("Accepted") } else { Value::Null },
         "createdDateTime": date(account.created),
         "lastPasswordChangeDateTime": account.password_changed.map(date),
-        "passwordPolicies": Value::Null,
+        "passwordPolicies": account.password_policies,
         "onPremisesSyncEnabled": on_premises(json!(true)),
         "onPremisesImmutableId": on_premises(json!(account.id)),
         "onPremisesSamAccountName": on_premises(json!(local)),
@@ -94,6 +94,7 @@ pub fn made_of(property: &str) -> &'static [&'static str] {
         "accountEnabled" => &["status"],
         "userType" | "creationType" | "externalUserState" => &["guest"],
         "lastPasswordChangeDateTime" => &["password_changed"],
+        "passwordPolicies" => &["password_policies"],
         "onPremisesLastSyncDateTime" => &["hybrid", "updated"],
         "onPremisesImmutableId" | "onPremisesSyncEnabled" => &["hybrid"],
         "onPremisesSamAccountName"

@@ -57,6 +57,8 @@ pub struct Mix {
     pub passwordless: u16,
     /// Holds an administrator role.
     pub admin: u16,
+    /// May have a weak password (Entra ID): `DisableStrongPassword`.
+    pub weak: u16,
 }
 
 impl Default for Mix {
@@ -73,6 +75,7 @@ impl Default for Mix {
             expired: 15,
             passwordless: 20,
             admin: 5,
+            weak: 0,
         }
     }
 }
@@ -260,6 +263,9 @@ impl Plan {
             };
             account.roles = vec![role.to_owned()];
         }
+        // Drawn last, so that the accounts of a seed stay what they were.
+        let weak = dice.share(mix.weak) && matches!(self.style, Style::Entra { .. });
+        account.password_policies = weak.then(|| "DisableStrongPassword".to_owned());
         account.updated = password_changed;
         account.status_changed = created;
         account.sessions_valid_from = password_changed;

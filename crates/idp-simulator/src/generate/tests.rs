@@ -18,6 +18,20 @@ fn the_same_seed_gives_the_same_accounts() {
 }
 
 #[test]
+fn accounts_that_may_have_weak_passwords_differ_from_the_same_seed_s_in_nothing_else() {
+    let settings = Settings::EntraId(entra::Settings::example());
+    let mix = Mix { weak: 500, ..Mix::default() };
+    let weak = Plan::new(Generated { seed: 7, count: 200, as_of: default_as_of(), mix }, &settings).unwrap();
+    let marked = (0..200).filter(|index| {
+        let mut account = weak.account(*index);
+        let policies = account.password_policies.take();
+        assert_eq!(account, plan(7, 200).account(*index));
+        policies.as_deref() == Some("DisableStrongPassword")
+    });
+    assert!((60..140).contains(&marked.count()));
+}
+
+#[test]
 fn an_account_is_found_by_id_and_by_login_in_a_directory_of_a_million() {
     let plan = plan(3, 1_000_000);
     for index in (0..1_000_000).step_by(9973) {

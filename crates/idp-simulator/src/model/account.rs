@@ -59,6 +59,9 @@ pub struct Account {
     /// Mastered in an on-premises AD.
     #[serde(default)]
     pub hybrid: bool,
+    /// Entra ID: names of what is switched off for its passwords (`DisableStrongPassword`), as Graph spells them.
+    #[serde(default)]
+    pub password_policies: Option<String>,
     /// The password in clear; `None` = no password is set.
     #[serde(default)]
     pub password: Option<String>,
@@ -228,6 +231,7 @@ impl Account {
             guest: false,
             authority: Authority::Cloud,
             hybrid: false,
+            password_policies: None,
             password: None,
             password_changed: None,
             password_expired: false,

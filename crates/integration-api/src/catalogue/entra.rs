@@ -2,7 +2,7 @@
 
 use shared::{
     provider::entra::permission::{
-        self as entra, ADMINISTRATORS, APPLICATION_READ, GROUP_MEMBER_READ, LOCKOUT, Optional,
+        self as entra, ADMINISTRATORS, APPLICATION_READ, GROUP_MEMBER_READ, LICENCES, LOCKOUT, Optional,
         PASSWORD_AUTHORITY, RISKY_USER_READ, RISKY_USER_READ_WRITE, SIGN_INS, USER_ENABLE_DISABLE, USER_READ,
         USER_REVOKE_SESSIONS,
     },
@@ -62,6 +62,7 @@ pub(super) const ENTRY: Entry = Entry {
                 without(ADMINISTRATORS),
                 without(PASSWORD_AUTHORITY),
                 without(LOCKOUT),
+                without(LICENCES),
                 needed(APPLICATION_READ, "reads when the client secret expires; without it nobody is warned")
                     .optional(),
             ],

@@ -171,6 +171,8 @@ pub struct Account {
     pub authority: PasswordAuthority,
     /// Mastered in an on-premises Active Directory.
     pub hybrid: bool,
+    /// Whether a password that is set now must satisfy the directory's [`PasswordRules`]. `None`: it does not tell.
+    pub under_policy: Option<bool>,
     /// Known to hold an administrative role.
     pub is_admin: bool,
     /// When the password last changed.
@@ -195,6 +197,7 @@ impl Account {
             kind: AccountKind::Member,
             authority: PasswordAuthority::None,
             hybrid: false,
+            under_policy: None,
             is_admin: false,
             password_changed_at: None,
             last_sign_in_at: None,
@@ -258,8 +261,9 @@ pub struct LockoutPolicy {
     pub threshold: Option<u32>,
 }
 
-/// What every password of a directory satisfied when it was set, whichever of its policies applied: the least that any of
-/// them asks for. Says nothing about passwords that came with an imported account, or that another directory checks.
+/// What every password of an [account under them](Account::under_policy) satisfied when it was set, whichever of the
+/// directory's policies applied: the least that any of them asks for. Says nothing about passwords that came with an
+/// imported account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PasswordRules {
     /// Characters at least.
@@ -270,6 +274,8 @@ pub struct PasswordRules {
     pub min_upper: u32,
     /// Digits at least.
     pub min_digits: u32,
+    /// Kinds of characters at least, of lower case, upper case, digits and symbols.
+    pub min_classes: u32,
     /// Names this state of the policies: another one as soon as any of them changes, comes or goes.
     pub state: String,
 }

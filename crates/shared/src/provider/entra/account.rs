@@ -1,9 +1,9 @@
 //! A user as Graph shows it, and as we know it.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Entra, Facts};
+use super::{Entra, Facts, policy::is_strong};
 use crate::provider::{Account, AccountKind, AccountState, PasswordAuthority, ProviderError};
 
 /// The properties that are read of every user (entra.md §8.1).
@@ -30,9 +30,26 @@ pub(super) struct User {
     pub user_type: Option<String>,
     pub created_date_time: Option<String>,
     pub last_password_change_date_time: Option<String>,
-    pub on_premises_sync_enabled: Option<bool>,
+    #[serde(default)]
+    pub on_premises_sync_enabled: Told<bool>,
+    #[serde(default)]
+    pub password_policies: Told<String>,
     pub sign_in_sessions_valid_from_date_time: Option<String>,
     pub sign_in_activity: Option<SignInActivity>,
+}
+
+/// A property of which it matters whether it was told: null says that it has no value, absence says nothing.
+#[derive(Debug, Default)]
+pub(super) enum Told<T> {
+    #[default]
+    Nothing,
+    Value(Option<T>),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Told<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Option::deserialize(deserializer).map(Self::Value)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,7 +82,7 @@ impl User {
         let login = self.user_principal_name.unwrap_or_default();
         let domain =
             login.rsplit_once('@').map(|(_, domain)| domain.to_ascii_lowercase()).unwrap_or_default();
-        let hybrid = self.on_premises_sync_enabled == Some(true);
+        let hybrid = matches!(self.on_premises_sync_enabled, Told::Value(Some(true)));
         let guest = self.user_type.as_deref() == Some("Guest") || login.contains("#EXT#");
         let authority = if facts.federated.contains(&domain) {
             PasswordAuthority::Federated
@@ -76,6 +93,12 @@ impl User {
             PasswordAuthority::Cloud
         };
         let removed = self.removed.is_some();
+        let under_policy = match (&self.on_premises_sync_enabled, &self.password_policies) {
+            _ if hybrid || guest || authority != PasswordAuthority::Cloud => Some(false),
+            (_, Told::Value(policies)) if !is_strong(policies.as_deref()) => Some(false),
+            (Told::Value(_), Told::Value(_)) => Some(true),
+            _ => None,
+        };
         let state = match self.account_enabled {
             _ if removed => AccountState::Deprovisioned,
             Some(false) => AccountState::Disabled,
@@ -101,6 +124,7 @@ impl User {
             kind: if guest { AccountKind::Guest } else { AccountKind::Member },
             authority,
             hybrid,
+            under_policy,
             password_changed_at: date(self.last_password_change_date_time.as_deref()),
             last_sign_in_at: self.sign_in_activity.and_then(|activity| activity.interactive_success()),
             created_at: date(self.created_date_time.as_deref()),
@@ -194,6 +218,41 @@ mod tests {
         facts.without_password_hashes = true;
         assert_eq!(account(&user("a@x.example", true), &facts).authority, PasswordAuthority::Ad);
         assert_eq!(account(&user("a@x.example", false), &facts).authority, PasswordAuthority::Cloud);
+    }
+
+    #[test]
+    fn the_rule_holds_for_cloud_members_that_are_shown_whole_and_are_not_excepted() {
+        let facts = Facts { federated: ["fed.example".to_owned()].into(), ..Facts::default() };
+        let under = |change: serde_json::Value| {
+            let mut user = serde_json::json!({"id": "a", "userPrincipalName": "a@x.example", "passwordPolicies": null,
+                "onPremisesSyncEnabled": null});
+            let serde_json::Value::Object(change) = change else { panic!("an object") };
+            user.as_object_mut().unwrap().extend(change);
+            account(&user, &facts).under_policy
+        };
+        assert_eq!(under(serde_json::json!({})), Some(true));
+        assert_eq!(under(serde_json::json!({"passwordPolicies": "DisablePasswordExpiration"})), Some(true));
+        for excepted in [
+            serde_json::json!({"passwordPolicies": "DisablePasswordExpiration, DisableStrongPassword"}),
+            serde_json::json!({"onPremisesSyncEnabled": true}),
+            serde_json::json!({"userType": "Guest"}),
+            serde_json::json!({"userPrincipalName": "a@fed.example"}),
+        ] {
+            assert_eq!(under(excepted.clone()), Some(false), "{excepted}");
+        }
+        // A delta leaves out what never had a value, and may leave out more.
+        let part = |shown: serde_json::Value| account(&shown, &facts).under_policy;
+        let name = "a@x.example";
+        assert_eq!(
+            part(serde_json::json!({"id": "a", "userPrincipalName": name, "passwordPolicies": null})),
+            None
+        );
+        assert_eq!(
+            part(serde_json::json!({"id": "a", "userPrincipalName": name, "onPremisesSyncEnabled": null})),
+            None
+        );
+        let weak = serde_json::json!({"id": "a", "userPrincipalName": name, "passwordPolicies": "DisableStrongPassword"});
+        assert_eq!(part(weak), Some(false));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod expiry;
 mod graph;
 mod listing;
 pub mod permission;
+mod policy;
 mod risk;
 mod ropc;
 mod sign_ins;
@@ -31,7 +32,7 @@ use tokio::sync::Mutex;
 
 use super::{
     Account, Acted, Action, AttemptConnection, Attempted, Capability, Containment, Cursor, Listing,
-    LockoutPolicy, Missing, Page, Provider, ProviderError, SignIns, TestReport, Verifier,
+    LockoutPolicy, Missing, Page, PasswordRules, Provider, ProviderError, SignIns, TestReport, Verifier,
     http::Egress,
     pace::{Pace, Share},
 };
@@ -291,6 +292,10 @@ impl Provider for Entra {
         since: OffsetDateTime,
     ) -> Result<Option<SignIns>, ProviderError> {
         self.read_sign_ins(object_id, since).await
+    }
+
+    async fn password_rules(&self) -> Result<Option<PasswordRules>, ProviderError> {
+        self.rules().await.map(Some)
     }
 
     async fn credential_expiry(&self) -> Result<Option<OffsetDateTime>, ProviderError> {

@@ -32,6 +32,7 @@ permissions! {
     DIRECTORY_READ = "Directory.Read.All", "7ab1d382-f21e-4acd-a863-ba3e13f7da61";
     DIRECTORY_READ_WRITE = "Directory.ReadWrite.All", "19dbc75e-c2e2-444c-a770-ec69d8559fc7";
     ROLE_MANAGEMENT_READ = "RoleManagement.Read.Directory", "483bed4a-2ad3-4361-a73b-c83ccdbdc53c";
+    ORGANIZATION_READ = "Organization.Read.All", "498476ce-e0fe-48b0-b801-37ba7e2685c6";
     AUDIT_LOG_READ = "AuditLog.Read.All", "b0afded3-3588-46d8-8b3d-9842eff778da";
     ON_PREMISES_SYNC_READ = "OnPremDirectorySynchronization.Read.All", "bb70e231-92dc-4729-aff5-697b3f04be95";
     APPLICATION_READ = "Application.Read.All", "9a5d68dd-52b0-4cc2-bd40-abcf44ac3a30";
@@ -102,8 +103,21 @@ pub const PASSWORD_AUTHORITY: Optional = Optional {
     cost: "whether passwords are checked in Active Directory (pass-through) is unknown",
     condition: Some("if accounts are synchronised"),
 };
+/// Tells which products a tenant has: of a school's, Microsoft asks less of a password.
+pub const LICENCES: Optional = Optional {
+    permission: ORGANIZATION_READ,
+    or: &[
+        "Organization.ReadWrite.All",
+        "LicenseAssignment.Read.All",
+        "Directory.Read.All",
+        "Directory.ReadWrite.All",
+    ],
+    reason: "licences_unknown",
+    cost: "whether the tenant is a school's is unknown, so that passwords too simple for any other are tried as well",
+    condition: None,
+};
 /// What the test warns about.
-pub(super) const OPTIONAL: [Optional; 4] = [ADMINISTRATORS, SIGN_INS, LOCKOUT, PASSWORD_AUTHORITY];
+pub(super) const OPTIONAL: [Optional; 5] = [ADMINISTRATORS, SIGN_INS, LOCKOUT, PASSWORD_AUTHORITY, LICENCES];
 
 #[cfg(test)]
 mod tests {

@@ -145,6 +145,7 @@ fn weakest(policies: &[Policy]) -> Option<PasswordRules> {
         min_lower: least(|c| c.lower)?,
         min_upper: least(|c| c.upper)?,
         min_digits: least(|c| c.digits)?,
+        min_classes: 0,
         state: sha256(&states.join("\n")),
     })
 }

@@ -107,6 +107,7 @@ impl From<User> for Account {
             kind: AccountKind::Member,
             authority,
             hybrid: directory_backed,
+            under_policy: Some(authority == PasswordAuthority::Cloud),
             is_admin: false,
             password_changed_at: instant(password_changed.as_deref()),
             last_sign_in_at: instant(last_login.as_deref()),
@@ -178,7 +179,13 @@ mod tests {
             if password {
                 user["credentials"]["password"] = json!({});
             }
-            assert_eq!(read(user).authority, authority, "{kind} {password}");
+            let account = read(user);
+            assert_eq!(account.authority, authority, "{kind} {password}");
+            assert_eq!(
+                account.under_policy,
+                Some(authority == PasswordAuthority::Cloud),
+                "{kind} {password}"
+            );
         }
     }
 

@@ -145,6 +145,7 @@ fn account(state: AccountState) -> Account {
         kind: AccountKind::Member,
         authority: PasswordAuthority::Cloud,
         hybrid: false,
+        under_policy: None,
         is_admin: false,
         password_changed_at: None,
         last_sign_in_at: None,
