@@ -203,6 +203,7 @@ async fn a_password_that_no_policy_would_have_taken_costs_no_attempt() {
     world.patch(1, &excepted);
     world.patch(2, &json!({"hybrid": true}));
     world.patch(3, &json!({"password_changed": "2025-06-01T00:00:00Z"}));
+    let _validator = world.validator(&program(), None);
     world.synced().await;
     let seen = "SELECT count(*) FROM sync.accounts WHERE under_policy_since > now() - interval '10 minutes'";
     assert_eq!(world.count(seen).await, 4, "neither the one that is excepted nor that of AD");
@@ -219,7 +220,6 @@ async fn a_password_that_no_policy_would_have_taken_costs_no_attempt() {
     world.patch(4, &excepted);
     let weak = (0..5).map(|n| leak(n, "harbour12"));
     world.leak(&weak.chain([leak(5, "Harbour12")]).collect::<Vec<_>>()).await;
-    let _validator = world.validator(&program(), None);
     world.until("SELECT count(*) FROM validator.exposures WHERE state = 'decided'", 6).await;
     assert_eq!(world.verdicts(0).await, [("stale".to_owned(), Some("policy_excludes".to_owned()))]);
     for tried in 1..6 {
