@@ -10,20 +10,23 @@ ALTER TABLE budget.account
 -- INVARIANT (I2): after the last of them, and with what the log shows of the owner's wrong tries, the owner has three more
 -- before the one that locks. Known tries never allow more than none do.
 CREATE FUNCTION budget.reserve_left(r budget.rules, owner_failures integer)
-    RETURNS integer LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+    RETURNS integer LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT CASE WHEN $2 > 0 THEN greatest(least(($1).reserve_limit, ($1).threshold - 4 - least($2, ($1).threshold)), 0)
-                ELSE ($1).reserve_limit END
-    $$;
+BEGIN
+    RETURN CASE WHEN owner_failures > 0
+                THEN greatest(least(r.reserve_limit, r.threshold - 4 - least(owner_failures, r.threshold)), 0)
+                ELSE r.reserve_limit END;
+END $$;
 
 -- Whether what the sign-in log shows can change a decision about an account: something of its reserve is spent, or was
 -- seen to be. It is the one read of the budget before a reservation: logs are rationed (entra.md §7.4).
 CREATE FUNCTION budget.log_matters(p_provider text, p_directory text, p_object text)
-    RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    RETURNS boolean LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT EXISTS (SELECT FROM budget.account
-                   WHERE provider = $1 AND directory = $2 AND object = $3 AND (since_success > 0 OR owner_failures > 0))
-    $$;
+BEGIN
+    RETURN EXISTS (SELECT FROM budget.account
+                   WHERE provider = $1 AND directory = $2 AND object = $3 AND (since_success > 0 OR owner_failures > 0));
+END $$;
 
 DROP FUNCTION budget.decide(
     uuid, uuid, text, text, text, integer, integer, boolean, boolean, boolean, timestamptz, timestamptz, boolean, uuid, uuid,
@@ -172,11 +175,12 @@ CREATE FUNCTION budget.reserve(
     daily_max integer, threshold integer, us_gov boolean, ad_backed boolean, low_threshold_opt_in boolean,
     owner_sign_in timestamptz, password_changed timestamptz, locked boolean,
     event uuid, tenant uuid, intent bytea, traceparent text, owner_failures integer DEFAULT NULL)
-    RETURNS budget.decision LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    RETURNS budget.decision LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT budget.decide($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-                         clock_timestamp(), interval '25 hours 15 minutes', $18)
-    $$;
+BEGIN
+    RETURN budget.decide($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+                         clock_timestamp(), interval '25 hours 15 minutes', $18);
+END $$;
 
 -- Says for a person what an account's budget is and why. What other tenants spent is in the sums, without its source.
 CREATE OR REPLACE FUNCTION budget.explain(

@@ -9,6 +9,7 @@ use std::{
     time::Instant,
 };
 
+use anyhow::Context;
 use rustix::process::Signal;
 use serde::Deserialize;
 use serde_json::json;
@@ -60,6 +61,23 @@ pub async fn round(
     report.add("feed records taken in and sealed, beside parse and insert", "1/s", ingested, stored);
     report.add("stored feed records matched (1 % match), beside a join", "1/s", matched, joined);
     Ok(())
+}
+
+/// Gives the first tenant identifiers of nobody until there are so many in all. Returns how many there are.
+pub async fn fill(stage: &Stage, tenants: &[Tenant], wanted: i64) -> anyhow::Result<i64> {
+    let tenant = tenants.first().context("there is a tenant")?;
+    let mut db = stage.database().await?;
+    sqlx::query(
+        "INSERT INTO sync.identifiers (tenant_id, identifier_id, identity_id, account_id, value, kind)
+         SELECT $1, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), md5(n::text) || '@filler.example', 'alias'
+         FROM generate_series((SELECT count(*) FROM sync.identifier_lookup) + 1, $2) AS n",
+    )
+    .bind(tenant.id)
+    .bind(wanted)
+    .execute(&mut db)
+    .await?;
+    sqlx::raw_sql("VACUUM (ANALYZE) sync.identifiers, sync.identifier_lookup; CHECKPOINT").execute(&mut db).await?;
+    stage.count("SELECT count(*) FROM sync.identifier_lookup").await
 }
 
 fn lines(round: u32, records: usize, tenants: &[Tenant]) -> anyhow::Result<String> {

@@ -6,6 +6,7 @@
 mod bare;
 mod directory;
 mod feeds;
+mod load;
 mod memory;
 mod report;
 mod stage;
@@ -30,8 +31,7 @@ struct Bench {
     /// Rounds; the report has their medians
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=20))]
     rounds: u32,
-    /// Accounts of each directory; all of them stay, so that the feeds meet rounds × accounts. Beyond 50,000 only the
-    /// sync is measured
+    /// Accounts of each directory. Beyond 50,000 only the sync is measured
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(2_000..=2_000_000))]
     accounts: u32,
     /// Measure the sync only
@@ -43,6 +43,9 @@ struct Bench {
     /// Feed records imported in each round
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1_000..=100_000))]
     records: u32,
+    /// Identifiers that the feeds meet; what the directories lack is made up
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(i64).range(1..=10_000_000))]
+    identifiers: i64,
     /// Where the report is written
     #[arg(long, default_value = "target/bench-report.json", value_name = "FILE")]
     report: PathBuf,
@@ -106,15 +109,22 @@ impl Bench {
             let accounts = stage.control.accounts(&of.id).await?;
             tenants.push(Tenant { id: of.tenant, directory: of.id, accounts });
         }
+        let passwords = usize::try_from(self.passwords)?;
         for (round, tenant) in (1..).zip(&tenants) {
             stage.say(format_args!("verdicts, round {round} of {}", self.rounds));
-            verdicts::round(stage, report, tenant, self.passwords).await?;
+            let all: Vec<&str> =
+                tenant.accounts.iter().filter(|a| a.testable()).map(|a| a.login.as_str()).collect();
+            ensure!(all.len() >= 4 * passwords, "only {} accounts can be tested", all.len());
+            let (ours, rest) = all.split_at(passwords);
+            let (bare, rest) = rest.split_at(passwords);
+            let (half, rest) = rest.split_at(passwords / 2);
+            let (scale, _) = rest.split_at(passwords * 3 / 2);
+            let rate = verdicts::round(stage, report, tenant, ours, bare).await?;
+            load::half(stage, report, tenant, half, rate).await?;
+            load::scale(stage, report, tenant, scale).await?;
         }
-        let identifiers: i64 = stage.count("SELECT count(*) FROM sync.identifier_lookup").await?;
-        ensure!(
-            identifiers >= i64::from(self.rounds * self.accounts),
-            "only {identifiers} identifiers were made"
-        );
+        stage.say(format_args!("filling up to {} identifiers", self.identifiers));
+        let identifiers = feeds::fill(stage, &tenants, self.identifiers).await?;
         for round in 1..=self.rounds {
             stage.say(format_args!("feed, round {round} of {}, {identifiers} identifiers", self.rounds));
             feeds::round(stage, report, round, self.records, &tenants).await?;

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -23,6 +23,7 @@ use sqlx::{
     ConnectOptions, Connection, PgConnection,
     postgres::{PgConnectOptions, PgSslMode},
 };
+use reqwest::Url;
 use tokio::process::Command;
 use uuid::Uuid;
 
@@ -182,6 +183,18 @@ impl Stage {
         Ok(sqlx::query_as(query).bind(tenant).bind(transaction).fetch_one(&mut db).await?)
     }
 
+    /// Configuration file of a service.
+    pub fn configuration(&self, service: &str) -> PathBuf {
+        self.data.config(service)
+    }
+
+    /// Where a service serves health and metrics.
+    pub fn plain(&self, service: &str) -> anyhow::Result<Url> {
+        let configuration: toml::Table = read(&self.data.config(service))?.parse()?;
+        let listen = configuration.get("common").and_then(|c| c.get("http")?.get("listen")?.as_str());
+        Ok(format!("http://{}", listen.context("a service without a plain port")?).parse()?)
+    }
+
     /// Process id of a service.
     pub fn pid(&self, service: &str) -> anyhow::Result<u32> {
         let processes = Snapshot::load(&self.data.state())?.processes;
@@ -214,7 +227,7 @@ pub async fn until(
         if Instant::now() > deadline {
             bail!("{query}: {count} of {enough} after {PATIENCE:?}");
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(25)).await;
     }
 }
 

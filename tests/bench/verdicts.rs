@@ -32,25 +32,23 @@ use crate::{
 const CONCURRENCY: u16 = 16;
 const QUEUE: &str = "bench.verdicts";
 
-/// Tries a wrong password for each of so many accounts, and then, for others, in a bare loop.
+/// Tries a wrong password for each of so many accounts, and then, for others, in a bare loop. Returns the rate.
 pub async fn round(
     stage: &Stage,
     report: &mut Report,
     tenant: &Tenant,
-    passwords: u32,
-) -> anyhow::Result<()> {
-    let passwords = usize::try_from(passwords)?;
-    let testable: Vec<&str> =
-        tenant.accounts.iter().filter(|a| a.testable()).map(|a| a.login.as_str()).collect();
-    ensure!(testable.len() >= 2 * passwords, "only {} accounts can be tested", testable.len());
-    let (ours, bare) = testable.split_at(passwords);
-    let ours = validate(stage, tenant, ours).await?;
-    let limit = bare_loop(stage, tenant, bare.iter().take(passwords).copied()).await?;
+    ours: &[&str],
+    bare: &[&str],
+) -> anyhow::Result<f64> {
+    let exposed = expose(stage, tenant, ours).await?;
+    let ours = validate(stage, tenant, &exposed).await?;
+    let limit = bare_loop(stage, tenant, bare.iter().copied()).await?;
     report.add("verdicts, beside a bare loop", "1/s", ours, limit);
-    Ok(())
+    Ok(ours)
 }
 
-async fn validate(stage: &Stage, tenant: &Tenant, logins: &[&str]) -> anyhow::Result<f64> {
+/// Imports a wrong password for each, and returns the exposures once all of them are matched.
+pub async fn expose(stage: &Stage, tenant: &Tenant, logins: &[&str]) -> anyhow::Result<Vec<Uuid>> {
     let mut lines = String::new();
     let now = OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339)?;
     for login in logins {
@@ -65,21 +63,40 @@ async fn validate(stage: &Stage, tenant: &Tenant, logins: &[&str]) -> anyhow::Re
     let path = file.path().display().to_string();
     stage.parapet(CALLER, Some(tenant.id), &["feed", "import", &path]).await?;
     let (mut db, wanted) = (stage.database().await?, i64::try_from(logins.len())?);
-    let matched = "SELECT count(*) FROM validator.exposures WHERE tenant_id = $1";
+    let matched = "SELECT count(*) FROM validator.exposures WHERE tenant_id = $1 AND verdict IS NULL";
     until(&mut db, matched, Some(tenant.id), wanted).await?;
+    let ids = "SELECT exposure_id FROM validator.exposures WHERE tenant_id = $1 AND verdict IS NULL";
+    Ok(sqlx::query_scalar(ids).bind(tenant.id).fetch_all(&mut db).await?)
+}
 
+/// Asks for verdicts of these exposures in one request.
+pub async fn ask(stage: &Stage, tenant: &Tenant, exposures: &[Uuid]) -> anyhow::Result<()> {
+    let exposure_ids = exposures.iter().map(Uuid::to_string).collect();
     let mut validations = ValidationServiceClient::new(stage.api(tenant.id).await?);
-    let began = Instant::now();
     validations
         .bulk_validate(api::BulkValidateRequest {
-            selection: Some(Selection::Filter(api::ExposureFilter::default())),
+            selection: Some(Selection::Exposures(api::ExposureSelection { exposure_ids })),
             force: false,
-            idempotency_key: format!("bench-{}", tenant.id),
+            idempotency_key: Uuid::new_v4().to_string(),
         })
         .await?;
-    let decided = "SELECT count(*) FROM validator.exposures WHERE tenant_id = $1 AND verdict = 'invalid'";
-    until(&mut db, decided, Some(tenant.id), wanted).await?;
-    Ok(rate(logins.len(), began.elapsed()))
+    Ok(())
+}
+
+/// Waits until every exposure of the tenant has been decided by an attempt.
+pub async fn decided(stage: &Stage, tenant: &Tenant) -> anyhow::Result<()> {
+    let mut db = stage.database().await?;
+    let done = "SELECT (NOT EXISTS (SELECT FROM validator.exposures
+            WHERE tenant_id = $1 AND verdict IS DISTINCT FROM 'invalid'))::int::bigint";
+    until(&mut db, done, Some(tenant.id), 1).await
+}
+
+/// Verdicts per second over these exposures, asked for at once.
+pub async fn validate(stage: &Stage, tenant: &Tenant, exposures: &[Uuid]) -> anyhow::Result<f64> {
+    let began = Instant::now();
+    ask(stage, tenant, exposures).await?;
+    decided(stage, tenant).await?;
+    Ok(rate(exposures.len(), began.elapsed()))
 }
 
 fn wrong(login: &str) -> String {

@@ -63,7 +63,7 @@ impl Conclusion<'_> {
     }
 
     async fn try_store(&self, delivery: &Delivery) -> Result<(), StoreError> {
-        let mut tx = self.db.tenant(self.turn.tenant).await?;
+        let mut tx = self.db.tenant_by_key(self.turn.tenant).await?;
         // The exposure's lock before the budget's, as in the reservation.
         let waits = store::lock(&mut tx, self.turn).await?.is_some();
         let attempted = &self.attempted;
@@ -78,9 +78,12 @@ impl Conclusion<'_> {
             },
         )
         .await?;
-        self.outcome(&mut tx, ours).await?;
+        let mut events = vec![self.outcome(ours)];
         if ours && waits {
-            self.verdict(&mut tx).await?;
+            events.extend(self.verdict(&mut tx).await?);
+        }
+        audit::record_many(&mut tx, &events).await?;
+        if ours && waits {
             signals::after(&mut tx, self.turn, self.integration, attempted.signal).await?;
         }
         store::concluded(&mut tx, self.ticket.attempt()).await?;
@@ -90,7 +93,7 @@ impl Conclusion<'_> {
     }
 
     /// The audit outcome of the intent.
-    async fn outcome(&self, tx: &mut Tx, ours: bool) -> Result<(), StoreError> {
+    fn outcome(&self, ours: bool) -> Event {
         let attempted = &self.attempted;
         let (became, message) = match (ours, attempted.status) {
             (false, _) => {
@@ -110,8 +113,7 @@ impl Conclusion<'_> {
         for (name, value) in self.facts() {
             event = event.detail(name, value);
         }
-        audit::record(tx, &event).await?;
-        Ok(())
+        event
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
@@ -127,7 +129,8 @@ impl Conclusion<'_> {
         .collect()
     }
 
-    async fn verdict(&self, tx: &mut Tx) -> Result<(), StoreError> {
+    /// Writes the verdict and what follows from it. Returns its event, unless it is put off.
+    async fn verdict(&self, tx: &mut Tx) -> Result<Option<Event>, StoreError> {
         let verdict = self.attempted.verdict;
         let mut decision = Decision::new(verdict).because("attempt_id", self.ticket.attempt().to_string());
         for (name, value) in self.facts() {
@@ -137,12 +140,13 @@ impl Conclusion<'_> {
         exposures::decide(tx, self.turn.exposure, &decision, true, next).await?;
         metrics::counter!("parapet_verdicts_total", "verdict" => verdict.name(), "attempt" => "yes")
             .increment(1);
-        if let Verdict::Deferred(until, reason) = verdict {
+        let event = if let Verdict::Deferred(until, reason) = verdict {
             work::postpone(tx, self.turn.work, until, reason.as_str()).await?;
+            None
         } else {
             work::finish(tx, self.turn.work).await?;
-            record_verdict(tx, self.turn, &decision).await?;
-        }
+            Some(verdict_event(self.turn, &decision))
+        };
         if verdict.is_proven() {
             if let Some(digest) = &self.turn.secret.digest {
                 let turn = self.turn;
@@ -151,9 +155,9 @@ impl Conclusion<'_> {
                 let same = (!verdict.is_valid()).then_some(digest.as_slice());
                 wake(tx, turn, same).await?;
             }
-            exposures::destroy(tx, self.turn.exposure).await?;
         }
-        contain(tx, self.turn, verdict).await
+        contain(tx, self.turn, verdict).await?;
+        Ok(event)
     }
 }
 
@@ -168,11 +172,11 @@ pub async fn without_attempt(
     work::finish(tx, turn.work).await?;
     metrics::counter!("parapet_verdicts_total", "verdict" => decision.verdict.name(), "attempt" => "no")
         .increment(1);
-    record_verdict(tx, turn, decision).await?;
+    audit::record(tx, &verdict_event(turn, decision)).await?;
     contain(tx, turn, decision.verdict).await
 }
 
-async fn record_verdict(tx: &mut Tx, turn: &Turn, decision: &Decision) -> Result<(), StoreError> {
+fn verdict_event(turn: &Turn, decision: &Decision) -> Event {
     let mut event = Event::new(
         Some(turn.tenant),
         "exposure.verdict",
@@ -191,8 +195,7 @@ async fn record_verdict(tx: &mut Tx, turn: &Turn, decision: &Decision) -> Result
     for (name, value) in &decision.evidence {
         event = event.detail(*name, value);
     }
-    audit::record(tx, &event).await?;
-    Ok(())
+    event
 }
 
 /// A valid verdict triggers the automated mitigations that are switched on, in the same transaction (I5).

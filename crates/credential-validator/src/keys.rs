@@ -57,9 +57,7 @@ impl LeakKeys {
         envelope: &[u8],
     ) -> Result<Arc<Opener>, KeyError> {
         let version = Opener::version_of(envelope)?;
-        let kept =
-            self.openers.lock().unwrap_or_else(PoisonError::into_inner).get(&(tenant, version)).cloned();
-        if let Some(opener) = kept {
+        if let Some(opener) = self.kept(tenant, version) {
             return Ok(opener);
         }
         let pair = store::pair(tx, tenant, version).await?.ok_or(KeyError::Missing)?;
@@ -70,6 +68,15 @@ impl LeakKeys {
         }
         openers.insert((tenant, version), Arc::clone(&opener));
         Ok(opener)
+    }
+
+    /// The same, if it was used before: without asking the database.
+    pub fn opener_kept(&self, tenant: Option<TenantId>, envelope: &[u8]) -> Option<Arc<Opener>> {
+        self.kept(tenant, Opener::version_of(envelope).ok()?)
+    }
+
+    fn kept(&self, tenant: Option<TenantId>, version: u32) -> Option<Arc<Opener>> {
+        self.openers.lock().unwrap_or_else(PoisonError::into_inner).get(&(tenant, version)).cloned()
     }
 
     /// The newest public half of a tenant, checked.

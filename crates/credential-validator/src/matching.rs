@@ -64,8 +64,8 @@ impl Handler for Batches {
         let batch = message::required::<BatchId>("batch_id", &event.batch_id)?;
         let matcher = &self.0;
         let mut tx = match owner {
-            Some(tenant) => matcher.db.tenant(tenant).await?,
-            None => matcher.db.system().await?,
+            Some(tenant) => matcher.db.tenant_by_key(tenant).await?,
+            None => matcher.db.system_by_key().await?,
         };
         let mut known: BTreeMap<TenantId, HashMap<String, Vec<IdentifierId>>> = BTreeMap::new();
         let mut identities = HashSet::new();
@@ -86,12 +86,12 @@ impl Handler for Batches {
         tx.rollback().await?;
         metrics::counter!("parapet_feed_records_matched_total").increment(size);
         for (tenant, identifiers) in known {
-            let mut tx = matcher.db.tenant(tenant).await?;
+            let mut tx = matcher.db.tenant_by_key(tenant).await?;
             matcher.expose(&mut tx, tenant, &records, &keys, &identifiers).await?;
             tx.commit().await?;
         }
         // Repeating is harmless, a record exposes an account once; so the message is done after the last tenant.
-        let tx = matcher.db.system().await?;
+        let tx = matcher.db.system_by_key().await?;
         message::finish(delivery, tx).await?;
         Ok(Outcome::Done)
     }
@@ -108,7 +108,7 @@ impl Handler for Identifiers {
             .map(|id| message::required::<IdentifierId>("identifier_ids", id))
             .collect::<Result<Vec<_>, _>>()?;
         let matcher = &self.0;
-        let mut tx = matcher.db.tenant(tenant).await?;
+        let mut tx = matcher.db.tenant_by_key(tenant).await?;
         let mut identifiers: HashMap<String, Vec<IdentifierId>> = HashMap::new();
         for (id, value) in feed::identifier_values(&mut tx, &ids).await? {
             identifiers.entry(value).or_default().push(id);
@@ -117,7 +117,7 @@ impl Handler for Identifiers {
         let values: Vec<_> = identifiers.keys().cloned().collect();
         let mut after: Option<FeedRecordId> = None;
         loop {
-            let mut tx = matcher.db.tenant(tenant).await?;
+            let mut tx = matcher.db.tenant_by_key(tenant).await?;
             let records = feed::about(&mut tx, &values, after, PAGE).await?;
             let Some(last) = records.last() else {
                 message::finish(delivery, tx).await?;

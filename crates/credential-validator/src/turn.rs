@@ -3,7 +3,7 @@
 //! Everything that can fail for want of a network happens before the reservation, so that it costs nothing. Between
 //! the committed reservation and the stored result there is one request and no decision.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use shared::{
@@ -80,6 +80,8 @@ struct Prepared {
     log: Log,
     /// `None` when the account is locked: then the budget is told, and nothing is tried.
     ready: Option<(AttemptConnection, SecretBytes)>,
+    /// How long the provider let us wait so far.
+    waited: std::time::Duration,
 }
 
 /// What the directory's log of sign-ins adds to what its account shows.
@@ -111,7 +113,7 @@ impl Validator {
         work: WorkId,
         exposure: ExposureId,
     ) -> Result<Option<Prepared>, HandlerError> {
-        let mut tx = self.db.tenant(tenant).await?;
+        let mut tx = self.db.tenant_by_key(tenant).await?;
         let Some(mut turn) = store::load(&mut tx, tenant, work, exposure).await? else {
             // Cancelled, decided, or handled under another message: nothing is left to do.
             store::drop_leftover(&mut tx, tenant, work).await?;
@@ -159,17 +161,19 @@ impl Validator {
         };
         tx.rollback().await?;
 
+        let asked = Instant::now();
         let account = match provider.account(&turn.key.object).await {
             Ok(account) => account,
             Err(error) => return self.cannot_ask(delivery, &turn, &integration, &error).await,
         };
         if standing_of_lane == Standing::Doubtful {
-            let mut tx = self.db.tenant(tenant).await?;
+            let mut tx = self.db.tenant_by_key(tenant).await?;
             turn.lane().answered(&mut tx).await?;
             tx.commit().await?;
         }
+        let mut waited = asked.elapsed();
         let Some(account) = account else {
-            return self.end(delivery, self.db.tenant(tenant).await?, &turn, gone()).await;
+            return self.end(delivery, self.db.tenant_by_key(tenant).await?, &turn, gone()).await;
         };
         // What was tried holds until the password changes: only what the directory says now tells.
         // What was seen of the account until now holds only if it is seen now as well.
@@ -179,29 +183,30 @@ impl Validator {
         facts.tried = tried.into_values().next().unwrap_or_default();
         let locked = account.state == AccountState::Locked;
         if !locked && let Some(decision) = triage::triage(&facts) {
-            let tx = self.db.tenant(tenant).await?;
+            let tx = self.db.tenant_by_key(tenant).await?;
             return self.end(delivery, tx, &turn, Ending::Decided(decision)).await;
         }
         if locked {
             let log = Log::Unread;
-            return Ok(Some(Prepared { turn, integration, provider, account, log, ready: None }));
+            return Ok(Some(Prepared { turn, integration, provider, account, log, ready: None, waited }));
         }
         let Some(password) = self.open(&turn).await? else {
             let decision = Decision::new(Verdict::NotTestable(Reason::SecretUnusable))
                 .because("secret", "the sealed secret does not open");
-            let tx = self.db.tenant(tenant).await?;
+            let tx = self.db.tenant_by_key(tenant).await?;
             return self.end(delivery, tx, &turn, Ending::Decided(decision)).await;
         };
         if let (Some(policy), Some(text)) = (&turn.policy, password.expose_str())
             && let Some(decision) = triage::policy_excludes(policy, &facts.account, text)
         {
-            let tx = self.db.tenant(tenant).await?;
+            let tx = self.db.tenant_by_key(tenant).await?;
             return self.end(delivery, tx, &turn, Ending::Decided(decision)).await;
         }
         let Some(verifier) = provider.verifier() else {
-            let tx = self.db.tenant(tenant).await?;
+            let tx = self.db.tenant_by_key(tenant).await?;
             return self.end(delivery, tx, &turn, switched_off()).await;
         };
+        let asked = Instant::now();
         // The directory's strictest policy may be about other accounts. Where this one's is not told, it counts.
         if turn.threshold.is_some() {
             let own = provider.lockout_threshold(&account).await.unwrap_or_else(|error| {
@@ -215,14 +220,15 @@ impl Validator {
             Ok(connection) => connection,
             Err(error) => return self.cannot_ask(delivery, &turn, &integration, &error).await,
         };
+        waited += asked.elapsed();
         reach(Stage::Connected);
         let ready = Some((connection, password));
-        Ok(Some(Prepared { turn, integration, provider, account, log, ready }))
+        Ok(Some(Prepared { turn, integration, provider, account, log, ready, waited }))
     }
 
     /// Reserve, submit once, store the result.
     async fn attempt(&self, delivery: &Delivery, prepared: Prepared) -> Result<(), HandlerError> {
-        let Prepared { mut turn, integration, provider, account, log, ready } = prepared;
+        let Prepared { mut turn, integration, provider, account, log, ready, waited } = prepared;
         let mut reservation = Reservation::begin(&self.db, turn.tenant).await?;
         // Read again under the reservation's own transaction: a pause, a switch or a new request bites at once.
         let tx = reservation.tx();
@@ -308,8 +314,9 @@ impl Validator {
         };
         reach(Stage::Reserved);
         let Some(verifier) = provider.verifier() else { return done(delivery, &self.db).await };
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let attempted = verifier.verify(permit, connection, &account, &password).await;
+        let waited = waited + begun.elapsed();
         metrics::histogram!("parapet_attempt_seconds").record(begun.elapsed().as_secs_f64());
         drop(password);
         reach(Stage::Answered);
@@ -323,16 +330,23 @@ impl Validator {
         }
         .store(delivery)
         .await?;
+        let ours = delivery.received.elapsed().saturating_sub(waited);
+        metrics::histogram!("parapet_attempt_overhead_seconds").record(ours.as_secs_f64());
         reach(Stage::Concluded);
         Ok(())
     }
 
     async fn open(&self, turn: &Turn) -> Result<Option<SecretBytes>, HandlerError> {
         let Some(sealed) = &turn.sealed else { return Ok(None) };
-        let mut tx = self.db.tenant(turn.tenant).await?;
-        let opener = self.keys.opener(&mut tx, Some(turn.tenant), sealed).await;
-        tx.rollback().await?;
-        let opener = opener.map_err(|e| HandlerError::Transient(e.into()))?;
+        let opener = match self.keys.opener_kept(Some(turn.tenant), sealed) {
+            Some(opener) => opener,
+            None => {
+                let mut tx = self.db.tenant_by_key(turn.tenant).await?;
+                let opener = self.keys.opener(&mut tx, Some(turn.tenant), sealed).await;
+                tx.rollback().await?;
+                opener.map_err(|e| HandlerError::Transient(e.into()))?
+            }
+        };
         let place = Owner {
             tenant: Some(turn.tenant),
             table: column::EXPOSURE_SECRET,
@@ -357,7 +371,7 @@ impl Validator {
         error: &ProviderError,
     ) -> Result<Option<Prepared>, HandlerError> {
         tracing::debug!(%error, integration = %integration.id, "directory cannot be asked");
-        let mut tx = self.db.tenant(turn.tenant).await?;
+        let mut tx = self.db.tenant_by_key(turn.tenant).await?;
         let waits = turn.lane().failed(&mut tx, error).await?;
         let outcome = match (error, waits) {
             (ProviderError::Refused(missing), _) => {
@@ -374,7 +388,7 @@ impl Validator {
     }
 
     async fn leave(&self, delivery: &Delivery, turn: &Turn, outcome: Ending) -> Result<(), HandlerError> {
-        let tx = self.db.tenant(turn.tenant).await?;
+        let tx = self.db.tenant_by_key(turn.tenant).await?;
         self.end(delivery, tx, turn, outcome).await.map(drop)
     }
 

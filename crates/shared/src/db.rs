@@ -1,9 +1,9 @@
 //! The only door to PostgreSQL: how a connection is made and checked, and the one way to get a transaction.
 //!
 //! Two traps of sqlx are closed here, for everybody (`tests/it/database.rs` shows both without the protection):
-//! a cancelled `begin` leaves its transaction open in the pool, so `begin` runs in a task of its own and every
-//! released connection is rolled back; and `COMMIT` of a failed transaction is answered without an error, so
-//! [`Tx::commit`] asks first.
+//! a cancelled `begin` leaves its transaction open in the pool, so `begin` runs in a task of its own and a connection
+//! goes back to the pool only after its transaction was seen to end; and `COMMIT` of a failed transaction is answered
+//! without an error, so [`Tx::commit`] asks first.
 
 mod error;
 
@@ -17,8 +17,9 @@ use std::{
 
 use serde::Deserialize;
 use sqlx::{
-    ConnectOptions, PgConnection, PgPool, Postgres, Transaction,
+    AssertSqlSafe, ConnectOptions, PgConnection, PgPool, Postgres,
     migrate::Migrator,
+    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 use time::OffsetDateTime;
@@ -109,6 +110,8 @@ impl DatabaseConfig {
                 // Solid-state storage: at the server's default of 4, made for spinning disks, a page of 999 accounts is
                 // looked up by reading the whole table until that has some 60,000 rows; measured at ten times the cost.
                 ("random_page_cost", "1.1".to_owned()),
+                // Compiling a plan costs more than any statement here runs.
+                ("jit", "off".to_owned()),
             ])
             .ssl_mode(match self.tls {
                 DatabaseTls::Disable => PgSslMode::Disable,
@@ -149,34 +152,40 @@ impl Db {
                     durable(connection).await.map_err(|e| sqlx::Error::Configuration(Box::new(e)))
                 })
             })
-            .after_release(|connection, _| Box::pin(clean(connection)))
             .connect_lazy_with(options);
         Ok(Self { pool })
     }
 
     /// A transaction that sees and writes the rows of one tenant only: the only way to reach a tenant's rows.
     pub async fn tenant(&self, tenant: TenantId) -> Result<Tx, StoreError> {
-        self.begin(Some(tenant)).await
+        self.begin(Some(tenant), Plans::Fresh).await
     }
 
     /// A transaction without a tenant, for the tables that have none. Tenants' rows are invisible to it.
     pub async fn system(&self) -> Result<Tx, StoreError> {
-        self.begin(None).await
+        self.begin(None, Plans::Fresh).await
     }
 
-    // INVARIANT: nobody can cancel a `begin`: the task goes on without its caller, and dropping the finished
-    // transaction rolls it back. In sqlx 0.9 a cancelled `begin` returns a connection inside a transaction.
-    async fn begin(&self, tenant: Option<TenantId>) -> Result<Tx, StoreError> {
+    /// As [`tenant`](Self::tenant), for what happens with every message and finds its few rows by key: plans are kept.
+    pub async fn tenant_by_key(&self, tenant: TenantId) -> Result<Tx, StoreError> {
+        self.begin(Some(tenant), Plans::Kept).await
+    }
+
+    /// As [`system`](Self::system), for what happens with every message and finds its few rows by key: plans are kept.
+    pub async fn system_by_key(&self) -> Result<Tx, StoreError> {
+        self.begin(None, Plans::Kept).await
+    }
+
+    // INVARIANT: nobody can cancel a `begin`: the task goes on without its caller, and dropping the transaction closes its
+    // connection. In sqlx 0.9 a cancelled `begin` returns a connection inside a transaction.
+    async fn begin(&self, tenant: Option<TenantId>, plans: Plans) -> Result<Tx, StoreError> {
         let pool = self.pool.clone();
         detached(async move {
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "the one place that begins, in a task nobody cancels"
-            )]
-            let mut tx = Tx(pool.begin().await?);
-            if let Some(tenant) = tenant {
-                tx.set_tenant(tenant).await?;
-            }
+            let mut tx = Tx { connection: pool.acquire().await?, ended: false };
+            // One round trip. An id is hexadecimal digits and hyphens.
+            let tenant = tenant.map(|id| format!("SET LOCAL app.tenant = '{id}';")).unwrap_or_default();
+            let begin = format!("BEGIN; {tenant} {}", plans.setting());
+            sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *tx).await?;
             Ok(tx)
         })
         .await
@@ -226,10 +235,24 @@ async fn durable(connection: &mut PgConnection) -> Result<(), StoreError> {
     }
 }
 
-// A released connection must not stay inside a transaction. BEGIN first, because ROLLBACK alone makes the server
-// log a warning for every release; inside a failed transaction BEGIN is refused and the connection is closed.
-async fn clean(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    Ok(sqlx::raw_sql("BEGIN; ROLLBACK").execute(connection).await.is_ok())
+/// How the statements of a transaction are planned.
+#[derive(Clone, Copy, Debug)]
+enum Plans {
+    /// Each time, for the values at hand.
+    Fresh,
+    /// Once per connection.
+    Kept,
+}
+
+impl Plans {
+    /// A kept plan must not be one that was made when a table was empty, and reads all of it ever after: while plans are
+    /// kept, nothing but an index will do.
+    const fn setting(self) -> &'static str {
+        match self {
+            Self::Fresh => "",
+            Self::Kept => "SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off",
+        }
+    }
 }
 
 async fn detached<T: Send + 'static>(
@@ -241,10 +264,14 @@ async fn detached<T: Send + 'static>(
     }
 }
 
-/// An open transaction. Dropped without [`Tx::commit`] it is rolled back.
+/// An open transaction. Dropped without [`Tx::commit`] or [`Tx::rollback`] it is undone together with its connection.
 #[derive(Debug)]
-#[must_use = "a transaction that is not committed is rolled back"]
-pub struct Tx(Transaction<'static, Postgres>);
+#[must_use = "a transaction that is not committed is undone"]
+pub struct Tx {
+    connection: PoolConnection<Postgres>,
+    /// It was seen to end: the connection may go back to the pool.
+    ended: bool,
+}
 
 impl Tx {
     /// Makes everything durable; only `Ok` means that it happened.
@@ -252,52 +279,61 @@ impl Tx {
     /// Nobody can cancel it: once begun it runs to its end. A transaction in which a statement failed is refused,
     /// even when the statement's error was not looked at.
     pub async fn commit(self) -> Result<(), StoreError> {
-        detached(async move {
-            let mut tx = self.0;
-            // INVARIANT: Ok means committed. PostgreSQL answers COMMIT of a failed transaction with a ROLLBACK
-            // tag and no error; any other statement fails there.
-            if let Err(error) = sqlx::raw_sql("SELECT 1").execute(&mut *tx).await {
-                let aborted = error
-                    .as_database_error()
-                    .and_then(sqlx::error::DatabaseError::code)
-                    .is_some_and(|c| c == "25P02");
-                return Err(if aborted { StoreError::Aborted } else { error.into() });
-            }
-            Ok(tx.commit().await?)
-        })
-        .await
+        // INVARIANT: Ok means committed. PostgreSQL answers COMMIT of a failed transaction with a ROLLBACK tag and no error;
+        // any other statement fails there, and what follows it in the same message is not looked at.
+        self.end("SELECT 1; COMMIT").await
     }
 
     /// Undoes everything and gives the connection back at once.
     pub async fn rollback(self) -> Result<(), StoreError> {
-        detached(async move { Ok(self.0.rollback().await?) }).await
+        self.end("ROLLBACK").await
+    }
+
+    async fn end(self, statement: &'static str) -> Result<(), StoreError> {
+        detached(async move {
+            let mut tx = self; // all of it moves, not a copy of the mark
+            sqlx::raw_sql(statement).execute(&mut *tx.connection).await?;
+            tx.ended = true;
+            drop(tx);
+            Ok(())
+        })
+        .await
     }
 
     /// Moves the transaction to another tenant: for the few that visit several in turn.
     pub async fn set_tenant(&mut self, tenant: TenantId) -> Result<(), StoreError> {
         sqlx::query("SELECT set_config('app.tenant', $1, true)")
             .bind(tenant.to_string())
-            .execute(&mut *self.0)
+            .execute(&mut *self.connection)
             .await?;
         Ok(())
     }
 
     /// The database's clock now, not at the start of the transaction.
     pub async fn clock(&mut self) -> Result<OffsetDateTime, StoreError> {
-        Ok(sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut *self.0).await?)
+        Ok(sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut *self.connection).await?)
     }
 }
 
 impl Deref for Tx {
     type Target = PgConnection;
     fn deref(&self) -> &PgConnection {
-        &self.0
+        &self.connection
     }
 }
 
 impl DerefMut for Tx {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.0
+        &mut self.connection
+    }
+}
+
+// INVARIANT: no connection goes back to the pool inside a transaction.
+impl Drop for Tx {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.connection.close_on_drop();
+        }
     }
 }
 

@@ -44,7 +44,7 @@ pub(crate) async fn begin(
     let mut ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
     ids.sort_unstable();
     ids.dedup();
-    let mut tx = db.system().await?;
+    let mut tx = db.system_by_key().await?;
     let rows = sqlx::query(
         "INSERT INTO inbox AS i (message_id, consumer) SELECT unnest($1::uuid[]), $2
          ON CONFLICT (message_id, consumer) DO UPDATE SET tries = i.tries + 1

@@ -116,7 +116,7 @@ impl Relay {
     }
 
     async fn claim(&self, table: &'static str) -> Result<Vec<OutboxRow>, StoreError> {
-        let mut tx = self.db.system().await?;
+        let mut tx = self.db.system_by_key().await?;
         // The table's name is a constant of a service, never input.
         let rows = sqlx::query(AssertSqlSafe(format!(
             "UPDATE {table} SET ready_at = clock_timestamp() + $2 * interval '1 second'
@@ -153,7 +153,7 @@ impl Relay {
         if ids.is_empty() {
             return Ok(());
         }
-        let mut tx = self.db.system().await?;
+        let mut tx = self.db.system_by_key().await?;
         sqlx::query(AssertSqlSafe(format!("DELETE FROM {table} WHERE id = ANY ($1)")))
             .bind(ids)
             .execute(&mut *tx)

@@ -205,7 +205,7 @@ impl Dispatcher {
 
     /// Gives out what is due and fits under the caps; returns how many rows. One dispatcher works at a time.
     pub async fn round(&self) -> Result<usize, StoreError> {
-        let mut tx = self.db.system().await?;
+        let mut tx = self.db.system_by_key().await?;
         // Two dispatchers at once would both count before either gives out, and exceed the cap.
         let alone: bool = sqlx::query_scalar(
             "SELECT pg_try_advisory_xact_lock(hashtextextended('dispatch ' || current_schema(), 0))",

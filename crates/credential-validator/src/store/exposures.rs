@@ -202,10 +202,14 @@ pub async fn decide(
         Next::Waiting | Next::AnotherRound => "waiting",
         Next::Idle => "idle",
     };
+    // An attempt that proved something destroys the password, the record's copy in the tenant's own feed included.
     sqlx::query(
-        "UPDATE exposures SET verdict = $2, verdict_reason = $3, verdict_at = clock_timestamp(), deferred_until = $4,
-             evidence = $5, decided_without_attempt = $6, state = $7, round = round + $8
-         WHERE tenant_id = platform.current_tenant() AND exposure_id = $1",
+        "WITH decided AS (
+             UPDATE exposures SET verdict = $2, verdict_reason = $3, verdict_at = clock_timestamp(), deferred_until = $4,
+                 evidence = $5, decided_without_attempt = $6, state = $7, round = round + $8,
+                 secret_sealed = CASE WHEN $9 THEN NULL ELSE secret_sealed END
+             WHERE tenant_id = platform.current_tenant() AND exposure_id = $1 RETURNING record_id)
+         SELECT api.destroy_record_secrets(ARRAY[record_id]) FROM decided WHERE $9",
     )
     .bind(exposure)
     .bind(decision.verdict.name())
@@ -215,20 +219,7 @@ pub async fn decide(
     .bind(!by_attempt && until.is_none())
     .bind(state)
     .bind(i32::from(next == Next::AnotherRound))
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-/// Destroys the password of an exposure whose verdict is proven, the record's copy in the tenant's own feed included.
-pub async fn destroy(tx: &mut Tx, exposure: ExposureId) -> Result<(), StoreError> {
-    sqlx::query(
-        "WITH emptied AS (
-             UPDATE exposures SET secret_sealed = NULL
-             WHERE tenant_id = platform.current_tenant() AND exposure_id = $1 RETURNING record_id)
-         SELECT api.destroy_record_secrets(array_agg(record_id)) FROM emptied",
-    )
-    .bind(exposure)
+    .bind(by_attempt && decision.verdict.is_proven())
     .execute(&mut **tx)
     .await?;
     Ok(())

@@ -215,18 +215,16 @@ pub async fn lock(tx: &mut Tx, turn: &Turn) -> Result<Option<Asked>, StoreError>
 
 /// Notes whose attempt it is and counts it. In the reservation's transaction.
 pub async fn note_attempt(tx: &mut Tx, turn: &Turn) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO attempts (attempt_id, tenant_id, exposure_id, work_id) VALUES ($1, $2, $3, $4)")
-        .bind(turn.attempt())
-        .bind(turn.tenant)
-        .bind(turn.exposure)
-        .bind(turn.work)
-        .execute(&mut **tx)
-        .await?;
-    sqlx::query("UPDATE exposures SET attempts = attempts + 1 WHERE tenant_id = $1 AND exposure_id = $2")
-        .bind(turn.tenant)
-        .bind(turn.exposure)
-        .execute(&mut **tx)
-        .await?;
+    sqlx::query(
+        "WITH counted AS (UPDATE exposures SET attempts = attempts + 1 WHERE tenant_id = $2 AND exposure_id = $3)
+         INSERT INTO attempts (attempt_id, tenant_id, exposure_id, work_id) VALUES ($1, $2, $3, $4)",
+    )
+    .bind(turn.attempt())
+    .bind(turn.tenant)
+    .bind(turn.exposure)
+    .bind(turn.work)
+    .execute(&mut **tx)
+    .await?;
     Ok(())
 }
 

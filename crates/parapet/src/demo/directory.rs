@@ -131,6 +131,16 @@ impl Control {
         self.call(reqwest::Method::PATCH, &path, Some(patch)).await.map(drop)
     }
 
+    /// Makes the simulator misbehave.
+    pub async fn fault(&self, fault: &Value) -> anyhow::Result<()> {
+        self.call(reqwest::Method::POST, "/faults", Some(fault)).await.map(drop)
+    }
+
+    /// Ends all misbehaviour.
+    pub async fn clear_faults(&self) -> anyhow::Result<()> {
+        self.call(reqwest::Method::DELETE, "/faults", None).await.map(drop)
+    }
+
     /// Up to a page of accounts from a position on, and where the next page starts.
     pub async fn page(&self, directory: &str, position: u64) -> anyhow::Result<(Vec<Account>, Option<u64>)> {
         #[derive(Deserialize)]

@@ -73,6 +73,7 @@ impl From<sqlx::Error> for StoreError {
             {
                 Self::Unavailable(e.message().to_owned())
             }
+            sqlx::Error::Database(e) if e.code().is_some_and(|c| c == "25P02") => Self::Aborted,
             sqlx::Error::Io(e) => Self::Unavailable(e.to_string()),
             sqlx::Error::Tls(e) => Self::Unavailable(e.to_string()),
             e @ (sqlx::Error::PoolTimedOut

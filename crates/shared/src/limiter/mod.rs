@@ -193,7 +193,7 @@ impl Reservation {
     pub async fn begin(db: &Db, tenant: TenantId) -> Result<Self, StoreError> {
         // Before BEGIN: waiting for the database or for the row lock uses up the time to send.
         let begun = Instant::now();
-        Ok(Self { begun, tx: db.tenant(tenant).await?, tenant, granted: None })
+        Ok(Self { begun, tx: db.tenant_by_key(tenant).await?, tenant, granted: None })
     }
 
     /// The transaction, to read what must hold at this instant and to write what belongs to the attempt.

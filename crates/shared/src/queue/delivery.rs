@@ -1,6 +1,9 @@
 //! A message as a handler sees it, and the checks it passed before.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
 
 use lapin::{message, types::AMQPValue};
 use time::OffsetDateTime;
@@ -27,6 +30,8 @@ pub struct Delivery {
     pub tenant: Option<TenantId>,
     /// How often it was tried, this try included.
     pub tries: i32,
+    /// When it came from the broker.
+    pub received: Instant,
     pub(super) content_type: Option<String>,
     pub(super) traceparent: Option<String>,
     body: Vec<u8>,
@@ -68,6 +73,7 @@ impl Delivery {
             topic,
             tenant: tenant.and_then(Result::ok),
             tries: 0,
+            received: Instant::now(),
             content_type,
             traceparent: header(TRACEPARENT),
             body: raw.data.iter().take(MAX_BODY).copied().collect(),

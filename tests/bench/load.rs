@@ -1,0 +1,121 @@
+//! What an attempt costs beside the provider's own time when the machine is half loaded, and what more validators bring when
+//! it is the provider that takes its time.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use serde_json::json;
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, interval, sleep},
+};
+
+use crate::{
+    directory::Tenant,
+    report::Report,
+    stage::Stage,
+    verdicts::{ask, decided, expose, validate},
+};
+
+const VALIDATOR: &str = "credential-validator";
+/// Between two requests under half load.
+const TICK: Duration = Duration::from_millis(250);
+/// The goal, in seconds, as the histogram's bucket is named.
+const BOUND: &str = "0.025";
+/// What every answer takes while validators are compared.
+const ANSWER: Duration = Duration::from_millis(100);
+/// Validators beside the first.
+const MORE: usize = 3;
+
+/// Asks for verdicts at half of the rate that was measured, and reports how many attempts cost less than the bound beside
+/// the provider's time.
+pub async fn half(
+    stage: &Stage,
+    report: &mut Report,
+    tenant: &Tenant,
+    logins: &[&str],
+    rate: f64,
+) -> anyhow::Result<()> {
+    let exposures = expose(stage, tenant, logins).await?;
+    let before = overhead(stage).await?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
+    let portion = ((rate / 2.0 * TICK.as_secs_f64()) as usize).max(1);
+    let mut ticks = interval(TICK);
+    for some in exposures.chunks(portion) {
+        ticks.tick().await;
+        ask(stage, tenant, some).await?;
+    }
+    decided(stage, tenant).await?;
+    let after = overhead(stage).await?;
+    let (quick, all) = (after.0 - before.0, after.1 - before.1);
+    #[expect(clippy::cast_precision_loss, reason = "at most a few thousand")]
+    let asked = exposures.len() as f64;
+    ensure!(all >= asked, "the validator counted {all} attempts of {asked}");
+    report.add("attempts below 25 ms beside the provider's time, at half load", "%", quick / all * 100.0, 99.0);
+    Ok(())
+}
+
+/// Attempts that cost at most the bound beside the provider's time, and all of them, since the validator started.
+async fn overhead(stage: &Stage) -> anyhow::Result<(f64, f64)> {
+    let text = stage.http.get(stage.plain(VALIDATOR)?.join("/metrics")?).send().await?.text().await?;
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|value| value.trim().parse::<f64>().ok()).unwrap_or_default()
+    };
+    let bucket = format!("parapet_attempt_overhead_seconds_bucket{{le=\"{BOUND}\"}}");
+    Ok((value(&bucket), value("parapet_attempt_overhead_seconds_count")))
+}
+
+/// Verdicts of four validators beside those of one, as shipped, at a provider that takes its time. Several accounts' turns
+/// must be there for each place that a validator has.
+pub async fn scale(
+    stage: &Stage,
+    report: &mut Report,
+    tenant: &Tenant,
+    logins: &[&str],
+) -> anyhow::Result<()> {
+    let fault = json!({ "directory": tenant.directory, "operation": "*", "times": u32::MAX,
+        "effect": { "delay": { "ms": ANSWER.as_millis() } } });
+    stage.control.fault(&fault).await?;
+    let (few, many) = logins.split_at(logins.len() / (MORE + 2));
+    let few = expose(stage, tenant, few).await?;
+    let one = validate(stage, tenant, &few).await?;
+    let many = expose(stage, tenant, many).await?;
+    let mut others = Vec::new();
+    for _ in 0..MORE {
+        others.push(another(stage).await?);
+    }
+    let four = validate(stage, tenant, &many).await;
+    for mut other in others {
+        other.kill().await?;
+    }
+    stage.control.clear_faults().await?;
+    report.add("verdicts of four validators, beside one, at answers of 100 ms", "1/s", four?, one);
+    Ok(())
+}
+
+/// One more validator with the configuration of the first and ports of its own.
+async fn another(stage: &Stage) -> anyhow::Result<Child> {
+    let port = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?.local_addr()?;
+    let child = Command::new(std::env::current_exe()?.with_file_name(VALIDATOR))
+        .arg("--config")
+        .arg(stage.configuration(VALIDATOR))
+        .env("PARAPET__COMMON__HTTP__LISTEN", port.to_string())
+        .env("PARAPET__COMMON__GRPC__LISTEN", "127.0.0.1:0")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .context("cannot start another validator")?;
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while !stage.http.get(format!("http://{port}/readyz")).send().await.is_ok_and(|a| a.status().is_success()) {
+        ensure!(Instant::now() < deadline, "another validator does not become ready");
+        sleep(Duration::from_millis(50)).await;
+    }
+    Ok(child)
+}
