@@ -28,6 +28,18 @@ pub enum Source {
     Phish,
 }
 
+impl Source {
+    /// The word of feeds for it.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Breach => "breach",
+            Self::Combo => "combolist",
+            Self::Stealer => "stealer",
+            Self::Phish => "phish",
+        }
+    }
+}
+
 /// One record about an account.
 #[derive(Clone, Debug)]
 pub struct Leak {
@@ -47,6 +59,8 @@ pub struct Leak {
     pub first_seen: Option<i64>,
     /// The record names the directory's sign-in page.
     pub own_page: bool,
+    /// Where it comes from.
+    pub source: Source,
 }
 
 impl Leak {
@@ -192,6 +206,7 @@ impl Origin {
                 // A feed that knows its own copies says when it saw the first one.
                 first_seen: (nth > 0 && dice.percent(50)).then_some(self.posted),
                 own_page: self.own_page,
+                source: self.source,
             });
         }
         copies

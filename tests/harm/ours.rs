@@ -1,12 +1,12 @@
 //! Parapet: the shipped triage, order, budget and endings, driven through simulated time.
 //!
 //! What is in SQL of the validator's own tables (which exposures wait, what was proven) is kept here; what decides is the
-//! shipped code: `triage`, `policy_excludes`, `priority`, `captured_until` and `submittable`, `budget.decide` and
+//! shipped code: `triage`, `policy_excludes`, `likelihood` and its rank, `captured_until` and `submittable`, `budget.decide` and
 //! `budget.settle`, and `ending::denied`. A turn goes as `turn.rs` and `conclude.rs` have it. Accounts do not touch one
 //! another, so all that want something ask together, each at its own instant. Nothing is history, and the memory of
 //! tried passwords is empty at first.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use credential_validator::{
     ending::{self, After, Ending},
@@ -14,6 +14,7 @@ use credential_validator::{
 };
 use shared::{
     provider::{AccountKind, AccountState, PasswordAuthority, SignIns},
+    triage::{Cause, Place},
     verdict::{Reason, Verdict},
 };
 use time::OffsetDateTime;
@@ -202,10 +203,18 @@ impl<'a> Turns<'a> {
         let account = self.facts(self.synced);
         let Some(exposure) = self.exposures.get_mut(self.arrived) else { return };
         let captured = exposure.leak.captured.map(instant);
-        exposure.priority = triage::priority(&exposure.secret, &account, captured, instant(now));
+        let source = exposure.leak.source.kind();
+        let likelihood = triage::likelihood(&exposure.secret, &account, source, captured, instant(now));
+        let privileged = self.life.account.kind == Kind::Admin;
+        exposure.priority = Place { likelihood: Some(likelihood), privileged }.rank(Cause::Rule);
         exposure.state = State::Waiting(now);
-        let facts =
-            Facts { secret: exposure.secret.clone(), account, allow_ad_backed: false, tried: Vec::new() };
+        let facts = Facts {
+            secret: exposure.secret.clone(),
+            account,
+            allow_ad_backed: false,
+            off: BTreeSet::new(),
+            tried: Vec::new(),
+        };
         if let Some(decision) = triage::triage(&facts) {
             self.decide(self.arrived, &decision, now, ours);
         }
@@ -216,8 +225,13 @@ impl<'a> Turns<'a> {
         let shown = self.life.shown(now);
         let exposure = self.exposures.get(place)?;
         let (leak, secret) = (exposure.leak, exposure.secret.clone());
-        let mut facts =
-            Facts { secret, account: self.facts(self.synced), allow_ad_backed: false, tried: Vec::new() };
+        let mut facts = Facts {
+            secret,
+            account: self.facts(self.synced),
+            allow_ad_backed: false,
+            off: BTreeSet::new(),
+            tried: Vec::new(),
+        };
         let locked_out = Verdict::NotTestable(Reason::AccountLocked);
         let mut decision = triage::triage(&facts).filter(|decision| decision.verdict != locked_out);
         if decision.is_none() {

@@ -34,6 +34,7 @@ mod outage;
 mod removals;
 mod reopened;
 mod requests;
+mod rules;
 mod scope;
 mod servers;
 mod service;

@@ -184,18 +184,57 @@ async fn a_request_tells_its_progress_and_is_paused_resumed_and_cancelled_by_tho
         shown(&ada, first["id"].as_str().unwrap()).await["validation"]["state"],
         "VALIDATION_STATE_DONE"
     );
+    assert_eq!(
+        ada.asks("validation list").await[0]["state"],
+        "VALIDATION_STATE_DONE",
+        "before its end is noticed"
+    );
     assert_ne!(ada.asks(&format!("validate {one}")).await["id"], first["id"]);
+    let listed = ada.asks("validation list").await;
+    let states: Vec<_> = listed.as_array().unwrap().iter().map(|r| r["state"].as_str().unwrap()).collect();
+    let expected = ["VALIDATION_STATE_RUNNING", "VALIDATION_STATE_DONE", "VALIDATION_STATE_CANCELLED"];
+    assert_eq!(states, expected);
+
+    stage
+        .bus
+        .until_count(
+            "SELECT count(*) FROM api.validation_requests WHERE ended_at IS NOT NULL AND state = 'running'",
+            1,
+        )
+        .await;
+    let done = ada.asks(&format!("validation cancel {}", first["id"].as_str().unwrap())).await;
+    assert!(done["state"] == "VALIDATION_STATE_DONE" && done.get("ended_at").is_some(), "{done}");
+    assert_eq!(stage.bus.count("SELECT count(*) FROM api.validations_under_way").await, 1);
 
     let mut events: Vec<_> = stage
         .audited("validation")
         .await
         .into_iter()
-        .map(|e| e.r#type.trim_start_matches("validation.").to_owned())
+        .map(|e| (e.r#type.trim_start_matches("validation.").to_owned(), e.details))
         .collect();
-    events.sort();
-    let expected =
-        ["request_cancelled", "request_paused", "request_resumed", "requested", "requested", "requested"];
-    assert_eq!(events, expected);
+    events.sort_by(|one, other| one.0.cmp(&other.0));
+    let kinds: Vec<_> = events.iter().map(|(kind, _)| kind.as_str()).collect();
+    let expected = [
+        "request_cancelled",
+        "request_completed",
+        "request_paused",
+        "request_resumed",
+        "requested",
+        "requested",
+        "requested",
+    ];
+    assert_eq!(kinds, expected);
+    for (nth, details) in [
+        (0, [("exposures", "5"), ("decided", "2"), ("cancelled", "3"), ("verdict.invalid", "2")]),
+        (
+            1,
+            [("exposures", "1"), ("decided", "1"), ("cancelled", "0"), ("verdict.not_testable.history", "1")],
+        ),
+    ] {
+        let expected =
+            details.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        assert_eq!(events[nth].1, expected, "{}", events[nth].0);
+    }
     stage.stop().await;
 }
 

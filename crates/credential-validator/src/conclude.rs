@@ -11,6 +11,7 @@ use shared::{
     outbox::{self, Topic},
     provider::{Attempted, Signal},
     queue::{Delivery, HandlerError},
+    triage::Cause,
     verdict::Verdict,
     wire::events::MitigationRequested,
     work::{self, NewWork},
@@ -223,7 +224,9 @@ async fn wake(tx: &mut Tx, turn: &Turn, digest: Option<&[u8]>) -> Result<(), Sto
     let waiting: Vec<_> = exposures::waiting_of(tx, &turn.key, digest)
         .await?
         .into_iter()
-        .map(|exposure| due_now(turn.tenant, &turn.key.directory, exposure.uuid(), 30))
+        .map(|(exposure, place)| {
+            due_now(turn.tenant, &turn.key.directory, exposure.uuid(), place.rank(Cause::Change))
+        })
         .collect();
     work::schedule_many(tx, &waiting).await
 }

@@ -4,6 +4,7 @@ use shared::{
     db::{StoreError, Tx},
     integration_store::{Integration, Package, Status},
     limiter::Denial,
+    triage::Rule,
     verdict::{Reason, Verdict},
     work,
 };
@@ -56,7 +57,7 @@ pub fn later(reason: Reason, after: Duration) -> Ending {
 
 /// The account is no longer in the directory.
 pub fn gone() -> Ending {
-    Ending::Decided(Decision::new(Verdict::NotTestable(Reason::AccountGone)).because("rule", "account_state"))
+    Ending::Decided(Decision::by(Rule::AccountState, Verdict::NotTestable(Reason::AccountGone)))
 }
 
 /// Nobody may validate it (any more).

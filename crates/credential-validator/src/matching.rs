@@ -1,7 +1,7 @@
 //! Feed records meet identifiers: a match becomes an exposure in its tenant's own transaction (design §3.3).
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -17,6 +17,7 @@ use shared::{
     provider::account_key,
     queue::{Delivery, Handler, HandlerError, Outcome},
     sealing::{DataKey, Owner, column},
+    triage::{Cause, Place, Rule},
     verdict::{Reason, Verdict},
     wire::events::{FeedBatchReceived, IdentifiersChanged, MitigationRequested},
     work::{self, NewWork},
@@ -207,13 +208,20 @@ impl Matcher {
                 ),
                 own_page: rules.own_page(candidate.integration, &record.targets),
             };
-            let priority =
-                triage::priority(&leaked, &candidate.facts, record.captured_before, record.received_at);
+            let likelihood = triage::likelihood(
+                &leaked,
+                &candidate.facts,
+                record.source_kind(),
+                record.captured_before,
+                record.received_at,
+            );
+            let place = Place { likelihood: Some(likelihood), privileged: candidate.is_admin };
             let decision = if wanted {
                 triage::triage(&Facts {
                     secret: leaked,
                     account: candidate.facts,
                     allow_ad_backed: rules.allow_ad_backed(candidate.integration),
+                    off: rules.off(candidate.integration),
                     // What was tried holds until the password changes, and that may not have been synced yet.
                     tried: Vec::new(),
                 })
@@ -232,7 +240,7 @@ impl Matcher {
                 history,
                 wanted,
                 decision,
-                priority,
+                place,
             });
         }
         self.store(tx, tenant, &rules, new).await?;
@@ -259,7 +267,7 @@ impl Matcher {
                     directory: exposure.candidate.directory.clone(),
                     kind: VALIDATE,
                     subject: exposure.id.uuid(),
-                    priority: exposure.priority,
+                    priority: exposure.place.rank(Cause::Rule),
                     due_at: None,
                 }),
                 Some(decision) => {
@@ -368,6 +376,9 @@ impl Rules {
     }
     fn allow_ad_backed(&self, id: IntegrationId) -> bool {
         self.integrations.get(&id).is_some_and(|i| i.settings.validation.allow_ad_backed)
+    }
+    fn off(&self, id: IntegrationId) -> BTreeSet<Rule> {
+        self.integrations.get(&id).map(|i| i.settings.validation.rules_off.clone()).unwrap_or_default()
     }
     fn contains(&self, id: IntegrationId) -> bool {
         self.mitigation

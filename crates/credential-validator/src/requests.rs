@@ -5,6 +5,7 @@ use shared::{
     db::Db,
     id::{AccountId, ExposureId, TenantId, ValidationId},
     queue::{Delivery, Handler, HandlerError, Outcome},
+    triage::Cause,
     wire::events::{AccountsChanged, ValidationRequested},
     work,
 };
@@ -16,10 +17,6 @@ use crate::{
     store::requests::{self as store, Reopened, State},
 };
 
-/// What people ask for comes first.
-const BY_PERSON: i16 = 10;
-/// What a changed account may decide comes last; mostly it costs no attempt.
-const BY_CHANGE: i16 = 30;
 const PAGE: i64 = 1000;
 
 /// Handles `validation.requested`: a request is new, or was paused, resumed or cancelled.
@@ -55,7 +52,7 @@ impl Handler for Requests {
             match request.state {
                 State::Running => {
                     let waiting = store::take_up(&mut tx, tenant, &request, &items).await?;
-                    work::schedule_many(&mut tx, &due(tenant, &waiting, BY_PERSON)).await?;
+                    work::schedule_many(&mut tx, &due(tenant, &waiting, Cause::Person)).await?;
                 }
                 State::Paused => {
                     let only = store::only_asked_by(&mut tx, tenant, &request, &items).await?;
@@ -65,7 +62,7 @@ impl Handler for Requests {
                     let (back, stay) = store::give_back(&mut tx, tenant, &request, &items).await?;
                     work::cancel(&mut tx, tenant, VALIDATE, &back).await?;
                     // A rule or another request wants them too.
-                    work::schedule_many(&mut tx, &due(tenant, &stay, BY_CHANGE)).await?;
+                    work::schedule_many(&mut tx, &due(tenant, &stay, Cause::Change)).await?;
                 }
             }
             tx.commit().await?;
@@ -85,18 +82,18 @@ impl Handler for Accounts {
             .collect::<Result<Vec<_>, _>>()?;
         let mut tx = self.0.tenant(tenant).await?;
         let reopened = store::affected(&mut tx, tenant, &accounts).await?;
-        work::schedule_many(&mut tx, &due(tenant, &reopened, BY_CHANGE)).await?;
+        work::schedule_many(&mut tx, &due(tenant, &reopened, Cause::Change)).await?;
         message::finish(delivery, tx).await?;
         Ok(Outcome::Done)
     }
 }
 
-fn due(tenant: TenantId, reopened: &[Reopened], priority: i16) -> Vec<work::NewWork> {
+fn due(tenant: TenantId, reopened: &[Reopened], cause: Cause) -> Vec<work::NewWork> {
     reopened
         .iter()
         .map(|r| work::NewWork {
             due_at: r.deferred_until,
-            ..due_now(tenant, &r.directory, r.exposure.uuid(), priority)
+            ..due_now(tenant, &r.directory, r.exposure.uuid(), r.place.rank(cause))
         })
         .collect()
 }

@@ -5,10 +5,11 @@
 //! was tried before is known to the second only: an unseen change of the password would turn it into its opposite. Of
 //! the other rules an old date decides less, never wrongly.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shared::{
     provider::{AccountKind, AccountState, PasswordAuthority},
+    triage::{Likelihood, Rule},
     verdict::{Reason, Verdict},
 };
 use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
@@ -29,6 +30,11 @@ impl Decision {
     /// A verdict without evidence yet.
     pub fn new(verdict: Verdict) -> Self {
         Self { verdict, evidence: Evidence::new() }
+    }
+    /// A rule's verdict, counted.
+    pub fn by(rule: Rule, verdict: Verdict) -> Self {
+        metrics::counter!("parapet_triage_decisions_total", "rule" => rule.as_str()).increment(1);
+        Self::new(verdict).because("rule", rule.as_str())
     }
     /// Adds a fact.
     #[must_use]
@@ -157,34 +163,42 @@ pub struct Facts {
     pub account: AccountFacts,
     /// An administrator allows accounts whose password lives in Active Directory.
     pub allow_ad_backed: bool,
+    /// Rules that an administrator switched off. Those that are always on decide all the same.
+    pub off: BTreeSet<Rule>,
     /// What was tried on the account.
     pub tried: Vec<Tried>,
 }
 
-/// Decides, or leaves it to the next.
-type Rule = fn(&Facts) -> Option<Decision>;
+impl Facts {
+    /// Whether a rule decides here.
+    pub fn asks(&self, rule: Rule) -> bool {
+        rule.always_on_because().is_some() || !self.off.contains(&rule)
+    }
 
-/// The rules, in order. The name is the metric's label.
-const RULES: [(&str, Rule); 6] = [
-    ("no_usable_secret", no_usable_secret),
-    ("account_state", account_state),
-    ("authority_elsewhere", authority_elsewhere),
-    ("already_tried", already_tried),
-    ("other_password_proven", other_password_proven),
-    ("changed_since_capture", changed_since_capture),
+    /// A person insists since then: the rules that only save attempts do not stand in the way, but for what was proven
+    /// since, which is the answer.
+    pub fn overrule(&mut self, since: OffsetDateTime) {
+        self.off.extend([Rule::ChangedSinceCapture, Rule::PolicyExcludes]);
+        self.tried.retain(|tried| tried.at >= since);
+    }
+}
+
+/// Decides, or leaves it to the next.
+type Decide = fn(&Facts) -> Option<Decision>;
+
+/// The rules that need no open password, in order.
+const RULES: [(Rule, Decide); 6] = [
+    (Rule::NoUsableSecret, no_usable_secret),
+    (Rule::AccountState, account_state),
+    (Rule::AuthorityElsewhere, authority_elsewhere),
+    (Rule::AlreadyTried, already_tried),
+    (Rule::OtherPasswordProven, other_password_proven),
+    (Rule::ChangedSinceCapture, changed_since_capture),
 ];
 
 /// The first rule that decides; `None` when only an attempt can tell.
 pub fn triage(facts: &Facts) -> Option<Decision> {
-    RULES.iter().find_map(|(rule, decide)| {
-        let decision = decide(facts)?.because("rule", *rule);
-        metrics::counter!("parapet_triage_decisions_total", "rule" => *rule).increment(1);
-        Some(decision)
-    })
-}
-
-fn not_testable(reason: Reason) -> Decision {
-    Decision::new(Verdict::NotTestable(reason))
+    RULES.iter().filter(|(rule, _)| facts.asks(*rule)).find_map(|(_, decide)| decide(facts))
 }
 
 fn no_usable_secret(facts: &Facts) -> Option<Decision> {
@@ -199,7 +213,7 @@ fn no_usable_secret(facts: &Facts) -> Option<Decision> {
         SecretForm::Password if !secret.kept => Reason::NoSecret,
         SecretForm::Password => return None,
     };
-    Some(not_testable(reason))
+    Some(Decision::by(Rule::NoUsableSecret, Verdict::NotTestable(reason)))
 }
 
 fn account_state(facts: &Facts) -> Option<Decision> {
@@ -215,7 +229,8 @@ fn account_state(facts: &Facts) -> Option<Decision> {
             AccountKind::Member => return None,
         },
     };
-    Some(not_testable(reason).because("account_state", account.state.as_str()))
+    let decision = Decision::by(Rule::AccountState, Verdict::NotTestable(reason));
+    Some(decision.because("account_state", account.state.as_str()))
 }
 
 fn authority_elsewhere(facts: &Facts) -> Option<Decision> {
@@ -226,7 +241,8 @@ fn authority_elsewhere(facts: &Facts) -> Option<Decision> {
         PasswordAuthority::Federated => Reason::Federated,
         PasswordAuthority::None => Reason::Passwordless,
     };
-    Some(not_testable(reason).because("password_authority", facts.account.authority.as_str()))
+    let decision = Decision::by(Rule::AuthorityElsewhere, Verdict::NotTestable(reason));
+    Some(decision.because("password_authority", facts.account.authority.as_str()))
 }
 
 /// Still about today's password: it did not change since, as far as the directory tells.
@@ -239,7 +255,8 @@ fn already_tried(facts: &Facts) -> Option<Decision> {
     let tried = facts.tried.iter().filter(|t| still_holds(facts, t)).find(|t| t.digest == digest)?;
     // A password proven right is right for every exposure that carries it.
     let verdict = if tried.verdict.is_valid() { tried.verdict } else { Verdict::Stale(Reason::AlreadyTried) };
-    Some(Decision::new(verdict).because("tried_verdict", tried.verdict.name()).at("tried_at", tried.at))
+    let decision = Decision::by(Rule::AlreadyTried, verdict);
+    Some(decision.because("tried_verdict", tried.verdict.name()).at("tried_at", tried.at))
 }
 
 fn other_password_proven(facts: &Facts) -> Option<Decision> {
@@ -249,7 +266,8 @@ fn other_password_proven(facts: &Facts) -> Option<Decision> {
         .iter()
         .filter(|t| still_holds(facts, t))
         .find(|t| t.verdict.is_valid() && t.digest != digest)?;
-    Some(Decision::new(Verdict::Stale(Reason::OtherPasswordProven)).at("proven_at", proven.at))
+    let verdict = Verdict::Stale(Reason::OtherPasswordProven);
+    Some(Decision::by(Rule::OtherPasswordProven, verdict).at("proven_at", proven.at))
 }
 
 /// Whether the password changed after the latest moment the secret can have been captured.
@@ -258,11 +276,11 @@ fn changed_since(secret: &Secret, account: &AccountFacts) -> Option<OffsetDateTi
 }
 
 /// Decides about what was entered at this directory only: a password that leaked elsewhere can have been chosen here
-/// afterwards (asks.md N3), so of such a record it lowers the [`priority`].
+/// afterwards (asks.md N3), so of such a record it lowers the [`likelihood`].
 fn changed_since_capture(facts: &Facts) -> Option<Decision> {
     let changed = changed_since(&facts.secret, &facts.account)?;
     facts.secret.own_page.then(|| {
-        Decision::new(Verdict::Stale(Reason::ChangedSinceCapture))
+        Decision::by(Rule::ChangedSinceCapture, Verdict::Stale(Reason::ChangedSinceCapture))
             .at("password_changed_at", changed)
             .at("captured_until", facts.secret.captured_until)
     })
@@ -279,7 +297,7 @@ pub fn policy_excludes(policy: &PasswordPolicy, account: &AccountFacts, password
     if changed <= since || came_along || elsewhere || satisfies(policy, password) {
         return None;
     }
-    let decision = Decision::new(Verdict::Stale(Reason::PolicyExcludes)).because("rule", "policy_excludes");
+    let decision = Decision::by(Rule::PolicyExcludes, Verdict::Stale(Reason::PolicyExcludes));
     Some(decision.at("policy_since", since))
 }
 
@@ -305,26 +323,31 @@ pub fn submittable(password: &[u8]) -> bool {
     })
 }
 
-/// How urgent an attempt is among those that wait, 20 to 29: the likeliest to be right first. What was entered at the
-/// directory's own page before a young leak, a young one before an old one, and last what leaked elsewhere before the
-/// password last changed. What people ask for comes before all of these, what a change of the account reopens after.
-pub fn priority(
+/// How likely the password is to be right today: the order of what waits. `source_kind` is the feed's word for how the
+/// credential got out.
+pub fn likelihood(
     secret: &Secret,
     account: &AccountFacts,
+    source_kind: &str,
     captured_before: Option<OffsetDateTime>,
     received_at: OffsetDateTime,
-) -> i16 {
+) -> Likelihood {
     if changed_since(secret, account).is_some() {
-        return 25;
+        return Likelihood::ChangedSince;
     }
     if secret.own_page {
-        return 20;
+        return Likelihood::OwnPage;
     }
+    let stolen = matches!(source_kind, "stealer" | "phish");
+    let collected = matches!(source_kind, "combolist" | "paste");
     match captured_before.map(|at| (received_at - at).whole_days()) {
-        Some(..=30) => 21,
-        Some(..=365) => 22,
-        None => 23,
-        Some(_) => 24,
+        Some(366..) => Likelihood::Old,
+        _ if collected => Likelihood::Collected,
+        None => Likelihood::Undated,
+        Some(..=30) if stolen => Likelihood::StolenLately,
+        Some(..=30) => Likelihood::LeakedLately,
+        Some(..=365) if stolen => Likelihood::StolenThisYear,
+        Some(..=365) => Likelihood::LeakedThisYear,
     }
 }
 

@@ -29,6 +29,7 @@ fn facts() -> Facts {
             removed: false,
         },
         allow_ad_backed: false,
+        off: BTreeSet::new(),
         tried: Vec::new(),
     }
 }
@@ -122,6 +123,14 @@ fn one_proven_password_makes_every_other_one_stale_until_the_next_change() {
     assert_eq!(changed, None);
 }
 
+/// How likely a password of this source, so many days old, is right.
+fn likely(source: &str, own_page: bool, changed: OffsetDateTime, age: Option<i64>) -> Likelihood {
+    let mut facts = facts();
+    facts.secret.own_page = own_page;
+    facts.account.password_changed_at = Some(changed);
+    likelihood(&facts.secret, &facts.account, source, age.map(|days| LATER - Duration::days(days)), LATER)
+}
+
 #[test]
 fn a_change_after_a_leak_elsewhere_proves_nothing_and_puts_it_last() {
     let elsewhere = |f: &mut Facts| {
@@ -129,25 +138,81 @@ fn a_change_after_a_leak_elsewhere_proves_nothing_and_puts_it_last() {
         f.secret.own_page = false;
     };
     assert_eq!(verdict(elsewhere), None);
-    let urgency = |own_page, changed, captured: Option<OffsetDateTime>| {
+    for source in ["stealer", "breach", "combolist"] {
+        assert_eq!(likely(source, false, AFTER, Some(3)), Likelihood::ChangedSince, "{source}");
+    }
+}
+
+#[test]
+fn the_own_page_comes_first_then_the_young_and_what_was_stolen_before_what_leaked_before_what_was_collected()
+{
+    for (source, own_page, age, expected) in [
+        ("combolist", true, Some(3_000), Likelihood::OwnPage),
+        ("stealer", false, Some(3), Likelihood::StolenLately),
+        ("phish", false, Some(30), Likelihood::StolenLately),
+        ("breach", false, Some(30), Likelihood::LeakedLately),
+        ("", false, Some(3), Likelihood::LeakedLately),
+        ("stealer", false, Some(31), Likelihood::StolenThisYear),
+        ("breach", false, Some(365), Likelihood::LeakedThisYear),
+        ("stealer", false, None, Likelihood::Undated),
+        ("breach", false, None, Likelihood::Undated),
+        ("combolist", false, Some(3), Likelihood::Collected),
+        ("paste", false, None, Likelihood::Collected),
+        ("stealer", false, Some(366), Likelihood::Old),
+        ("combolist", false, Some(3_000), Likelihood::Old),
+    ] {
+        assert_eq!(likely(source, own_page, BEFORE, age), expected, "{source} {own_page} {age:?}");
+    }
+}
+
+#[test]
+fn a_rule_that_is_switched_off_leaves_what_it_would_decide_to_the_next() {
+    let off = |f: &mut Facts, rule| f.off = BTreeSet::from([rule]);
+    let changed = |f: &mut Facts| f.account.password_changed_at = Some(AFTER);
+    let tried_before = |f: &mut Facts| f.tried = vec![tried(1, Verdict::Invalid, AFTER)];
+    let proven_before = |f: &mut Facts| f.tried = vec![tried(2, Verdict::Valid, AFTER)];
+    for (decided, rule) in [
+        (&changed as &dyn Fn(&mut Facts), Rule::ChangedSinceCapture),
+        (&tried_before, Rule::AlreadyTried),
+        (&proven_before, Rule::OtherPasswordProven),
+    ] {
+        let both = |switch: bool| {
+            let mut facts = facts();
+            decided(&mut facts);
+            if switch {
+                off(&mut facts, rule);
+            }
+            triage(&facts).map(|d| d.evidence["rule"].clone())
+        };
+        assert_eq!((both(false).as_deref(), both(true)), (Some(rule.as_str()), None));
+    }
+}
+
+#[test]
+fn what_protects_people_decides_even_if_somebody_wrote_it_into_the_settings_as_off() {
+    let mut facts = facts();
+    facts.off = Rule::ALL.iter().copied().collect();
+    facts.account.state = AccountState::Locked;
+    assert_eq!(triage(&facts).unwrap().evidence["rule"], "account_state");
+    assert!(facts.asks(Rule::NoUsableSecret) && facts.asks(Rule::AuthorityElsewhere));
+    assert!(!facts.asks(Rule::PolicyExcludes));
+}
+
+#[test]
+fn a_person_who_insists_overrules_what_only_saves_attempts_but_not_what_was_proven_since_nor_a_protection() {
+    let insisted = |change: &dyn Fn(&mut Facts)| {
         let mut facts = facts();
-        facts.secret.own_page = own_page;
-        facts.account.password_changed_at = Some(changed);
-        priority(&facts.secret, &facts.account, captured, LATER)
+        change(&mut facts);
+        facts.overrule(LATER);
+        (triage(&facts).map(|d| d.verdict), facts.asks(Rule::PolicyExcludes))
     };
-    let order = [
-        urgency(true, BEFORE, None),
-        urgency(false, BEFORE, Some(LATER - Duration::days(3))),
-        urgency(false, BEFORE, Some(LATER - Duration::days(300))),
-        urgency(false, BEFORE, None),
-        urgency(false, BEFORE, Some(LATER - Duration::days(3_000))),
-        urgency(false, AFTER, Some(LATER - Duration::days(3))),
-    ];
-    assert!(order.is_sorted_by(|one, next| one < next), "{order:?}");
-    assert!(
-        order.iter().all(|p| (20..30).contains(p)),
-        "between what people ask for and what a change reopens"
-    );
+    assert_eq!(insisted(&|f| f.account.password_changed_at = Some(AFTER)), (None, false));
+    assert_eq!(insisted(&|f| f.tried = vec![tried(1, Verdict::Invalid, AFTER)]).0, None);
+    assert_eq!(insisted(&|f| f.tried = vec![tried(2, Verdict::Valid, AFTER)]).0, None);
+    let since = insisted(&|f| f.tried = vec![tried(1, Verdict::Invalid, LATER)]).0;
+    assert_eq!(since, Some(Verdict::Stale(Reason::AlreadyTried)));
+    let locked = insisted(&|f| f.account.state = AccountState::Locked).0;
+    assert_eq!(locked, Some(Verdict::NotTestable(Reason::AccountLocked)));
 }
 
 #[test]

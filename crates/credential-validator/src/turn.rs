@@ -19,6 +19,7 @@ use shared::{
     queue::{Delivery, Handler, HandlerError, Outcome},
     sealing::{Owner, column},
     secret::SecretBytes,
+    triage::Rule,
     verdict::{Reason, Verdict},
     wire::events::ValidationDue,
     work::lane::Standing,
@@ -139,10 +140,15 @@ impl Validator {
                 secret: turn.secret.clone(),
                 account,
                 allow_ad_backed: integration.settings.validation.allow_ad_backed,
+                off: integration.settings.validation.rules_off.clone(),
                 tried: Vec::new(),
             },
             None => return self.end(delivery, tx, &turn, gone()).await,
         };
+        let insists = turn.asked.insists_since();
+        if let Some(since) = insists {
+            facts.overrule(since);
+        }
         // A locked account is asked about once more: the directory may have unlocked it, or the budget must know.
         if let Some(decision) = triage::triage(&facts)
             && decision.verdict != Verdict::NotTestable(Reason::AccountLocked)
@@ -181,6 +187,9 @@ impl Validator {
             facts.account.under_policy_since.filter(|_| account.under_policy == Some(true));
         facts.account = AccountFacts { under_policy_since, ..facts_of(&account) };
         facts.tried = tried.into_values().next().unwrap_or_default();
+        if let Some(since) = insists {
+            facts.overrule(since);
+        }
         let locked = account.state == AccountState::Locked;
         if !locked && let Some(decision) = triage::triage(&facts) {
             let tx = self.db.tenant_by_key(tenant).await?;
@@ -191,12 +200,13 @@ impl Validator {
             return Ok(Some(Prepared { turn, integration, provider, account, log, ready: None, waited }));
         }
         let Some(password) = self.open(&turn).await? else {
-            let decision = Decision::new(Verdict::NotTestable(Reason::SecretUnusable))
+            let decision = Decision::by(Rule::NoUsableSecret, Verdict::NotTestable(Reason::SecretUnusable))
                 .because("secret", "the sealed secret does not open");
             let tx = self.db.tenant_by_key(tenant).await?;
             return self.end(delivery, tx, &turn, Ending::Decided(decision)).await;
         };
-        if let (Some(policy), Some(text)) = (&turn.policy, password.expose_str())
+        if facts.asks(Rule::PolicyExcludes)
+            && let (Some(policy), Some(text)) = (&turn.policy, password.expose_str())
             && let Some(decision) = triage::policy_excludes(policy, &facts.account, text)
         {
             let tx = self.db.tenant_by_key(tenant).await?;
@@ -236,12 +246,15 @@ impl Validator {
             reservation.abandon().await?;
             return done(delivery, &self.db).await;
         };
+        let insists = turn.asked.insists_since();
         turn.asked = asked;
         let now = integration_store::integration(tx, turn.integration).await?;
         let package = integration_store::package(tx, turn.tenant).await?;
         let settings = match standing(&turn, now, package.as_ref()) {
-            Ok(now) if now.version == integration.version => now.settings.validation,
-            // It changed since we connected with it: begin again with what it is now.
+            Ok(now) if now.version == integration.version && asked.insists_since() == insists => {
+                now.settings.validation
+            }
+            // It changed since we connected with it, or what people insist on did: begin again with what is now.
             Ok(_) => {
                 reservation.abandon().await?;
                 return self.leave(delivery, &turn, later(Reason::Unavailable, Duration::seconds(1))).await;

@@ -48,6 +48,9 @@ use self::{
 const MOST_REQUEST_BYTES: usize = 1 << 20;
 const OBSERVED_AT_ONCE: u16 = 16;
 
+/// The service's name.
+pub const NAME: &str = "integration-api";
+
 /// Runs the service until `stop` or a failure.
 pub async fn run(
     config: Config,
@@ -59,7 +62,7 @@ pub async fn run(
     let table = AccessTable::from_descriptors()?;
     let peers = Peers::connect(&common).await?;
     let (routes, jwks_db) = well_known::routes();
-    let service = Service::start_with_routes("integration-api", common, routes, stop).await?;
+    let service = Service::start_with_routes(NAME, common, routes, stop).await?;
     let (db, stop) = (service.db().clone(), service.stop_token());
     jwks_db.get_or_init(|| db.clone());
 
@@ -76,6 +79,7 @@ pub async fn run(
         Arc::new(Observer::new(db.clone())),
     );
     service.spawn("client keys", tasks::client_keys(db.clone(), peers.clone(), stop.clone()));
+    service.spawn("ends of validations", tasks::validation_ends(db.clone(), stop.clone()));
     service.spawn("limit auditor", auditor::watch(db.clone(), stop.clone()));
     service.spawn("retention", tasks::retention(db.clone(), limits.retention_days, stop.clone()));
 

@@ -12,11 +12,10 @@ use shared::{
 use time::OffsetDateTime;
 
 use crate::{
+    NAME,
     integration::{CapabilityState, Health, Integration, Status},
     store::integrations,
 };
-
-const NAME: &str = "integration-api";
 
 /// Takes in `integration.observed`.
 #[derive(Clone, Debug)]

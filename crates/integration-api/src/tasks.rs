@@ -1,4 +1,5 @@
-//! What this service does by itself: ask again for client keys, and destroy what retention has ended.
+//! What this service does by itself: ask again for client keys, notice the end of requests, and destroy what retention has
+//! ended.
 
 use std::time::Duration;
 
@@ -11,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     peers::Peers,
-    store::{integrations, registry, retention},
+    rpc::validation_end,
+    store::{integrations, registry, retention, validations},
 };
 
 const CLIENT_KEY_PAUSE: Duration = Duration::from_secs(2);
+const VALIDATION_END_PAUSE: Duration = Duration::from_secs(1);
 const RETENTION_PAUSE: Duration = Duration::from_hours(1);
 const AT_ONCE: i64 = 1000;
 
@@ -39,6 +42,30 @@ async fn ask_for_client_keys(db: &Db, peers: &Peers) -> Result<(), StoreError> {
             let mut tx = db.system().await?;
             integrations::client_key_made(&mut tx, integration).await?;
             tx.commit().await?;
+        }
+    }
+    Ok(())
+}
+
+/// Notices that requests for validation are done.
+pub async fn validation_ends(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        if let Err(error) = look_for_ends(&db).await {
+            tracing::warn!(%error, "ends of requests for validation not looked for");
+        }
+        if paused(&stop, VALIDATION_END_PAUSE).await {
+            return Ok(());
+        }
+    }
+}
+
+async fn look_for_ends(db: &Db) -> Result<(), StoreError> {
+    let mut tx = db.system().await?;
+    let due = validations::to_look_at(&mut tx).await?;
+    tx.rollback().await?;
+    for (tenant, validation) in due {
+        if let Err(error) = validation_end::notice(db, tenant, validation).await {
+            tracing::warn!(%error, %validation, "the end of a request for validation is not noticed yet");
         }
     }
     Ok(())

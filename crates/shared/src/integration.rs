@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::ProviderKind,
     provider::{Action, Capability},
+    triage::Rule,
 };
 
 /// How to reach a directory. No secret is part of it.
@@ -166,6 +167,8 @@ pub struct ValidationSettings {
     pub allow_ad_backed: bool,
     /// With a lockout threshold of 4 or less: allow one attempt in total since the owner's last sign-in.
     pub low_threshold_opt_in: bool,
+    /// Rules of triage that are switched off; only such as may be.
+    pub rules_off: BTreeSet<Rule>,
 }
 
 impl Default for ValidationSettings {
@@ -176,6 +179,7 @@ impl Default for ValidationSettings {
             daily_max: 2,
             allow_ad_backed: false,
             low_threshold_opt_in: false,
+            rules_off: BTreeSet::new(),
         }
     }
 }
@@ -242,6 +246,13 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_that_were_stored_before_rules_could_be_switched_off_have_them_all_on() {
+        let stored = r#"{"validation": {"automated": true, "daily_max": 2}}"#;
+        let settings: Settings = serde_json::from_str(stored).unwrap();
+        assert_eq!(settings.validation.rules_off, BTreeSet::new());
+    }
 
     #[test]
     fn a_directory_s_own_sign_in_page_is_told_from_its_look_alikes() {

@@ -20,6 +20,7 @@ pub mod relay;
 pub mod sealing;
 pub mod secret;
 pub mod service;
+pub mod triage;
 pub mod verdict;
 pub mod wire;
 pub mod work;

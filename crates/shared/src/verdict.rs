@@ -22,6 +22,8 @@ macro_rules! names {
     };
 }
 
+pub(crate) use names;
+
 names! {
     /// Why a verdict is not a plain yes or no. One vocabulary for all kinds of verdict, so that counts add up.
     Reason {

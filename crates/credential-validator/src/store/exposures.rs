@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use shared::{
     db::{StoreError, Tx},
     id::{AccountKey, ExposureId, TenantId},
+    triage::{Likelihood, Place},
     verdict::{Reason, Verdict},
 };
-use sqlx::{Row, types::Json};
+use sqlx::{Row, postgres::PgRow, types::Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -29,8 +30,8 @@ pub struct NewExposure<'a> {
     pub wanted: bool,
     /// Decided on arrival; `None`: it waits for its turn.
     pub decision: Option<Decision>,
-    /// Of its turn, if it waits for one.
-    pub priority: i16,
+    /// Where it stands when it waits for a turn, now or one day.
+    pub place: Place,
 }
 
 /// Stores exposures and returns which of them are new: a record exposes an account once.
@@ -47,23 +48,23 @@ pub async fn insert(
              integration_id, provider, directory_id, object_id, login_at_match, source, targets, severity, secret_form,
              secret_sealed, cookies_sealed, digest, unusable, captured_after, captured_before, published_at, first_seen_at,
              date_precision, received_at, history, wanted, verdict, verdict_reason, verdict_at, decided_without_attempt,
-             evidence, state)
+             evidence, likelihood, privileged, state)
          SELECT $1, n.exposure_id, n.record_id, n.batch_id, n.feed, n.account_id, n.identity_id, n.identifier_id,
              n.integration_id, n.provider, n.directory_id, n.object_id, n.login, n.source,
              ARRAY(SELECT jsonb_array_elements_text(n.targets)), n.severity, n.secret_form,
              n.secret, n.cookies, n.digest, n.unusable, n.captured_after, n.captured_before, n.published_at, n.first_seen_at,
              n.date_precision, n.received_at, n.history, n.wanted, n.verdict, n.reason,
              CASE WHEN n.verdict IS NOT NULL THEN clock_timestamp() END, n.verdict IS NOT NULL, n.evidence,
-             CASE WHEN n.verdict IS NULL THEN 'waiting' WHEN n.wanted THEN 'decided' ELSE 'idle' END
+             n.likelihood, n.privileged, CASE WHEN n.verdict IS NULL THEN 'waiting' WHEN n.wanted THEN 'decided' ELSE 'idle' END
          FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::uuid[], $7::uuid[], $8::uuid[], $9::uuid[],
                      $10::text[], $11::text[], $12::text[], $13::text[], $14::jsonb[], $15::jsonb[], $16::int[],
                      $17::text[], $18::bytea[], $19::bytea[], $20::bytea[], $21::bool[], $22::timestamptz[],
                      $23::timestamptz[], $24::timestamptz[], $25::timestamptz[], $26::text[], $27::timestamptz[],
-                     $28::bool[], $29::bool[], $30::text[], $31::text[], $32::jsonb[])
+                     $28::bool[], $29::bool[], $30::text[], $31::text[], $32::jsonb[], $33::text[], $34::bool[])
               AS n (exposure_id, record_id, batch_id, feed, account_id, identity_id, identifier_id, integration_id,
                     provider, directory_id, object_id, login, source, targets, severity, secret_form, secret, cookies,
                     digest, unusable, captured_after, captured_before, published_at, first_seen_at, date_precision,
-                    received_at, history, wanted, verdict, reason, evidence)
+                    received_at, history, wanted, verdict, reason, evidence, likelihood, privileged)
          ORDER BY n.record_id, n.account_id
          ON CONFLICT ON CONSTRAINT one_per_record_and_account DO NOTHING
          RETURNING exposure_id",
@@ -100,6 +101,8 @@ pub async fn insert(
     .bind(new.iter().map(|n| n.decision.as_ref().map(|d| d.verdict.name())).collect::<Vec<_>>())
     .bind(new.iter().map(|n| n.decision.as_ref().and_then(|d| d.verdict.reason()).map(Reason::as_str)).collect::<Vec<_>>())
     .bind(new.iter().map(|n| Json(n.decision.as_ref().map(|d| d.evidence.clone()).unwrap_or_default())).collect::<Vec<_>>())
+    .bind(new.iter().map(|n| n.place.likelihood.map(Likelihood::as_str)).collect::<Vec<_>>())
+    .bind(new.iter().map(|n| n.place.privileged).collect::<Vec<_>>())
     .fetch_all(&mut **tx)
     .await?;
     Ok(rows.into_iter().map(ExposureId).collect())
@@ -230,9 +233,9 @@ pub async fn waiting_of(
     tx: &mut Tx,
     account: &AccountKey,
     digest: Option<&[u8]>,
-) -> Result<Vec<ExposureId>, StoreError> {
-    let ids = sqlx::query_scalar(
-        "SELECT exposure_id FROM exposures
+) -> Result<Vec<(ExposureId, Place)>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT exposure_id, likelihood, privileged FROM exposures
          WHERE tenant_id = platform.current_tenant() AND state = 'waiting' AND object_id = $1 AND directory_id = $2
            AND provider = $3 AND ($4::bytea IS NULL OR digest = $4) LIMIT 1000",
     )
@@ -242,7 +245,15 @@ pub async fn waiting_of(
     .bind(digest)
     .fetch_all(&mut **tx)
     .await?;
-    Ok(ids.into_iter().map(ExposureId).collect())
+    rows.iter().map(|row| Ok((ExposureId(row.try_get("exposure_id")?), place(row)?))).collect()
+}
+
+/// The columns that say where an exposure stands.
+pub fn place(row: &PgRow) -> Result<Place, StoreError> {
+    Ok(Place {
+        likelihood: row.try_get::<Option<&str>, _>("likelihood")?.and_then(Likelihood::parse),
+        privileged: row.try_get("privileged")?,
+    })
 }
 
 /// Destroys up to 500 secrets of the tenant that are older than its retention; what they could have proven is shown

@@ -34,6 +34,13 @@ pub struct Record {
     pub received_at: OffsetDateTime,
 }
 
+impl Record {
+    /// How the credential got out, in the word it is stored with; empty: not known.
+    pub fn source_kind(&self) -> &str {
+        self.source.get("kind").and_then(serde_json::Value::as_str).unwrap_or_default()
+    }
+}
+
 const RECORD: &str = "SELECT record_id, batch_id, tenant_id, feed, identity, secret_form, secret_sealed, cookies_sealed,
     captured_after, captured_before, published_at, first_seen_at, date_precision, source, targets, severity, received_at
     FROM api.feed_records_v";
@@ -172,6 +179,7 @@ pub struct Candidate {
     pub directory: String,
     pub object: String,
     pub login: String,
+    pub is_admin: bool,
     pub facts: AccountFacts,
 }
 
@@ -179,7 +187,7 @@ pub struct Candidate {
 pub async fn candidates(tx: &mut Tx, identifiers: &[IdentifierId]) -> Result<Vec<Candidate>, StoreError> {
     let rows = sqlx::query(
         "SELECT i.identifier_id, i.created_at AS identifier_since, a.identity_id, a.account_id, a.integration_id, a.provider,
-                a.directory_id, a.object_id, a.login, a.state, a.kind, a.authority, a.hybrid, a.password_changed_at,
+                a.directory_id, a.object_id, a.login, a.is_admin, a.state, a.kind, a.authority, a.hybrid, a.password_changed_at,
                 a.created_at_directory, a.under_policy_since, a.removed_at IS NOT NULL AS removed
          FROM sync.identifiers_v i JOIN sync.accounts_v a ON a.identity_id = i.identity_id
          WHERE i.identifier_id = ANY ($1) AND a.removed_at IS NULL
@@ -200,6 +208,7 @@ pub async fn candidates(tx: &mut Tx, identifiers: &[IdentifierId]) -> Result<Vec
                 directory: row.try_get("directory_id")?,
                 object: row.try_get("object_id")?,
                 login: row.try_get("login")?,
+                is_admin: row.try_get("is_admin")?,
                 facts: account_facts(row)?,
             })
         })

@@ -6,12 +6,13 @@ use shared::{
     db::{StoreError, Tx},
     id::{AccountId, ExposureId, TenantId, ValidationId},
     integration_store,
+    triage::Place,
 };
 use sqlx::{Row, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::turn::attempt_of;
+use super::{exposures, turn::attempt_of};
 
 /// An exposure that is to have its turn, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct Reopened {
     pub directory: String,
     /// It waits until then at least.
     pub deferred_until: Option<OffsetDateTime>,
+    /// Where it stands.
+    pub place: Place,
 }
 
 fn reopened(rows: Vec<PgRow>) -> Result<Vec<Reopened>, StoreError> {
@@ -29,6 +32,7 @@ fn reopened(rows: Vec<PgRow>) -> Result<Vec<Reopened>, StoreError> {
                 exposure: ExposureId(row.try_get("exposure_id")?),
                 directory: row.try_get("directory_id")?,
                 deferred_until: row.try_get("deferred_until")?,
+                place: exposures::place(&row)?,
             })
         })
         .collect()
@@ -134,7 +138,7 @@ pub async fn take_up(
              deferred_until = CASE WHEN state = 'waiting' THEN deferred_until END,
              decided_without_attempt = false, state = 'waiting'
          FROM mine WHERE e.tenant_id = $1 AND e.exposure_id = mine.exposure_id
-         RETURNING e.exposure_id, e.directory_id, e.deferred_until",
+         RETURNING e.exposure_id, e.directory_id, e.deferred_until, e.likelihood, e.privileged",
     )
     .bind(tenant)
     .bind(uuids(exposures))
@@ -179,7 +183,7 @@ pub async fn give_back(
     exposures: &[ExposureId],
 ) -> Result<(Vec<Uuid>, Vec<Reopened>), StoreError> {
     let waiting = sqlx::query(
-        "SELECT exposure_id, round, directory_id, deferred_until FROM exposures
+        "SELECT exposure_id, round, directory_id, deferred_until, likelihood, privileged FROM exposures
          WHERE tenant_id = $1 AND exposure_id = ANY ($2) AND state = 'waiting' AND $3 = ANY (asked_by)
          ORDER BY exposure_id FOR UPDATE",
     )
@@ -248,7 +252,7 @@ pub async fn affected(
              ORDER BY exposure_id FOR UPDATE)
          UPDATE exposures e SET state = 'waiting', round = round + CASE WHEN state = 'waiting' THEN 0 ELSE 1 END
          FROM mine WHERE e.tenant_id = $1 AND e.exposure_id = mine.exposure_id
-         RETURNING e.exposure_id, e.directory_id, NULL::timestamptz AS deferred_until",
+         RETURNING e.exposure_id, e.directory_id, NULL::timestamptz AS deferred_until, e.likelihood, e.privileged",
     )
     .bind(tenant)
     .bind(accounts.iter().map(|a| a.uuid()).collect::<Vec<_>>())

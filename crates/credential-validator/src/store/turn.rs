@@ -7,6 +7,7 @@ use shared::{
     work::{self, lane::Lane},
 };
 use sqlx::{Row, postgres::PgRow};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::triage::{AccountFacts, PasswordPolicy, Secret, SecretForm, captured_until};
@@ -20,14 +21,25 @@ pub enum Asked {
     Held,
     /// A running request does.
     Yes,
+    /// One that decides again does, since then: what the rules save must be tried.
+    Insists(OffsetDateTime),
 }
 
 impl Asked {
+    /// Since when a person insists on an attempt, whatever the rules save.
+    pub fn insists_since(self) -> Option<OffsetDateTime> {
+        match self {
+            Self::Insists(since) => Some(since),
+            Self::No | Self::Held | Self::Yes => None,
+        }
+    }
+
     fn read(row: &PgRow) -> Result<Self, StoreError> {
-        Ok(match (row.try_get("requested")?, row.try_get("running")?) {
-            (false, _) => Self::No,
-            (true, false) => Self::Held,
-            (true, true) => Self::Yes,
+        Ok(match (row.try_get("requested")?, row.try_get("running")?, row.try_get("insists_since")?) {
+            (false, ..) => Self::No,
+            (true, _, Some(since)) => Self::Insists(since),
+            (true, true, None) => Self::Yes,
+            (true, false, None) => Self::Held,
         })
     }
 }
@@ -37,7 +49,10 @@ macro_rules! asked {
     () => {
         "e.requested, e.asked_by = '{}' OR EXISTS (
              SELECT FROM api.validation_requests_v r
-             WHERE r.tenant_id = e.tenant_id AND r.validation_id = ANY (e.asked_by) AND r.state = 'running') AS running"
+             WHERE r.tenant_id = e.tenant_id AND r.validation_id = ANY (e.asked_by) AND r.state = 'running') AS running,
+         (SELECT max(r.created_at) FROM api.validation_requests_v r
+          WHERE r.tenant_id = e.tenant_id AND r.validation_id = ANY (e.asked_by) AND r.state = 'running'
+            AND r.force) AS insists_since"
     };
 }
 

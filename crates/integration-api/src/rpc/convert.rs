@@ -1,9 +1,12 @@
 //! Wire types from and to the domain.
 
+use std::collections::HashMap;
+
 use prost_types::Timestamp;
 use shared::{
-    id::ProviderKind,
+    id::{ExposureId, ProviderKind},
     provider::{Action, Capability},
+    triage::{Cause, Likelihood, Rule},
     wire::v1,
 };
 use time::OffsetDateTime;
@@ -12,7 +15,7 @@ use crate::{
     error::ApiError,
     store::{
         accounts,
-        exposures::{Exposure, Source},
+        exposures::{Exposure, Source, Standing},
         mitigations::Mitigation,
     },
 };
@@ -88,6 +91,24 @@ pub(super) fn action(name: &str) -> v1::MitigationAction {
     }
 }
 
+pub(super) fn rule(rule: Rule) -> v1::TriageRule {
+    match rule {
+        Rule::NoUsableSecret => v1::TriageRule::NoUsableSecret,
+        Rule::AccountState => v1::TriageRule::AccountState,
+        Rule::AuthorityElsewhere => v1::TriageRule::AuthorityElsewhere,
+        Rule::AlreadyTried => v1::TriageRule::AlreadyTried,
+        Rule::OtherPasswordProven => v1::TriageRule::OtherPasswordProven,
+        Rule::ChangedSinceCapture => v1::TriageRule::ChangedSinceCapture,
+        Rule::PolicyExcludes => v1::TriageRule::PolicyExcludes,
+    }
+}
+
+pub(super) fn rule_in(field: &str, value: i32) -> Result<Rule, ApiError> {
+    let known = v1::TriageRule::try_from(value).ok();
+    let rule = known.and_then(|known| Rule::ALL.iter().copied().find(|one| rule(*one) == known));
+    rule.ok_or_else(|| ApiError::field(field, "give known rules of triage"))
+}
+
 pub(super) fn verdict_kind(name: Option<&str>) -> v1::VerdictKind {
     use v1::VerdictKind as Kind;
     match name {
@@ -159,13 +180,13 @@ pub(super) fn secret_form(name: &str) -> v1::SecretForm {
 }
 
 /// A JSON object as facts by name.
-pub(super) fn facts(value: &serde_json::Value) -> std::collections::HashMap<String, String> {
-    let Some(object) = value.as_object() else { return std::collections::HashMap::new() };
+pub(super) fn facts(value: &serde_json::Value) -> HashMap<String, String> {
+    let Some(object) = value.as_object() else { return HashMap::new() };
     let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     object.iter().filter(|(_, v)| !v.is_null()).map(|(name, value)| (name.clone(), text(value))).collect()
 }
 
-pub(super) fn exposure(row: Exposure, with_evidence: bool) -> v1::Exposure {
+pub(super) fn exposure(row: Exposure, standing: Option<&Standing>, with_evidence: bool) -> v1::Exposure {
     let Exposure {
         exposure_id,
         record_id,
@@ -193,7 +214,10 @@ pub(super) fn exposure(row: Exposure, with_evidence: bool) -> v1::Exposure {
         deferred_until,
         state,
         created_at,
+        likelihood,
+        privileged,
     } = row;
+    let place = (state == "waiting").then(|| place(standing, likelihood.as_deref(), privileged));
     v1::Exposure {
         id: exposure_id.to_string(),
         record_id: record_id.to_string(),
@@ -222,7 +246,49 @@ pub(super) fn exposure(row: Exposure, with_evidence: bool) -> v1::Exposure {
         decided_without_attempt,
         attempts,
         state,
-        evidence: if with_evidence { facts(&evidence) } else { std::collections::HashMap::new() },
+        evidence: if with_evidence { facts(&evidence) } else { HashMap::new() },
+        place,
+    }
+}
+
+/// A list of exposures, each with the key it was sorted by, and where those that wait stand.
+pub(super) fn exposures(
+    rows: Vec<(Exposure, String)>,
+    standings: &HashMap<ExposureId, Standing>,
+) -> Vec<v1::Exposure> {
+    let standing = |row: &Exposure| standings.get(&row.exposure_id);
+    rows.into_iter().map(|(row, _)| (standing(&row), row)).map(|(at, row)| exposure(row, at, false)).collect()
+}
+
+/// Why an exposure that waits stands where it stands.
+fn place(standing: Option<&Standing>, likelihood: Option<&str>, privileged: bool) -> v1::Place {
+    let Some(Standing { exposure_id: _, rank, due_at, state }) = standing else {
+        return v1::Place {
+            reasons: vec!["withheld".into()],
+            message: "it gets no turn: the request that asks for it is paused".into(),
+            ..v1::Place::default()
+        };
+    };
+    let cause = Cause::of_rank(*rank);
+    let mut why = vec![(cause.as_str(), cause.meaning())];
+    if let Some(likelihood) = likelihood.and_then(Likelihood::parse) {
+        why.push((likelihood.as_str(), likelihood.meaning()));
+    }
+    if privileged {
+        why.push(("administrator", "an administrator's account, so one ahead"));
+    }
+    match state.as_str() {
+        "in_flight" => why.push(("in_turn", "it has its turn now")),
+        "parked" => {
+            why.push(("parked", "its turns ended without an answer, so it gets no more until somebody asks"))
+        }
+        _ => {}
+    }
+    v1::Place {
+        rank: i32::from(*rank),
+        reasons: why.iter().map(|(word, _)| (*word).to_owned()).collect(),
+        message: why.iter().map(|(_, meaning)| *meaning).collect::<Vec<_>>().join("; "),
+        due_at: (state == "waiting").then(|| timestamp(*due_at)),
     }
 }
 
@@ -267,7 +333,7 @@ pub(super) fn mitigation(row: Mitigation, with_details: bool) -> v1::Mitigation 
         verified_at: verified_at.map(timestamp),
         undone_at: undone_at.map(timestamp),
         reverted_at: reverted_at.map(timestamp),
-        details: if with_details { facts(&details) } else { std::collections::HashMap::new() },
+        details: if with_details { facts(&details) } else { HashMap::new() },
     }
 }
 

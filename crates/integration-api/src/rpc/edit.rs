@@ -1,5 +1,7 @@
 //! What people may write into an integration: checked, merged by field mask, compared for the audit log.
 
+use std::collections::BTreeSet;
+
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use shared::{
@@ -12,10 +14,11 @@ use shared::{
         Action,
         okta::host::{self, ApprovedDomains},
     },
+    triage::Rule,
     wire::v1,
 };
 
-use super::daily_max;
+use super::{convert, daily_max};
 use crate::{
     error::{ApiError, Check},
     integration::Integration,
@@ -129,7 +132,9 @@ pub(super) fn settings_in(
             daily_max,
             allow_ad_backed,
             low_threshold_opt_in,
+            rules_off,
         }) => {
+            let rules_off = rules_in("settings.validation.rules_off", &rules_off)?;
             let daily_max = match u32::try_from(daily_max) {
                 Ok(0) => default.validation.daily_max,
                 Ok(daily_max @ 1..=daily_max::MOST) => daily_max,
@@ -140,7 +145,14 @@ pub(super) fn settings_in(
                     ));
                 }
             };
-            ValidationSettings { automated, manual, daily_max, allow_ad_backed, low_threshold_opt_in }
+            ValidationSettings {
+                automated,
+                manual,
+                daily_max,
+                allow_ad_backed,
+                low_threshold_opt_in,
+                rules_off,
+            }
         }
     };
     let switch = |sent: Option<v1::ActionSwitch>| {
@@ -161,6 +173,19 @@ pub(super) fn settings_in(
     };
     let scope = scope_in(scope.unwrap_or_default());
     Ok(Settings { identity_creation, validation, mitigation, scope, quota_percent })
+}
+
+/// Rules of triage to be switched off, if they may be.
+fn rules_in(field: &str, sent: &[i32]) -> Result<BTreeSet<Rule>, ApiError> {
+    let mut rules = BTreeSet::new();
+    for value in sent {
+        let rule = convert::rule_in(field, *value)?;
+        if let Some(why) = rule.always_on_because() {
+            return Err(ApiError::field(field, format!("{} cannot be switched off: {why}", rule.as_str())));
+        }
+        rules.insert(rule);
+    }
+    Ok(rules)
 }
 
 /// A scope as sent, in the form in which it is kept; not yet checked.
@@ -373,6 +398,26 @@ mod tests {
         assert_eq!(after.validation.daily_max, 2);
         for bad in [&["validation", "nonsense"][..], &["nonsense"], &["validation", "automated", "deeper"]] {
             assert!(copied(&before, &sent, bad, "x").is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn rules_that_only_save_attempts_can_be_switched_off_and_others_are_refused_with_the_reason() {
+        use v1::TriageRule as Wire;
+        let asked = |rules: &[Wire]| rules_in("f", &rules.iter().map(|r| (*r).into()).collect::<Vec<_>>());
+        let off = asked(&[Wire::PolicyExcludes, Wire::AlreadyTried, Wire::PolicyExcludes]).unwrap();
+        assert_eq!(off, BTreeSet::from([Rule::AlreadyTried, Rule::PolicyExcludes]));
+        for (rule, why) in [
+            (Wire::NoUsableSecret, "nothing that could be submitted"),
+            (Wire::AccountState, "can lock its owner out"),
+            (Wire::AuthorityElsewhere, "allow_ad_backed"),
+            (Wire::Unspecified, "known rules"),
+        ] {
+            let refused = asked(&[Wire::AlreadyTried, rule]).unwrap_err();
+            assert!(
+                matches!(&refused, ApiError::Invalid(wrong) if wrong[0].field == "f" && wrong[0].remedy.contains(why)),
+                "{refused:?}"
+            );
         }
     }
 

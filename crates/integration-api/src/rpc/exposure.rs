@@ -121,10 +121,10 @@ impl Exposures {
         let filter = filter_in(request.filter)?;
         let mut tx = self.db.tenant(tenant).await?;
         let mut rows = exposures::list(&mut tx, tenant, &filter, order, after, size + 1).await?;
+        let standings = exposures::standings(&mut tx, rows.iter().map(|(e, _)| e)).await?;
         tx.rollback().await?;
         let next_page_token = scope.cut(&mut rows, size, |(e, key)| (key.clone(), e.exposure_id.uuid()))?;
-        let exposures = rows.into_iter().map(|(e, _)| convert::exposure(e, false)).collect();
-        Ok(v1::ListExposuresResponse { exposures, next_page_token })
+        Ok(v1::ListExposuresResponse { exposures: convert::exposures(rows, &standings), next_page_token })
     }
 
     async fn get(&self, caller: &Caller, of: ExposureId) -> Result<v1::GetExposureResponse, ApiError> {
@@ -132,12 +132,13 @@ impl Exposures {
         let mut tx = self.db.tenant(tenant).await?;
         let row =
             exposures::by_ids(&mut tx, tenant, &[of]).await?.pop().ok_or(ApiError::NotFound("exposure"))?;
+        let standings = exposures::standings(&mut tx, std::iter::once(&row)).await?;
         let filter =
             mitigations::Filter { exposures: Some(vec![of.uuid()]), ..mitigations::Filter::default() };
         let contained = mitigations::list(&mut tx, tenant, &filter, None, 100).await?;
         tx.rollback().await?;
         Ok(v1::GetExposureResponse {
-            exposure: Some(convert::exposure(row, true)),
+            exposure: Some(convert::exposure(row, standings.get(&of), true)),
             mitigations: contained.into_iter().map(|m| convert::mitigation(m, false)).collect(),
         })
     }

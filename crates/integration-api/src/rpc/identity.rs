@@ -72,6 +72,7 @@ impl Identities {
         let identifiers = accounts::identifiers(&mut tx, tenant, of).await?;
         let filter = Filter { identity: Some(of.uuid()), ..Filter::default() };
         let leaked = exposures::list(&mut tx, tenant, &filter, (Sort::Received, true), None, NEWEST).await?;
+        let standings = exposures::standings(&mut tx, leaked.iter().map(|(e, _)| e)).await?;
         let filter = mitigations::Filter {
             accounts: Some(known.iter().map(|a| a.account_id.uuid()).collect()),
             ..mitigations::Filter::default()
@@ -81,7 +82,7 @@ impl Identities {
         Ok(v1::GetIdentityResponse {
             identity: Some(identity(row, &known)),
             identifiers: identifiers.into_iter().map(convert::identifier).collect(),
-            exposures: leaked.into_iter().map(|(e, _)| convert::exposure(e, false)).collect(),
+            exposures: convert::exposures(leaked, &standings),
             mitigations: contained.into_iter().map(|m| convert::mitigation(m, false)).collect(),
         })
     }

@@ -135,7 +135,7 @@ fn config(connection: Connection) -> v1::integration::Config {
 fn settings(from: Settings) -> v1::IntegrationSettings {
     let Settings { identity_creation, validation, mitigation, scope, quota_percent } = from;
     let SyncScope { group_ids } = scope;
-    let ValidationSettings { automated, manual, daily_max, allow_ad_backed, low_threshold_opt_in } =
+    let ValidationSettings { automated, manual, daily_max, allow_ad_backed, low_threshold_opt_in, rules_off } =
         validation;
     let MitigationSettings { revoke_sessions, disable_account, mark_compromised } = mitigation;
     let switch = |ActionSwitch { automated, manual }| Some(v1::ActionSwitch { automated, manual });
@@ -147,6 +147,7 @@ fn settings(from: Settings) -> v1::IntegrationSettings {
             daily_max: i32::try_from(daily_max).unwrap_or(i32::MAX),
             allow_ad_backed,
             low_threshold_opt_in,
+            rules_off: rules_off.into_iter().map(|rule| convert::rule(rule).into()).collect(),
         }),
         mitigation: Some(v1::MitigationSettings {
             revoke_sessions: switch(revoke_sessions),

@@ -19,7 +19,9 @@ mod integration_write;
 pub mod mitigation;
 pub mod removal;
 mod stops;
+mod triage;
 pub mod validation;
+pub mod validation_end;
 mod validation_server;
 pub mod watch;
 

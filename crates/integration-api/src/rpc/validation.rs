@@ -13,7 +13,7 @@ use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{convert, exposure::filter_in, id};
+use super::{convert, exposure::filter_in, id, validation_end::with_results};
 use crate::{
     auth::Caller,
     error::ApiError,
@@ -141,7 +141,7 @@ impl Validations {
     ) -> Result<v1::Validation, ApiError> {
         let tenant = caller.tenant()?;
         let of: ValidationId = id("id", text)?;
-        let (state, kind, message) = match to {
+        let (state, kind, message) = match &to {
             Steer::Pause => ("paused", "validation.request_paused", "a request for validation was paused"),
             Steer::Resume => {
                 ("running", "validation.request_resumed", "a request for validation was resumed")
@@ -153,22 +153,30 @@ impl Validations {
         let mut tx = self.db.tenant(tenant).await?;
         let mut row =
             validations::lock(&mut tx, tenant, of).await?.ok_or(ApiError::NotFound("validation"))?;
-        if row.state != state {
-            if row.state == "cancelled" {
-                return Err(ApiError::Precondition {
-                    reason: "VALIDATION_CANCELLED",
-                    message: "the request was cancelled; make a new one".into(),
-                });
-            }
-            validations::set_state(&mut tx, tenant, of, state).await?;
-            state.clone_into(&mut row.state);
-            let event = Event::new(Some(tenant), kind, caller.actor(), Outcome::Success, message)
-                .cause(CauseId(of.uuid()))
-                .object("validation", of);
-            audit::record(&mut tx, &event).await?;
-            tell(&mut tx, tenant, of).await?;
+        if row.state == "cancelled" && state != "cancelled" {
+            return Err(ApiError::Precondition {
+                reason: "VALIDATION_CANCELLED",
+                message: "the request was cancelled; make a new one".into(),
+            });
+        }
+        if row.over || row.state == state {
+            return counted(&mut tx, tenant, &row).await;
+        }
+        validations::set_state(&mut tx, tenant, of, state).await?;
+        state.clone_into(&mut row.state);
+        let mut event = Event::new(Some(tenant), kind, caller.actor(), Outcome::Success, message)
+            .cause(CauseId(of.uuid()))
+            .object("validation", of);
+        if let Steer::Cancel = to {
+            row.ended_at = Some(validations::end(&mut tx, tenant, of).await?);
+            row.over = true;
         }
         let validation = counted(&mut tx, tenant, &row).await?;
+        if let Steer::Cancel = to {
+            event = with_results(event, &validation);
+        }
+        audit::record(&mut tx, &event).await?;
+        tell(&mut tx, tenant, of).await?;
         tx.commit().await?;
         Ok(validation)
     }
@@ -306,6 +314,8 @@ async fn ask(
         items: i32::try_from(items).unwrap_or(i32::MAX),
         created_at: OffsetDateTime::UNIX_EPOCH,
         state: "running".to_owned(),
+        ended_at: None,
+        over: false,
     };
     row.created_at = validations::insert(&mut tx, tenant, &row).await?;
     let cause = CauseId(validation_id.uuid());
@@ -352,7 +362,7 @@ async fn one_checked(tx: &mut Tx, tenant: TenantId, exposure: ExposureId) -> Res
     Ok(())
 }
 
-async fn counted(
+pub(super) async fn counted(
     tx: &mut Tx,
     tenant: TenantId,
     row: &validations::Request,
@@ -398,8 +408,11 @@ fn shown(row: &validations::Request) -> v1::Validation {
         items,
         created_at,
         state,
+        ended_at,
+        over,
     } = row;
     let state = match state.as_str() {
+        "running" | "paused" if *over => v1::ValidationState::Done,
         "running" => v1::ValidationState::Running,
         "paused" => v1::ValidationState::Paused,
         "cancelled" => v1::ValidationState::Cancelled,
@@ -425,6 +438,7 @@ fn shown(row: &validations::Request) -> v1::Validation {
         created_at: Some(convert::timestamp(*created_at)),
         total: i64::from(*items),
         state: state.into(),
+        ended_at: ended_at.map(convert::timestamp),
         ..Default::default()
     }
 }

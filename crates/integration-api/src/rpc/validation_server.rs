@@ -4,7 +4,7 @@ use shared::wire::v1::{self, validation_service_server::ValidationService};
 use tonic::{Request, Response, Status};
 
 use super::{
-    id, stops,
+    id, stops, triage,
     validation::{Steer, Validations},
 };
 use crate::auth::caller;
@@ -62,6 +62,13 @@ impl ValidationService for Validations {
         let caller = caller(&request)?;
         let validation = Some(self.steer(&caller, &request.get_ref().id, Steer::Cancel).await?);
         Ok(Response::new(v1::CancelValidationResponse { validation }))
+    }
+    async fn get_triage_statistics(
+        &self,
+        request: Request<v1::GetTriageStatisticsRequest>,
+    ) -> Result<Response<v1::GetTriageStatisticsResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(triage::statistics(&self.db, &caller, request.into_inner()).await?))
     }
     async fn get_attempt_budget(
         &self,

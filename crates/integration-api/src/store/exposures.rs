@@ -1,5 +1,7 @@
 //! Exposures, as the validator shows them, by filter and in an order.
 
+use std::collections::HashMap;
+
 use shared::{
     db::{StoreError, Tx},
     id::{
@@ -82,6 +84,23 @@ pub struct Exposure {
     pub state: String,
     /// When it matched.
     pub created_at: OffsetDateTime,
+    /// How likely its password is to be right.
+    pub likelihood: Option<String>,
+    /// An administrator's account.
+    pub privileged: bool,
+}
+
+/// Where an exposure stands that waits.
+#[derive(Clone, Debug, FromRow)]
+pub struct Standing {
+    /// Exposure.
+    pub exposure_id: ExposureId,
+    /// The least has its turn first.
+    pub rank: i16,
+    /// When its turn comes.
+    pub due_at: OffsetDateTime,
+    /// `waiting`, `in_flight` or `parked`.
+    pub state: String,
 }
 
 /// Which exposures; what is not set does not restrict.
@@ -203,7 +222,8 @@ macro_rules! columns {
         "SELECT e.exposure_id, e.record_id, e.feed, e.account_id, e.identity_id, e.identifier_id,
                 e.integration_id, e.provider, e.object_id, e.login_at_match, e.source, e.secret_form, e.has_cookies,
                 e.captured_after, e.captured_before, e.received_at, e.history, e.verdict, e.verdict_reason, e.verdict_at,
-                e.decided_without_attempt, e.attempts, e.evidence, e.deferred_until, e.state, e.created_at"
+                e.decided_without_attempt, e.attempts, e.evidence, e.deferred_until, e.state, e.created_at,
+                e.likelihood, e.privileged"
     };
 }
 
@@ -313,6 +333,41 @@ pub async fn by_ids(tx: &mut Tx, tenant: TenantId, ids: &[ExposureId]) -> Result
     .bind(ids.iter().map(|i| i.uuid()).collect::<Vec<Uuid>>())
     .fetch_all(&mut **tx)
     .await?)
+}
+
+/// Where those of these exposures stand that have a turn coming.
+pub async fn standings(
+    tx: &mut Tx,
+    exposures: impl Iterator<Item = &Exposure>,
+) -> Result<HashMap<ExposureId, Standing>, StoreError> {
+    let waiting: Vec<Uuid> =
+        exposures.filter(|e| e.state == "waiting").map(|e| e.exposure_id.uuid()).collect();
+    if waiting.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows: Vec<Standing> =
+        sqlx::query_as("SELECT exposure_id, rank, due_at, state FROM validator.places($1)")
+            .bind(waiting)
+            .fetch_all(&mut **tx)
+            .await?;
+    Ok(rows.into_iter().map(|standing| (standing.exposure_id, standing)).collect())
+}
+
+/// How many exposures of an integration have their verdict from what.
+pub async fn decided_by(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+) -> Result<HashMap<String, i64>, StoreError> {
+    let rows: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT decided_by, count(*) FROM validator.exposures_v
+         WHERE tenant_id = $1 AND integration_id = $2 GROUP BY decided_by",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .fetch_all(&mut **tx)
+    .await?;
+    Ok(rows.into_iter().collect())
 }
 
 /// Makes the selected exposures the items of a validation, at most `limit`; how many there are.

@@ -29,6 +29,10 @@ pub struct Request {
     pub created_at: OffsetDateTime,
     /// running | paused | cancelled.
     pub state: String,
+    /// When it was cancelled, or it was noticed that it is done.
+    pub ended_at: Option<OffsetDateTime>,
+    /// It ended, or nothing of it waits any more and its end is about to be noticed.
+    pub over: bool,
 }
 
 /// Stores a request; its items are stored beside it.
@@ -43,7 +47,14 @@ pub async fn insert(tx: &mut Tx, tenant: TenantId, new: &Request) -> Result<Offs
         items,
         created_at: _,
         state: _,
+        ended_at: _,
+        over: _,
     } = new;
+    sqlx::query("INSERT INTO validations_under_way (validation_id, tenant_id) VALUES ($1, $2)")
+        .bind(validation_id)
+        .bind(tenant)
+        .execute(&mut **tx)
+        .await?;
     Ok(sqlx::query_scalar(
         "INSERT INTO validation_requests (tenant_id, validation_id, kind, requested_by, requester_name, filter, force, items)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING created_at",
@@ -94,16 +105,36 @@ macro_rules! stands {
     };
 }
 
+/// The first item of a request `r` that has not had its verdict, from where its watch `u` has come.
+macro_rules! next_item {
+    () => {
+        concat!(
+            "SELECT i.exposure_id FROM validation_items i
+             JOIN validator.exposures_v e ON e.tenant_id = i.tenant_id AND e.exposure_id = i.exposure_id ",
+            stands!("r.force", "r.created_at"),
+            "WHERE i.tenant_id = r.tenant_id AND i.validation_id = r.validation_id
+               AND i.exposure_id >= coalesce(u.next_item, '00000000-0000-0000-0000-000000000000')
+               AND NOT (stands AND e.verdict <> 'deferred')
+             ORDER BY i.exposure_id LIMIT 1"
+        )
+    };
+}
+
 macro_rules! columns {
     () => {
-        "SELECT validation_id, kind, requested_by, requester_name, filter, force, items, created_at, state
-         FROM validation_requests "
+        concat!(
+            "SELECT r.validation_id, r.kind, r.requested_by, r.requester_name, r.filter, r.force, r.items, r.created_at,
+                    r.state, r.ended_at, r.ended_at IS NOT NULL OR NOT EXISTS (",
+            next_item!(),
+            ") AS over
+             FROM validation_requests r LEFT JOIN validations_under_way u ON u.validation_id = r.validation_id "
+        )
     };
 }
 
 /// One request.
 pub async fn get(tx: &mut Tx, tenant: TenantId, id: ValidationId) -> Result<Option<Request>, StoreError> {
-    Ok(sqlx::query_as(concat!(columns!(), "WHERE tenant_id = $1 AND validation_id = $2"))
+    Ok(sqlx::query_as(concat!(columns!(), "WHERE r.tenant_id = $1 AND r.validation_id = $2"))
         .bind(tenant)
         .bind(id)
         .fetch_optional(&mut **tx)
@@ -112,7 +143,7 @@ pub async fn get(tx: &mut Tx, tenant: TenantId, id: ValidationId) -> Result<Opti
 
 /// One request, locked until the end of the transaction.
 pub async fn lock(tx: &mut Tx, tenant: TenantId, id: ValidationId) -> Result<Option<Request>, StoreError> {
-    Ok(sqlx::query_as(concat!(columns!(), "WHERE tenant_id = $1 AND validation_id = $2 FOR UPDATE"))
+    Ok(sqlx::query_as(concat!(columns!(), "WHERE r.tenant_id = $1 AND r.validation_id = $2 FOR UPDATE OF r"))
         .bind(tenant)
         .bind(id)
         .fetch_optional(&mut **tx)
@@ -135,6 +166,50 @@ pub async fn set_state(
     Ok(())
 }
 
+/// Writes that a request ended; its end is looked for no more. Returns when.
+pub async fn end(tx: &mut Tx, tenant: TenantId, id: ValidationId) -> Result<OffsetDateTime, StoreError> {
+    sqlx::query("DELETE FROM validations_under_way WHERE validation_id = $1")
+        .bind(id)
+        .execute(&mut **tx)
+        .await?;
+    Ok(sqlx::query_scalar(
+        "UPDATE validation_requests SET ended_at = clock_timestamp() WHERE tenant_id = $1 AND validation_id = $2
+         RETURNING ended_at",
+    )
+    .bind(tenant)
+    .bind(id)
+    .fetch_one(&mut **tx)
+    .await?)
+}
+
+/// Requests of all tenants whose end is to be looked for now.
+pub async fn to_look_at(tx: &mut Tx) -> Result<Vec<(TenantId, ValidationId)>, StoreError> {
+    Ok(sqlx::query_as(
+        "SELECT tenant_id, validation_id FROM validations_under_way WHERE look_at <= clock_timestamp()
+         ORDER BY look_at LIMIT 100",
+    )
+    .fetch_all(&mut **tx)
+    .await?)
+}
+
+/// Notes how far a request has come. It is looked at again after a twentieth of the time it has taken, between two seconds
+/// and a minute.
+pub async fn look_again(tx: &mut Tx, tenant: TenantId, id: ValidationId) -> Result<(), StoreError> {
+    sqlx::query(concat!(
+        "UPDATE validations_under_way u SET next_item = (",
+        next_item!(),
+        "), look_at = clock_timestamp()
+             + least(greatest((clock_timestamp() - r.created_at) / 20, interval '2 seconds'), interval '1 minute')
+         FROM validation_requests r
+         WHERE r.tenant_id = $1 AND r.validation_id = $2 AND u.validation_id = r.validation_id"
+    ))
+    .bind(tenant)
+    .bind(id)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
 /// The request of this one exposure that has no result yet, if there is one.
 pub async fn waiting_for(
     tx: &mut Tx,
@@ -144,14 +219,13 @@ pub async fn waiting_for(
 ) -> Result<Option<Request>, StoreError> {
     Ok(sqlx::query_as(concat!(
         columns!(),
-        "r
-         WHERE tenant_id = $1 AND kind = 'single' AND force = $3 AND state <> 'cancelled' AND EXISTS (
+        "WHERE r.tenant_id = $1 AND r.kind = 'single' AND r.force = $3 AND r.state <> 'cancelled' AND EXISTS (
              SELECT FROM validation_items i
              JOIN validator.exposures_v e ON e.tenant_id = i.tenant_id AND e.exposure_id = i.exposure_id ",
         stands!("r.force", "r.created_at"),
         "WHERE i.tenant_id = $1 AND i.exposure_id = $2 AND i.validation_id = r.validation_id
                AND NOT (stands AND e.verdict <> 'deferred'))
-         ORDER BY created_at LIMIT 1"
+         ORDER BY r.created_at LIMIT 1"
     ))
     .bind(tenant)
     .bind(exposure)
@@ -170,8 +244,8 @@ pub async fn list(
     let (at, id) = after.unzip();
     Ok(sqlx::query_as(concat!(
         columns!(),
-        "WHERE tenant_id = $1 AND ($2::timestamptz IS NULL OR (created_at, validation_id) < ($2, $3))
-         ORDER BY created_at DESC, validation_id DESC LIMIT $4"
+        "WHERE r.tenant_id = $1 AND ($2::timestamptz IS NULL OR (r.created_at, r.validation_id) < ($2, $3))
+         ORDER BY r.created_at DESC, r.validation_id DESC LIMIT $4"
     ))
     .bind(tenant)
     .bind(at)

@@ -13,7 +13,7 @@ use super::{
     integration_scope::Preview,
     integration_update::Update,
     integrations, output, providers, removal,
-    words::{self, Action, Cloud, Status},
+    words::{self, Action, Cloud, Rule, Status},
 };
 use crate::{cli::Global, client};
 
@@ -133,6 +133,9 @@ struct AddCommon {
     /// Attempts per account in any 24 hours; above 3 see `parapet budget raise`
     #[arg(long, default_value_t = 2)]
     daily_max: i32,
+    /// Rules of triage to switch off, so that an attempt decides; `parapet validation rules` tells what they are
+    #[arg(long, value_enum, value_delimiter = ',', hide_possible_values = true)]
+    rules_off: Vec<Rule>,
     /// Percent of the directory's quota of calls that each process takes at most
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(i32).range(1..=100))]
     quota_percent: i32,
@@ -156,6 +159,7 @@ impl AddCommon {
                 automated: self.validate,
                 manual: true,
                 daily_max: self.daily_max,
+                rules_off: self.rules_off.iter().map(|rule| rule.wire()).collect(),
                 ..Default::default()
             }),
             mitigation: Some(api::MitigationSettings {

@@ -9,7 +9,7 @@ use super::{
     integration::{certificate, secret},
     integration_id,
     integration_scope::Scope,
-    words::Action,
+    words::{Action, Rule},
 };
 use crate::client::Api;
 
@@ -42,6 +42,12 @@ pub struct Update {
     /// Attempts per account in any 24 hours; above 3 see `parapet budget raise`
     #[arg(long)]
     daily_max: Option<i32>,
+    /// Switch off exactly these rules of triage, so that an attempt decides; `parapet validation rules` tells what they are
+    #[arg(long, value_enum, value_delimiter = ',', hide_possible_values = true)]
+    rules_off: Vec<Rule>,
+    /// Switch all rules of triage on
+    #[arg(long, conflicts_with = "rules_off")]
+    all_rules: bool,
     /// Percent of the directory's quota of calls that each process takes at most
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..=100))]
     quota_percent: Option<i32>,
@@ -131,6 +137,10 @@ impl Update {
         if let Some(daily_max) = self.daily_max {
             validation.daily_max = daily_max;
             paths.push("settings.validation.daily_max");
+        }
+        if self.all_rules || !self.rules_off.is_empty() {
+            validation.rules_off = self.rules_off.iter().map(|rule| rule.wire()).collect();
+            paths.push("settings.validation.rules_off");
         }
         if self.no_mitigate || !self.mitigate.is_empty() {
             let mitigation = settings.mitigation.get_or_insert_default();

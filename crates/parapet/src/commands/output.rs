@@ -91,7 +91,9 @@ fn cell(value: Option<&Value>) -> String {
     }
 }
 
-const PREFIXES: [&str; 28] = [
+const PREFIXES: [&str; 30] = [
+    "TRIAGE_RULE_SWITCH_",
+    "TRIAGE_RULE_",
     "ATTEMPT_GATE_REASON_",
     "VALIDATION_STATE_",
     "DAILY_MAX_REQUEST_STATE_",

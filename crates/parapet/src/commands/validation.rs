@@ -3,7 +3,7 @@
 use anyhow::bail;
 use shared::wire::v1::{self as api, validation_service_client::ValidationServiceClient};
 
-use super::{ROWS, exposure::Filter, idempotency_key, output, pages};
+use super::{ROWS, exposure::Filter, idempotency_key, integration_id, output, pages};
 use crate::{cli::Global, client};
 
 /// Find out whether leaked passwords work today: of one exposure, or of many by filter
@@ -11,7 +11,7 @@ use crate::{cli::Global, client};
 pub struct Validate {
     /// The exposure (id); without it, all that the filter selects
     exposure: Option<String>,
-    /// Try again although a verdict stands that was decided without an attempt
+    /// Try although a verdict stands that was decided without an attempt; what protects accounts still holds
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -82,6 +82,12 @@ pub enum Validation {
         /// Id
         id: String,
     },
+    /// What became of an integration's exposures: how many each rule of triage decided without an attempt, how many an
+    /// attempt did, and how many wait
+    Rules {
+        /// The integration (name or id)
+        integration: String,
+    },
 }
 
 const REQUESTS: [output::Column; 7] = [
@@ -94,6 +100,9 @@ const REQUESTS: [output::Column; 7] = [
     ("WHEN", "created_at"),
 ];
 
+const RULES: [output::Column; 4] =
+    [("RULE", "rule"), ("SWITCH", "switch"), ("DECIDED", "decided"), ("WHAT IT DECIDES", "meaning")];
+
 const RESULTS: [output::Column; 5] = [
     ("LOGIN", "login"),
     ("VERDICT", "verdict.kind"),
@@ -105,8 +114,14 @@ const RESULTS: [output::Column; 5] = [
 impl Validation {
     /// Runs it.
     pub async fn run(self, global: &Global) -> anyhow::Result<()> {
-        let mut client = ValidationServiceClient::new(client::connect(global).await?);
+        let api = client::connect(global).await?;
+        let mut client = ValidationServiceClient::new(api.clone());
         let validation = match self {
+            Self::Rules { integration } => {
+                let integration_id = integration_id(&api, &integration).await?;
+                let request = api::GetTriageStatisticsRequest { integration_id };
+                return rules(global, &client.get_triage_statistics(request).await?.into_inner());
+            }
             Self::Pause { id } => {
                 client.pause_validation(api::PauseValidationRequest { id }).await?.into_inner().validation
             }
@@ -147,4 +162,28 @@ impl Validation {
         };
         output::show(global, &output::json("Validation", &validation.unwrap_or_default())?)
     }
+}
+
+fn rules(global: &Global, statistics: &api::GetTriageStatisticsResponse) -> anyhow::Result<()> {
+    if global.json {
+        return output::show(global, &output::json("GetTriageStatisticsResponse", statistics)?);
+    }
+    let api::GetTriageStatisticsResponse { rules, attempted, waiting, excluded_by_budget, expired, idle } =
+        statistics;
+    let mut rows = output::rows("TriageRuleStatistics", rules)?;
+    for (row, rule) in rows.iter_mut().zip(rules) {
+        if let Some(row) = row.as_object_mut() {
+            row.insert("decided".into(), rule.decided.into());
+        }
+    }
+    output::list(global, &RULES, &rows, "this version of the API has no rules")?;
+    println!();
+    let rest = serde_json::json!({
+        "decided by an attempt": attempted,
+        "excluded by the budget": excluded_by_budget,
+        "secret expired": expired,
+        "wanted by nobody": idle,
+        "waiting": waiting,
+    });
+    output::show(global, &rest)
 }

@@ -93,6 +93,33 @@ typed! {
 }
 
 typed! {
+    /// A rule of triage, as typed.
+    Rule as TriageRule {
+        /// There is nothing to submit (always on)
+        #[value(alias = "no_usable_secret")]
+        NoUsableSecret,
+        /// The account cannot sign in (always on)
+        #[value(alias = "account_state")]
+        AccountState,
+        /// Somebody else checks the password (always on)
+        #[value(alias = "authority_elsewhere")]
+        AuthorityElsewhere,
+        /// The password was tried since the account's last changed
+        #[value(alias = "already_tried")]
+        AlreadyTried,
+        /// Another password was proven right since the account's last changed
+        #[value(alias = "other_password_proven")]
+        OtherPasswordProven,
+        /// The account's password changed after the leak
+        #[value(alias = "changed_since_capture")]
+        ChangedSinceCapture,
+        /// The password cannot satisfy the policy under which the account's was set
+        #[value(alias = "policy_excludes")]
+        PolicyExcludes,
+    }
+}
+
+typed! {
     /// What exposures are sorted by.
     Sort as ExposureSort {
         /// When the record arrived
