@@ -1,6 +1,6 @@
 //! Requests of people for many exposures: how they are paused, resumed and cancelled, as typed and as they bite.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use e2e::validation::{Leak, World, password};
 use serde_json::{Value, json};
@@ -8,8 +8,8 @@ use shared::id::{ExposureId, IntegrationId};
 
 use crate::{api::created, api_stage::Stage};
 
-fn program() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_validator-under-test"))
+fn program() -> PathBuf {
+    e2e::program("validator-under-test")
 }
 
 const WORK: &str = "SELECT count(*) FROM validator.work";
@@ -31,7 +31,7 @@ async fn world(accounts: usize) -> (World, Vec<ExposureId>, tokio::process::Chil
              INSERT INTO budget.stop (stop_id, reason, actor_id, actor_name) VALUES (gen_random_uuid(), 'x', 'x', 'x')",
         )
         .await;
-    let validator = world.validator(program(), None);
+    let validator = world.validator(&program(), None);
     let leaks: Vec<_> = (0..accounts).map(|n| Leak { account: n, password: password(n) }).collect();
     world.leak(&leaks).await;
     world.until(UNTOUCHED, accounts.try_into().unwrap()).await;
