@@ -76,7 +76,9 @@ pub async fn fill(stage: &Stage, tenants: &[Tenant], wanted: i64) -> anyhow::Res
     .bind(wanted)
     .execute(&mut db)
     .await?;
-    sqlx::raw_sql("VACUUM (ANALYZE) sync.identifiers, sync.identifier_lookup; CHECKPOINT").execute(&mut db).await?;
+    for settle in ["VACUUM (ANALYZE) sync.identifiers, sync.identifier_lookup", "CHECKPOINT"] {
+        sqlx::raw_sql(settle).execute(&mut db).await?;
+    }
     stage.count("SELECT count(*) FROM sync.identifier_lookup").await
 }
 

@@ -23,7 +23,7 @@ use crate::{
 
 const VALIDATOR: &str = "credential-validator";
 /// Between two requests under half load.
-const TICK: Duration = Duration::from_millis(250);
+const TICK: Duration = Duration::from_millis(50);
 /// The goal, in seconds, as the histogram's bucket is named.
 const BOUND: &str = "0.025";
 /// What every answer takes while validators are compared.
@@ -55,7 +55,12 @@ pub async fn half(
     #[expect(clippy::cast_precision_loss, reason = "at most a few thousand")]
     let asked = exposures.len() as f64;
     ensure!(all >= asked, "the validator counted {all} attempts of {asked}");
-    report.add("attempts below 25 ms beside the provider's time, at half load", "%", quick / all * 100.0, 99.0);
+    report.add(
+        "attempts below 25 ms beside the provider's time, at half load",
+        "%",
+        quick / all * 100.0,
+        99.0,
+    );
     Ok(())
 }
 
@@ -113,7 +118,8 @@ async fn another(stage: &Stage) -> anyhow::Result<Child> {
         .spawn()
         .context("cannot start another validator")?;
     let deadline = Instant::now() + Duration::from_mins(1);
-    while !stage.http.get(format!("http://{port}/readyz")).send().await.is_ok_and(|a| a.status().is_success()) {
+    while !stage.http.get(format!("http://{port}/readyz")).send().await.is_ok_and(|a| a.status().is_success())
+    {
         ensure!(Instant::now() < deadline, "another validator does not become ready");
         sleep(Duration::from_millis(50)).await;
     }

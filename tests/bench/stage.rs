@@ -18,12 +18,12 @@ use parapet::{
     servers::{SUPERUSER, private_dir},
     stack::{DATABASE, Snapshot, VHOST},
 };
+use reqwest::Url;
 use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{
     ConnectOptions, Connection, PgConnection,
     postgres::{PgConnectOptions, PgSslMode},
 };
-use reqwest::Url;
 use tokio::process::Command;
 use uuid::Uuid;
 

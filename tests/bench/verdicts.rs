@@ -63,9 +63,9 @@ pub async fn expose(stage: &Stage, tenant: &Tenant, logins: &[&str]) -> anyhow::
     let path = file.path().display().to_string();
     stage.parapet(CALLER, Some(tenant.id), &["feed", "import", &path]).await?;
     let (mut db, wanted) = (stage.database().await?, i64::try_from(logins.len())?);
-    let matched = "SELECT count(*) FROM validator.exposures WHERE tenant_id = $1 AND verdict IS NULL";
+    let matched = "SELECT count(*) FROM validator.exposures WHERE tenant_id = $1 AND state = 'idle'";
     until(&mut db, matched, Some(tenant.id), wanted).await?;
-    let ids = "SELECT exposure_id FROM validator.exposures WHERE tenant_id = $1 AND verdict IS NULL";
+    let ids = "SELECT exposure_id FROM validator.exposures WHERE tenant_id = $1 AND state = 'idle'";
     Ok(sqlx::query_scalar(ids).bind(tenant.id).fetch_all(&mut db).await?)
 }
 

@@ -148,14 +148,14 @@ impl Conclusion<'_> {
             work::finish(tx, self.turn.work).await?;
             Some(verdict_event(self.turn, &decision))
         };
-        if verdict.is_proven() {
-            if let Some(digest) = &self.turn.secret.digest {
-                let turn = self.turn;
-                exposures::remember(tx, turn.tenant, &turn.key, digest, verdict, turn.exposure).await?;
-                // What was proven may decide others of the account that wait, without an attempt.
-                let same = (!verdict.is_valid()).then_some(digest.as_slice());
-                wake(tx, turn, same).await?;
-            }
+        if verdict.is_proven()
+            && let Some(digest) = &self.turn.secret.digest
+        {
+            let turn = self.turn;
+            exposures::remember(tx, turn.tenant, &turn.key, digest, verdict, turn.exposure).await?;
+            // What was proven may decide others of the account that wait, without an attempt.
+            let same = (!verdict.is_valid()).then_some(digest.as_slice());
+            wake(tx, turn, same).await?;
         }
         contain(tx, self.turn, verdict).await?;
         Ok(event)

@@ -109,7 +109,7 @@ impl Handler for Identifiers {
             .map(|id| message::required::<IdentifierId>("identifier_ids", id))
             .collect::<Result<Vec<_>, _>>()?;
         let matcher = &self.0;
-        let mut tx = matcher.db.tenant_by_key(tenant).await?;
+        let mut tx = matcher.db.tenant(tenant).await?;
         let mut identifiers: HashMap<String, Vec<IdentifierId>> = HashMap::new();
         for (id, value) in feed::identifier_values(&mut tx, &ids).await? {
             identifiers.entry(value).or_default().push(id);
@@ -118,7 +118,7 @@ impl Handler for Identifiers {
         let values: Vec<_> = identifiers.keys().cloned().collect();
         let mut after: Option<FeedRecordId> = None;
         loop {
-            let mut tx = matcher.db.tenant_by_key(tenant).await?;
+            let mut tx = matcher.db.tenant(tenant).await?;
             let records = feed::about(&mut tx, &values, after, PAGE).await?;
             let Some(last) = records.last() else {
                 message::finish(delivery, tx).await?;

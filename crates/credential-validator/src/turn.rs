@@ -351,14 +351,13 @@ impl Validator {
 
     async fn open(&self, turn: &Turn) -> Result<Option<SecretBytes>, HandlerError> {
         let Some(sealed) = &turn.sealed else { return Ok(None) };
-        let opener = match self.keys.opener_kept(Some(turn.tenant), sealed) {
-            Some(opener) => opener,
-            None => {
-                let mut tx = self.db.tenant_by_key(turn.tenant).await?;
-                let opener = self.keys.opener(&mut tx, Some(turn.tenant), sealed).await;
-                tx.rollback().await?;
-                opener.map_err(|e| HandlerError::Transient(e.into()))?
-            }
+        let opener = if let Some(kept) = self.keys.opener_kept(Some(turn.tenant), sealed) {
+            kept
+        } else {
+            let mut tx = self.db.tenant_by_key(turn.tenant).await?;
+            let opener = self.keys.opener(&mut tx, Some(turn.tenant), sealed).await;
+            tx.rollback().await?;
+            opener.map_err(|e| HandlerError::Transient(e.into()))?
         };
         let place = Owner {
             tenant: Some(turn.tenant),

@@ -150,8 +150,8 @@ async fn the_function_services_call_holds_the_clock_and_the_window_and_nothing_e
     let words: Vec<_> = source.split_whitespace().collect();
     assert_eq!(
         words.join(" "),
-        "SELECT budget.decide($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-         clock_timestamp(), interval '25 hours 15 minutes', $18)"
+        "BEGIN RETURN budget.decide($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
+         clock_timestamp(), interval '25 hours 15 minutes', $18); END"
     );
 }
 

@@ -280,7 +280,7 @@ fn place(standing: Option<&Standing>, likelihood: Option<&str>, privileged: bool
     match state.as_str() {
         "in_flight" => why.push(("in_turn", "it has its turn now")),
         "parked" => {
-            why.push(("parked", "its turns ended without an answer, so it gets no more until somebody asks"))
+            why.push(("parked", "its turns ended without an answer, so it gets no more until somebody asks"));
         }
         _ => {}
     }
