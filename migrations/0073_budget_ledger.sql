@@ -31,7 +31,7 @@ CREATE FUNCTION budget.ledger(p_provider text, p_directory text, p_object text, 
     $$;
 
 -- What the auditor found, once each. Never empty in a sound installation; never deleted.
-CREATE TABLE api.limit_findings (
+CREATE TABLE api.limit_excesses (
     provider   text NOT NULL,
     directory  text NOT NULL,
     object     text NOT NULL,
@@ -41,9 +41,9 @@ CREATE TABLE api.limit_findings (
     found_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (provider, directory, object, rule, at)
 );
-COMMENT ON TABLE api.limit_findings IS 'no-tenant: an account at a directory has one budget; written and read by parapet_api';
-CREATE INDEX limit_findings_found ON api.limit_findings (found_at);
-GRANT SELECT, INSERT ON api.limit_findings TO parapet_api;
+COMMENT ON TABLE api.limit_excesses IS 'no-tenant: an account at a directory has one budget; written and read by parapet_api';
+CREATE INDEX limit_excesses_found ON api.limit_excesses (found_at);
+GRANT SELECT, INSERT ON api.limit_excesses TO parapet_api;
 
 DO $$
 BEGIN

@@ -327,10 +327,7 @@ BEGIN
     IF shut IS NOT NULL THEN
         closed_at := g.closed_at;
         closed_until := shut;
-        reason := coalesce(g.reason, CASE -- not noted yet
-            WHEN split_part(cluster, '/', 1) <> split_part(g.cluster, '/', 1) THEN 'another_cluster'
-            WHEN cluster <> g.cluster THEN 'failover'
-            ELSE 'unwatched' END);
+        reason := coalesce(g.reason, CASE WHEN cluster <> g.cluster THEN 'failover' ELSE 'unwatched' END); -- not noted yet
     END IF;
     RETURN NEXT;
 END $$;

@@ -341,3 +341,24 @@ impl Drop for Tx {
 pub fn parse<T: FromStr>(column: &'static str, text: &str) -> Result<T, StoreError> {
     text.parse().map_err(|_| StoreError::Corrupt(format!("column {column} has an unknown value")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A database remembers the checksum of each migration it has, and refuses all others when one has changed.
+    #[test]
+    fn every_migration_is_the_one_that_was_released() {
+        let released = include_str!("../../../migrations/released.sha384");
+        let released: Vec<(&str, i64)> = released
+            .lines()
+            .map(|line| {
+                let (checksum, file) = line.split_once("  ").unwrap();
+                (checksum, file.split_once('_').unwrap().0.parse().unwrap())
+            })
+            .collect();
+        let built: Vec<_> = MIGRATOR.iter().map(|m| (hex::encode(&m.checksum), m.version)).collect();
+        let built: Vec<_> = built.iter().map(|(checksum, version)| (checksum.as_str(), *version)).collect();
+        assert_eq!(built, released, "see migrations/README.md: what was released never changes");
+    }
+}

@@ -107,7 +107,7 @@ pub async fn found(
     message: &str,
 ) -> Result<bool, StoreError> {
     let put = sqlx::query(
-        "INSERT INTO api.limit_findings (provider, directory, object, rule, at, message)
+        "INSERT INTO api.limit_excesses (provider, directory, object, rule, at, message)
          VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
     )
     .bind(key.provider.as_str())
@@ -124,7 +124,7 @@ pub async fn found(
 /// The latest findings.
 pub async fn findings(tx: &mut Tx, at_most: i64) -> Result<Vec<Finding>, StoreError> {
     Ok(sqlx::query_as(
-        "SELECT provider, directory, object, rule, at, message, found_at FROM api.limit_findings
+        "SELECT provider, directory, object, rule, at, message, found_at FROM api.limit_excesses
          ORDER BY found_at DESC, at DESC LIMIT $1",
     )
     .bind(at_most)
