@@ -172,12 +172,12 @@ impl Validator {
             Ok(account) => account,
             Err(error) => return self.cannot_ask(delivery, &turn, &integration, &error).await,
         };
+        let mut waited = asked.elapsed();
         if standing_of_lane == Standing::Doubtful {
             let mut tx = self.db.tenant_by_key(tenant).await?;
             turn.lane().answered(&mut tx).await?;
             tx.commit().await?;
         }
-        let mut waited = asked.elapsed();
         let Some(account) = account else {
             return self.end(delivery, self.db.tenant_by_key(tenant).await?, &turn, gone()).await;
         };

@@ -15,7 +15,11 @@ pub(crate) async fn notice(db: &Db, tenant: TenantId, of: ValidationId) -> Resul
     let mut tx = db.tenant(tenant).await?;
     // INVARIANT: a request ends once: under its lock nobody else ends it, and what has ended stays so.
     let row = validations::lock(&mut tx, tenant, of).await?;
-    let Some(mut row) = row.filter(|row| row.ended_at.is_none()) else { return Ok(()) };
+    let Some(mut row) = row.filter(|row| row.ended_at.is_none()) else {
+        // Gone with its tenant, or cancelled while it was looked for: there is no end to wait for.
+        validations::forget(&mut tx, of).await?;
+        return Ok(tx.commit().await?);
+    };
     if !row.over {
         validations::look_again(&mut tx, tenant, of).await?;
         return Ok(tx.commit().await?);

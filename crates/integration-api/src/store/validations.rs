@@ -168,10 +168,7 @@ pub async fn set_state(
 
 /// Writes that a request ended; its end is looked for no more. Returns when.
 pub async fn end(tx: &mut Tx, tenant: TenantId, id: ValidationId) -> Result<OffsetDateTime, StoreError> {
-    sqlx::query("DELETE FROM validations_under_way WHERE validation_id = $1")
-        .bind(id)
-        .execute(&mut **tx)
-        .await?;
+    forget(tx, id).await?;
     Ok(sqlx::query_scalar(
         "UPDATE validation_requests SET ended_at = clock_timestamp() WHERE tenant_id = $1 AND validation_id = $2
          RETURNING ended_at",
@@ -180,6 +177,15 @@ pub async fn end(tx: &mut Tx, tenant: TenantId, id: ValidationId) -> Result<Offs
     .bind(id)
     .fetch_one(&mut **tx)
     .await?)
+}
+
+/// Looks for a request's end no more.
+pub async fn forget(tx: &mut Tx, id: ValidationId) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM validations_under_way WHERE validation_id = $1")
+        .bind(id)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
 }
 
 /// Requests of all tenants whose end is to be looked for now.
