@@ -218,6 +218,52 @@ async fn a_person_who_insists_on_many_copies_of_one_password_has_it_tried_once_m
     assert_eq!(world.submissions().len(), 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forced_request_that_is_paused_leaves_its_exposures_to_no_rule_and_cancelled_gives_their_verdicts_back()
+ {
+    let world = World::new(3).await;
+    world
+        .execute("UPDATE api.integrations SET settings = '{\"validation\": {\"automated\": false, \"manual\": true}}'")
+        .await;
+    let leaks: Vec<_> = (0..3).map(|account| Leak { account, password: password(account) }).collect();
+    world.leak(&leaks).await;
+    let _validator = world.validator(&program(), None);
+    world.until(IDLE, 3).await;
+    world
+        .execute(
+            "UPDATE validator.exposures SET targets = '{https://login.microsoftonline.com/common/}',
+                 captured_before = '2020-01-01', date_precision = 'day'",
+        )
+        .await;
+    let exposures = [world.exposure(0).await, world.exposure(1).await, world.exposure(2).await];
+    world.ask(&exposures, false, 1).await;
+    world.until(BY_RULE, 3).await;
+    // From now on validation is automatic, and nothing may be tried.
+    world
+        .execute(
+            "UPDATE api.integrations SET version = version + 1,
+                 settings = jsonb_set(settings, '{validation,automated}', 'true');
+             INSERT INTO budget.stop (stop_id, reason, actor_id, actor_name) VALUES (gen_random_uuid(), 'x', 'x', 'x')",
+        )
+        .await;
+    let request = world.ask(&exposures, true, 1).await;
+    world.until("SELECT count(*) FROM validator.exposures WHERE verdict = 'deferred'", 3).await;
+    // Each turn finds out by itself, and so does the message.
+    world.steer(request, "paused").await;
+    world.execute("UPDATE validator.work SET due_at = clock_timestamp() WHERE subject = (SELECT min(subject::text)::uuid FROM validator.work)").await;
+    world.until("SELECT count(*) FROM validator.work", 2).await;
+    world.tell(request, 1).await;
+    world.until("SELECT count(*) FROM validator.work", 0).await;
+    world.execute("DELETE FROM budget.stop").await;
+
+    world.steer(request, "cancelled").await;
+    world.tell(request, 1).await;
+    world
+        .until("SELECT count(*) FROM validator.exposures WHERE state = 'decided' AND verdict = 'stale' AND NOT requested", 3)
+        .await;
+    assert_eq!((world.count("SELECT count(*) FROM validator.work").await, world.submissions().len()), (0, 0));
+}
+
 const RANKS: &str = "SELECT object_id, priority::int FROM validator.exposures e
     JOIN validator.work w ON w.tenant_id = e.tenant_id AND w.subject = e.exposure_id ORDER BY object_id";
 

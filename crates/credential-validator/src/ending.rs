@@ -78,7 +78,8 @@ pub fn standing(
     if !package.is_some_and(|p| p.validation) || !(by_rule || by_person) {
         return Err(switched_off());
     }
-    if !by_rule && turn.asked == Asked::Held {
+    // What had a verdict waits for those who asked for another, and for no rule.
+    if turn.asked == Asked::Held && (turn.had_verdict || !by_rule) {
         return Err(Ending::Withheld);
     }
     match integration.status {

@@ -150,8 +150,8 @@ pub async fn take_up(
     reopened(rows)
 }
 
-/// Of these, the exposures that wait for this request and for nothing else that goes on: neither a rule nor another
-/// request that runs.
+/// Of these, the exposures that wait for this request and for nothing else that goes on: neither another request that runs
+/// nor a rule. No rule wants what had a verdict when it was asked for.
 pub async fn only_asked_by(
     tx: &mut Tx,
     tenant: TenantId,
@@ -162,7 +162,7 @@ pub async fn only_asked_by(
     Ok(sqlx::query_scalar(
         "SELECT e.exposure_id FROM exposures e
          WHERE e.tenant_id = $1 AND e.exposure_id = ANY ($2) AND e.state = 'waiting' AND $3 = ANY (e.asked_by)
-           AND (e.history OR e.integration_id <> ALL ($4))
+           AND (e.history OR e.integration_id <> ALL ($4) OR e.set_aside ->> 'state' = 'decided')
            AND NOT EXISTS (SELECT FROM api.validation_requests_v r
                            WHERE r.tenant_id = $1 AND r.validation_id = ANY (e.asked_by) AND r.state = 'running')",
     )
@@ -211,7 +211,8 @@ pub async fn give_back(
              verdict_at = (set_aside ->> 'at')::timestamptz, evidence = set_aside -> 'evidence',
              decided_without_attempt = (set_aside ->> 'without_attempt')::boolean, deferred_until = NULL
          WHERE tenant_id = $1 AND exposure_id = ANY ($2) AND state = 'waiting' AND asked_by = ARRAY[$3]
-           AND set_aside IS NOT NULL AND exposure_id <> ALL ($4) AND (history OR integration_id <> ALL ($5))
+           AND set_aside IS NOT NULL AND exposure_id <> ALL ($4)
+           AND (history OR integration_id <> ALL ($5) OR set_aside ->> 'state' = 'decided')
          RETURNING exposure_id",
     )
     .bind(tenant)

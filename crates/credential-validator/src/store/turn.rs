@@ -82,6 +82,8 @@ pub struct Turn {
     pub history: bool,
     /// Whether a person asks for it.
     pub asked: Asked,
+    /// Whether it was decided when a person first asked: then people alone want it decided again.
+    pub had_verdict: bool,
     pub round: i32,
     /// The account as synced; `None`: its row is gone.
     pub facts: Option<AccountFacts>,
@@ -116,6 +118,7 @@ pub async fn load(
         ", e.account_id, e.integration_id, e.provider, e.directory_id, e.object_id, e.login_at_match, e.secret_form,
                 e.secret_sealed, e.secret_expired, e.unusable, e.digest, e.captured_before, e.date_precision,
                 e.published_at, e.first_seen_at, e.received_at, e.targets, e.history, e.round,
+                coalesce(e.set_aside ->> 'state' = 'decided', false) AS had_verdict,
                 a.state, a.kind, a.authority, a.hybrid, a.password_changed_at, a.created_at_directory,
                 a.under_policy_since, a.removed_at IS NOT NULL AS removed, p.lockout_threshold,
                 p.rules_since, p.min_length, p.min_lower, p.min_upper, p.min_digits, p.min_classes
@@ -162,6 +165,7 @@ pub async fn load(
         sealed,
         history: row.try_get("history")?,
         asked: Asked::read(&row)?,
+        had_verdict: row.try_get("had_verdict")?,
         round: row.try_get("round")?,
         facts: if synced { Some(account_facts(&row)?) } else { None },
         threshold: row.try_get::<Option<i32>, _>("lockout_threshold")?.and_then(|t| u32::try_from(t).ok()),
