@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use e2e::{Idp, Permits, walk};
+use idp_simulator::log::Submission;
 use idp_simulator::model::{Directory, Settings};
 use serde_json::{Value, json};
 use shared::id::ProviderKind;
@@ -291,6 +292,31 @@ async fn the_log_of_sign_ins_tells_of_the_owner_and_leaves_us_out() {
     assert_eq!(log().await, (true, 1));
     stage.idp.mistype(TENANT, &id, 10).await;
     assert_eq!(log().await, (true, SignIns::LOCKED), "the tenth locked her, the eleventh met the lock");
+}
+
+#[tokio::test]
+async fn our_own_submissions_are_listed_page_by_page_and_nobody_else_s() {
+    let (stage, permits) = (Stage::people(json!({})).await, Permits::start().await);
+    let (login, world) = ("ann@contoso.example", &stage.idp.simulator.world);
+    let id = stage.id(login);
+    stage.idp.mistype(TENANT, &id, 1).await;
+    stage.verify(&permits, login, "wrong").await;
+    let ours = stage.idp.submissions().pop().unwrap();
+    assert_eq!(ours.client_id.as_deref(), Some(CHECKER));
+    for client_id in [Some(CHECKER.to_owned()), Some(APP.to_owned())] {
+        for _ in 0..600 {
+            world.submitted(&stage.directory, Submission { client_id: client_id.clone(), ..ours.clone() });
+        }
+    }
+    let now = world.now();
+    let listed = stage.entra.own_sign_ins(now - Duration::hours(1), now).await.unwrap().unwrap();
+    let entries: BTreeSet<_> = listed.iter().map(|own| &own.entry).collect();
+    assert_eq!((listed.len(), entries.len()), (601, 601), "more than a page, each once");
+    assert!(listed.iter().all(|own| own.object_id == id && now - own.at < Duration::minutes(10)));
+    let earlier = stage.entra.own_sign_ins(now - Duration::hours(2), now - Duration::hours(1)).await;
+    assert_eq!(earlier.unwrap(), Some(vec![]));
+    stage.configure(&json!({"licences": []}));
+    assert_eq!(stage.entra.own_sign_ins(now - Duration::hours(1), now).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use e2e::Permits;
 use serde_json::json;
 use shared::id::ProviderKind;
-use shared::provider::{Account, AccountState, Attempted, Provider, SignIns, Signal};
+use shared::provider::{Account, AccountState, Attempted, Provider, ProviderError, SignIns, Signal};
 use shared::secret::SecretBytes;
 use shared::verdict::{Reason, Verdict};
 
@@ -111,6 +111,40 @@ async fn the_system_log_tells_of_the_owner_and_leaves_us_out() {
     let blind = Stage::people(json!({})).await;
     let nobody = blind.okta.sign_ins(&ann.object_id, time::OffsetDateTime::now_utc()).await.unwrap();
     assert_eq!(nobody, None, "without the scope it is not asked for");
+}
+
+#[tokio::test]
+async fn our_own_submissions_are_listed_page_by_page_and_nobody_else_s() {
+    let app = json!({"scopes": ["okta.users.read", "okta.logs.read"]});
+    let settings = json!({"log_page": 2, "sign_ins_per_second": 1000, "max_attempts": 0, "buckets": null});
+    let stage = Stage::with(settings, app, json!({"accounts": people()})).await;
+    let ann = stage.id("ann@acme.example");
+    let egress = stage.idp.egress();
+    let submit = async |login: &str, times: usize| {
+        for _ in 0..times {
+            let body = json!({"username": login, "password": "wrong"});
+            let request = egress.request(reqwest::Method::POST, "https://acme.okta.com/api/v1/authn");
+            assert_eq!(request.json(&body).send().await.unwrap().status(), 401);
+        }
+    };
+    submit("ann@acme.example", 5).await;
+    submit("nobody@acme.example", 1).await;
+    stage.idp.mistype(ORG, &ann, 3).await;
+    let now = stage.idp.simulator.world.now();
+    let hour = time::Duration::hours(1);
+    let listed = stage.okta.own_sign_ins(now - hour, now).await.unwrap().unwrap();
+    let entries: std::collections::BTreeSet<_> = listed.iter().map(|own| &own.entry).collect();
+    assert_eq!((listed.len(), entries.len()), (5, 5), "more than a page, each once");
+    assert!(listed.iter().all(|own| own.object_id == ann));
+    assert_eq!(stage.okta.own_sign_ins(now - 2 * hour, now - hour).await.unwrap(), Some(vec![]));
+
+    stage.patch_settings(json!({"log_page": 1}));
+    submit("ann@acme.example", 40).await;
+    let now = stage.idp.simulator.world.now();
+    let too_many = stage.okta.own_sign_ins(now - hour, now).await;
+    assert!(matches!(too_many, Err(ProviderError::Protocol(why)) if why.contains("than are read at once")));
+    let blind = Stage::people(json!({})).await;
+    assert_eq!(blind.okta.own_sign_ins(now - hour, now).await.unwrap(), None);
 }
 
 #[tokio::test]

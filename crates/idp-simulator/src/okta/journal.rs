@@ -237,7 +237,7 @@ pub fn answer(world: &World, org: &Org, request: &Request) -> Result<Response<By
     }
     let limit =
         request.param("limit").map_or(Ok(100), |text| text.parse::<usize>().map_err(|_| invalid()))?;
-    let limit = limit.min(1000);
+    let limit = limit.min(org.settings.log_page);
     let filter = request.param("filter").map(|text| conditions(&text).ok_or_else(invalid)).transpose()?;
 
     let newest_first = match request.param("sortOrder").as_deref() {

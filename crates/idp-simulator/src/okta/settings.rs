@@ -74,6 +74,9 @@ pub struct Settings {
     /// Calls a minute per bucket; null = no limits and no headers.
     #[serde(default = "some_buckets")]
     pub buckets: Option<Buckets>,
+    /// Most events on a page of the System Log, however many are asked for.
+    #[serde(default = "a_thousand")]
+    pub log_page: usize,
     /// `errorCauses` of a refusal is an object, as some of the documentation shows it, and no list.
     #[serde(default)]
     pub causes_as_object: bool,
@@ -264,6 +267,9 @@ fn yes() -> bool {
 }
 fn four() -> u32 {
     4
+}
+fn a_thousand() -> usize {
+    1000
 }
 fn half() -> u32 {
     50

@@ -282,6 +282,34 @@ async fn the_system_log_tells_failed_sign_ins_apart_and_is_polled_for_ever() {
 }
 
 #[tokio::test]
+async fn the_bounded_log_is_read_page_by_page_by_what_the_user_agent_begins_with() {
+    let stage = Stage::with(&json!({"log_page": 2, "sign_ins_per_second": 99}), &json!({}));
+    for agent in ["Parapet/1", "Mozilla/5.0", "Parapet/2", "Parapets", "Parapet/1"] {
+        let body = json!({"username": "ann", "password": "wrong"}).to_string();
+        let headers = [("user-agent", agent.to_owned()), ("content-type", "application/json".to_owned())];
+        stage.send(Method::POST, "/api/v1/authn", &headers, body).await;
+    }
+    let until = user::timestamp(stage.world.now() + Duration::seconds(1));
+    let since = user::timestamp(stage.world.now() - Duration::hours(1));
+    let mut path = format!(
+        "/api/v1/logs?since={since}&until={until}&limit=1000&filter=eventType+eq+%22user.session.start%22\
+         +and+client.userAgent.rawUserAgent+sw+%22Parapet/%22"
+    );
+    let mut pages = Vec::new();
+    loop {
+        let reply = stage.api(Method::GET, &path).await;
+        pages.push(reply.body.as_array().unwrap().len());
+        let Some(next) = reply.headers.get("link") else { break };
+        let next = next.to_str().unwrap().trim_start_matches('<').split('>').next().unwrap();
+        path = next.trim_start_matches(HOST).to_owned();
+    }
+    assert_eq!(pages, [2, 1]);
+    let refused =
+        stage.api(Method::GET, "/api/v1/logs?filter=client.userAgent.rawUserAgent+co+%22Para%22").await;
+    assert_eq!(refused.status, 400);
+}
+
+#[tokio::test]
 async fn an_application_may_use_half_of_a_bucket() {
     let stage = Stage::with(&json!({"buckets": {"users": 20}}), &json!({}));
     let granted = stage.token(&stage.claims(), "okta.users.read").await;

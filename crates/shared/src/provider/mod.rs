@@ -26,7 +26,7 @@ mod sign_ins;
 
 pub use attempt::AttemptConnection;
 pub use page::{Cursor, Listing, Next, Page, Within};
-pub use sign_ins::{SignIn, SignIns};
+pub use sign_ins::{OwnSignIn, SignIn, SignIns};
 
 /// What an integration can do, each with its own permissions and its own outcome in a connection test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -338,13 +338,20 @@ pub trait Provider: Send + Sync {
     async fn lockout_threshold(&self, _account: &Account) -> Result<Option<u32>, ProviderError> {
         Ok(None)
     }
-    /// What the directory's log of sign-ins tells of an account since an instant: one page of it, read once. `None`: we may
-    /// not read it.
+    /// What the log of sign-ins tells of an account since an instant: one page, read once. `None`: we may not read it.
     async fn sign_ins(
         &self,
         _object_id: &str,
         _since: OffsetDateTime,
     ) -> Result<Option<SignIns>, ProviderError> {
+        Ok(None)
+    }
+    /// [`OwnSignIn`]s from one instant to another, both included to the second. `None`: we may not read the log.
+    async fn own_sign_ins(
+        &self,
+        _from: OffsetDateTime,
+        _until: OffsetDateTime,
+    ) -> Result<Option<Vec<OwnSignIn>>, ProviderError> {
         Ok(None)
     }
     /// What passwords have to satisfy, as far as it may be read.

@@ -1,6 +1,47 @@
-//! What a directory's own log of sign-ins tells of one account's owner.
+//! What a directory's own log of sign-ins tells: of one account's owner, and of our own submissions.
+
+use std::time::Duration;
 
 use time::OffsetDateTime;
+
+use super::ProviderError;
+
+/// Pages of the log that one list of [`OwnSignIn`]s follows. Behind the last of them the list is an error: what is left out
+/// must not look like what was not there.
+pub(super) const MOST_PAGES: usize = 40;
+/// What [`MOST_PAGES`] do not hold.
+pub(super) const TOO_MANY: ProviderError =
+    ProviderError::Protocol("more sign-ins of ours in that time than are read at once");
+/// The longest wait for the next page: logs are rationed by the call (entra.md §7.4), and nobody waits for this list.
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
+/// Waits for one page.
+const WAITS: usize = 10;
+
+/// A submission of ours, on whatever account, as a directory's log has it. A list of them is in no order, and perhaps not all
+/// of them are there yet: logs lag.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnSignIn {
+    /// The log's own id of the entry.
+    pub entry: String,
+    /// The account.
+    pub object_id: String,
+    /// When it was, by the directory's clock.
+    pub at: OffsetDateTime,
+}
+
+/// Calls again once our share of the quota allows it.
+pub(super) async fn patiently<T, F>(mut call: impl FnMut() -> F) -> Result<T, ProviderError>
+where
+    F: Future<Output = Result<T, ProviderError>> + Send,
+{
+    for _ in 0..WAITS {
+        match call().await {
+            Err(ProviderError::Paced { wait }) if wait <= LONGEST_WAIT => tokio::time::sleep(wait).await,
+            other => return other,
+        }
+    }
+    call().await
+}
 
 /// What the log tells of an account. Our own attempts are in it too, and count as nobody's: the budget knows them better.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -83,9 +83,9 @@ impl Graph {
         self.get_url(&self.url(path)).await
     }
 
-    /// Reads a report; every status but 200 is an error.
-    pub async fn report(&self, path: &str) -> Result<Answer, ProviderError> {
-        let answer = self.reading(REPORTS, &self.url(path), |request| request).await?;
+    /// Reads a report's URL; every status but 200 is an error.
+    pub async fn report(&self, url: &str) -> Result<Answer, ProviderError> {
+        let answer = self.reading(REPORTS, url, |request| request).await?;
         if answer.status == 200 { Ok(answer) } else { Err(error(&answer)) }
     }
 

@@ -32,7 +32,8 @@ use tokio::sync::Mutex;
 
 use super::{
     Account, Acted, Action, AttemptConnection, Attempted, Capability, Containment, Cursor, Listing,
-    LockoutPolicy, Missing, Page, PasswordRules, Provider, ProviderError, SignIns, TestReport, Verifier,
+    LockoutPolicy, Missing, OwnSignIn, Page, PasswordRules, Provider, ProviderError, SignIns, TestReport,
+    Verifier,
     http::Egress,
     pace::{Pace, Share},
 };
@@ -292,6 +293,14 @@ impl Provider for Entra {
         since: OffsetDateTime,
     ) -> Result<Option<SignIns>, ProviderError> {
         self.read_sign_ins(object_id, since).await
+    }
+
+    async fn own_sign_ins(
+        &self,
+        from: OffsetDateTime,
+        until: OffsetDateTime,
+    ) -> Result<Option<Vec<OwnSignIn>>, ProviderError> {
+        self.read_own_sign_ins(from, until).await
     }
 
     async fn password_rules(&self) -> Result<Option<PasswordRules>, ProviderError> {

@@ -15,7 +15,8 @@ use time::OffsetDateTime;
 use self::client::Client;
 use super::{
     Account, Acted, Action, AttemptConnection, Attempted, Capability, Containment, Cursor, Listing,
-    LockoutPolicy, Missing, Page, PasswordRules, Provider, ProviderError, SignIns, TestReport, Verifier,
+    LockoutPolicy, Missing, OwnSignIn, Page, PasswordRules, Provider, ProviderError, SignIns, TestReport,
+    Verifier,
     http::Egress,
     pace::{Pace, Share},
 };
@@ -183,6 +184,14 @@ impl Provider for Okta {
         since: OffsetDateTime,
     ) -> Result<Option<SignIns>, ProviderError> {
         sign_ins::read(&self.client, object_id, since).await
+    }
+
+    async fn own_sign_ins(
+        &self,
+        from: OffsetDateTime,
+        until: OffsetDateTime,
+    ) -> Result<Option<Vec<OwnSignIn>>, ProviderError> {
+        sign_ins::own(&self.client, from, until).await
     }
 
     async fn password_rules(&self) -> Result<Option<PasswordRules>, ProviderError> {

@@ -6,11 +6,24 @@ use http::Method;
 use serde::Deserialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{client::Client, failure, listing::user_path, log};
-use crate::provider::{ProviderError, SignIn, SignIns, http::USER_AGENT};
+use super::{
+    client::Client,
+    failure,
+    listing::{next_link, user_path},
+    log,
+};
+use crate::provider::{
+    OwnSignIn, ProviderError, SignIn, SignIns,
+    http::{Answer, USER_AGENT},
+    sign_ins::{MOST_PAGES, TOO_MANY, patiently},
+};
 
 /// Events of the one page that is read, the newest.
 const PAGE: u16 = 200;
+/// Events of a page of our own. At most 1000 are given; an org may give fewer.
+const OWN_PAGE: u16 = 1000;
+/// Who an event is about when the submitted name is nobody's, as in a connection test.
+const NOBODY: &str = "unknown";
 /// The org's time is reckoned from headers in whole seconds.
 const RECKONING: i64 = 2;
 /// How long one look at what became of an attempt may take, its pause included.
@@ -19,6 +32,7 @@ const LOOK_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Event {
+    uuid: Option<String>,
     published: String,
     actor: Option<Actor>,
     client: Option<Source>,
@@ -65,10 +79,46 @@ pub(super) async fn read(
     let mut entries = Vec::new();
     for event in &events {
         let Some(entry) = event.says() else { continue };
-        let at = OffsetDateTime::parse(&event.published, &Rfc3339);
-        entries.push((at.map_err(|_| ProviderError::Protocol("an event without a date"))?, entry));
+        entries.push((event.at()?, entry));
     }
     Ok(Some(SignIns::of(&entries)))
+}
+
+/// Our own submissions, told by our user agent, whichever client made them. The bounded form of the log may lack events that
+/// arrive late; whoever asks reads some hours twice.
+pub(super) async fn own(
+    client: &Client,
+    from: OffsetDateTime,
+    until: OffsetDateTime,
+) -> Result<Option<Vec<OwnSignIn>>, ProviderError> {
+    if !client.token().await?.scopes.contains(log::SCOPE) {
+        return Ok(None);
+    }
+    let filter = format!(
+        "eventType eq \"user.session.start\" and client.userAgent.rawUserAgent sw \"{}/\"",
+        our_name()
+    );
+    let query = url::form_urlencoded::Serializer::new(String::new())
+        .append_pair("since", &date(from.unix_timestamp())?)
+        .append_pair("until", &date(until.unix_timestamp() + 1)?) // excluded
+        .append_pair("sortOrder", "ASCENDING")
+        .append_pair("limit", &OWN_PAGE.to_string())
+        .append_pair("filter", &filter)
+        .finish();
+    let (mut found, mut path) = (Vec::new(), format!("{}?{query}", log::LOGS));
+    for _ in 0..MOST_PAGES {
+        let answer = patiently(|| client.call(Method::GET, "logs", &path)).await?;
+        let Some(events) = page(&answer)? else { return Ok(None) };
+        let next = next_link(&answer).filter(|_| !events.is_empty());
+        for event in events {
+            found.extend(event.own()?);
+        }
+        match next {
+            None => return Ok(Some(found)),
+            Some(link) => path = client.follow(&link, log::LOGS)?,
+        }
+    }
+    Err(TOO_MANY)
 }
 
 /// Why the org says it refused our attempt on a user since an instant of its own time. One look: the log lags, so that `None`
@@ -85,11 +135,6 @@ async fn events(client: &Client, object_id: &str, since: i64) -> Result<Option<V
         return Ok(None);
     }
     user_path(object_id)?; // ids only, nothing that would change the filter
-    let format = time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].000Z");
-    let date = |at: i64| {
-        let at = OffsetDateTime::from_unix_timestamp(at).ok().and_then(|at| at.format(format).ok());
-        at.ok_or(ProviderError::Protocol("the instant cannot be written"))
-    };
     let query = url::form_urlencoded::Serializer::new(String::new())
         .append_pair("since", &date(since)?)
         .append_pair("until", &date(client.server_time() + RECKONING)?)
@@ -101,26 +146,60 @@ async fn events(client: &Client, object_id: &str, since: i64) -> Result<Option<V
         )
         .finish();
     let answer = client.call(Method::GET, "logs", &format!("{}?{query}", log::LOGS)).await?;
-    if answer.status != 200 {
-        return match failure::of(&answer) {
-            ProviderError::Refused(_) => Ok(None),
-            error => Err(error),
-        };
-    }
-    let mut events: Vec<Event> = answer.json()?;
+    let Some(mut events) = page(&answer)? else { return Ok(None) };
     // Filtered here as well: what a filter misses must not free anything.
     events.retain(|event| event.actor.as_ref().and_then(|actor| actor.id.as_deref()) == Some(object_id));
     Ok(Some(events))
+}
+
+/// A page of the log. `None`: the app's role may not read it.
+fn page(answer: &Answer) -> Result<Option<Vec<Event>>, ProviderError> {
+    if answer.status == 200 {
+        return answer.json().map(Some);
+    }
+    match failure::of(answer) {
+        ProviderError::Refused(_) => Ok(None),
+        error => Err(error),
+    }
+}
+
+fn date(at: i64) -> Result<String, ProviderError> {
+    let format = time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].000Z");
+    let at = OffsetDateTime::from_unix_timestamp(at).ok().and_then(|at| at.format(format).ok());
+    at.ok_or(ProviderError::Protocol("the instant cannot be written"))
+}
+
+/// What the user agent of every version of ours begins with, before the slash.
+fn our_name() -> &'static str {
+    USER_AGENT.split_once('/').map_or(USER_AGENT, |(name, _)| name)
 }
 
 impl Event {
     /// Whether the attempt was ours, by any version of ours.
     fn is_ours(&self) -> bool {
         let agent = self.client.as_ref().and_then(|client| client.user_agent.as_ref());
-        let (name, _) = USER_AGENT.split_once('/').unwrap_or((USER_AGENT, ""));
         agent
             .and_then(|agent| agent.raw_user_agent.as_deref())
-            .is_some_and(|agent| agent.strip_prefix(name).is_some_and(|rest| rest.starts_with('/')))
+            .is_some_and(|agent| agent.strip_prefix(our_name()).is_some_and(|rest| rest.starts_with('/')))
+    }
+
+    fn at(&self) -> Result<OffsetDateTime, ProviderError> {
+        let at = OffsetDateTime::parse(&self.published, &Rfc3339);
+        at.map_err(|_| ProviderError::Protocol("an event without a date"))
+    }
+
+    /// The submission of ours that it is, if it is one on somebody's account.
+    fn own(self) -> Result<Option<OwnSignIn>, ProviderError> {
+        if !self.is_ours() {
+            return Ok(None);
+        }
+        let at = self.at()?;
+        let user = self.actor.and_then(|actor| actor.id);
+        let Some(object_id) = user.filter(|id| id != NOBODY && user_path(id).is_ok()) else {
+            return Ok(None);
+        };
+        let entry = self.uuid.ok_or(ProviderError::Protocol("an event without an id"))?;
+        Ok(Some(OwnSignIn { entry, object_id, at }))
     }
 
     /// What it says of the owner. A success with something else than the password ends no count of failures; a failure for
