@@ -3,7 +3,8 @@
 //!
 //! It owns exposures, verdicts, the memory of tried passwords, pauses of validation and the leak keys, and it alone may
 //! call the attempt budget. [`matching`] makes exposures, [`triage`] decides for free, [`turn`] is the attempt,
-//! [`conclude`] its result, [`caretaker`] what happens by itself, [`gate`] the doubt about the budget's own database. SQL is in [`store`] alone.
+//! [`conclude`] its result, [`caretaker`] what happens by itself, [`gate`] the doubt about the budget's own database, [`log_watch`] what the directories
+//! have seen of us. SQL is in [`store`] alone.
 
 pub mod caretaker;
 pub mod conclude;
@@ -13,6 +14,7 @@ pub mod ending;
 pub mod failpoint;
 pub mod gate;
 pub mod keys;
+pub mod log_watch;
 pub mod matching;
 mod message;
 pub mod requests;
@@ -65,6 +67,7 @@ pub async fn run(
     service.spawn("gate", gate::watch(db.clone(), synchronous, token.clone()));
     service.spawn("reaper", caretaker::reap(db.clone(), token.clone()));
     service.spawn("retention", caretaker::expire(db.clone(), config.validator.retention_days, token.clone()));
+    service.spawn("logs of sign-ins", log_watch::watch(db.clone(), Arc::clone(&directories), token.clone()));
     let caps = Caps { in_flight: i64::from(config.validator.in_flight), ..Caps::default() };
     service.spawn("dispatcher", Dispatcher::new(db.clone(), message_of, caps).run(token));
     service.spawn_relay(&["outbox", "budget.outbox"]);

@@ -83,15 +83,23 @@ pub async fn integration(tx: &mut Tx, id: IntegrationId) -> Result<Option<Integr
 
 /// The tenant's integrations that validate by themselves.
 pub async fn automatic(tx: &mut Tx) -> Result<Vec<IntegrationId>, StoreError> {
+    with_settings(tx, Settings::validates_automatically).await
+}
+
+/// The tenant's integrations that validate at all, by themselves or for a person.
+pub async fn validating(tx: &mut Tx) -> Result<Vec<IntegrationId>, StoreError> {
+    with_settings(tx, |settings| settings.validation.manual || settings.validates_automatically()).await
+}
+
+async fn with_settings(
+    tx: &mut Tx,
+    wanted: impl Fn(&Settings) -> bool,
+) -> Result<Vec<IntegrationId>, StoreError> {
     let rows: Vec<(IntegrationId, Json<Settings>)> =
         sqlx::query_as("SELECT integration_id, settings FROM api.integrations_v")
             .fetch_all(&mut **tx)
             .await?;
-    Ok(rows
-        .into_iter()
-        .filter(|(_, settings)| settings.validates_automatically())
-        .map(|(id, _)| id)
-        .collect())
+    Ok(rows.into_iter().filter(|(_, settings)| wanted(settings)).map(|(id, _)| id).collect())
 }
 
 /// What a tenant's package allows, as far as workers need it.

@@ -5,4 +5,5 @@ pub mod feed;
 pub mod keys;
 pub mod pauses;
 pub mod requests;
+pub mod sign_ins;
 pub mod turn;
