@@ -11,9 +11,10 @@ use parapet::{
 use prost::Message;
 use serde_json::json;
 use shared::{
-    db::DatabaseConfig,
+    db::{DatabaseConfig, Db},
     id::{BatchId, ExposureId, FeedRecordId, IntegrationId, SyncRunId, TenantId, ValidationId},
     outbox::Topic,
+    provider::directory::Directories,
     queue::{BrokerConfig, declare_topology},
     sealing::{DataKey, Owner, Purpose, Sealer, TopKey, column},
     service::{Common, ListenConfig, TlsFiles},
@@ -31,7 +32,8 @@ use crate::{
 
 const CLIENT_SECRET: &str = "graph-client-secret-value";
 const GRAPH_APP: &str = "11111111-aaaa-4bbb-8ccc-000000000001";
-const ROPC_APP: &str = "11111111-aaaa-4bbb-8ccc-000000000002";
+/// The application that passwords are checked with.
+pub const ROPC_APP: &str = "11111111-aaaa-4bbb-8ccc-000000000002";
 
 /// The right password of account `n`.
 pub fn password(n: usize) -> String {
@@ -323,14 +325,7 @@ impl World {
         let own = certificates.of("identity-sync-worker");
         SyncWorker {
             common: Common {
-                database: DatabaseConfig {
-                    host: "127.0.0.1".into(),
-                    port: self.port,
-                    database: self.database.name.clone(),
-                    user: "parapet_sync".into(),
-                    password_file: Some(self.broker.password_file.clone()),
-                    ..DatabaseConfig::default()
-                },
+                database: self.database_as("parapet_sync"),
                 broker: self.broker.clone(),
                 tls: Some(TlsFiles { cert_file: own.cert, key_file: own.key, ca_file: certificates.ca() }),
                 grpc: ListenConfig { listen: ([127, 0, 0, 1], 0).into(), ..ListenConfig::default() },
@@ -339,6 +334,28 @@ impl World {
             idp: self.idp.egress_config(),
             keys: KeyConfig { integration: self.dir.path().join("integration.key") },
             sync: SyncConfig::default(),
+        }
+    }
+
+    /// The database as a service has it that logs in as this role.
+    pub async fn db(&self, role: &str) -> Db {
+        Db::connect(&self.database_as(role)).await.unwrap()
+    }
+
+    /// The way to the directory that services have.
+    pub fn directories(&self) -> Directories {
+        let top = TopKey::load(&self.dir.path().join("integration.key")).unwrap();
+        Directories::new(self.idp.egress(), top)
+    }
+
+    fn database_as(&self, role: &str) -> DatabaseConfig {
+        DatabaseConfig {
+            host: "127.0.0.1".into(),
+            port: self.port,
+            database: self.database.name.clone(),
+            user: role.into(),
+            password_file: Some(self.broker.password_file.clone()),
+            ..DatabaseConfig::default()
         }
     }
 
@@ -395,14 +412,7 @@ impl World {
     pub fn validator(&self, program: &Path, fail_point: Option<&str>) -> Child {
         let key = |name: &str| self.dir.path().join(name);
         let common = Common {
-            database: DatabaseConfig {
-                host: "127.0.0.1".into(),
-                port: self.port,
-                database: self.database.name.clone(),
-                user: "parapet_validator".into(),
-                password_file: Some(self.broker.password_file.clone()),
-                ..DatabaseConfig::default()
-            },
+            database: self.database_as("parapet_validator"),
             broker: self.broker.clone(),
             ..Common::default()
         };

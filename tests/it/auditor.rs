@@ -59,6 +59,44 @@ async fn an_attempt_past_the_limiter_is_found_told_and_stops_all_attempts() {
     stage.stop().await;
 }
 
+/// What the directory's log has of these two: each of them, and one more for whom the ledger has nothing.
+const SEEN: &str = "
+    INSERT INTO budget.sign_in (provider, directory, entry, object, at)
+        SELECT provider, directory, 'e' || n, object, at + interval '1 second'
+        FROM budget.account, unnest(recent) WITH ORDINALITY AS r (at, n)";
+const STRAY: &str = "
+    INSERT INTO budget.sign_in (provider, directory, entry, object, at)
+        VALUES ('okta', 'd', 'stray', 'bob', now() - interval '1 hour')";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_directory_s_log_shows_is_told_and_stops_nothing() {
+    let stage = Stage::new().await;
+    run(&stage, TWO).await;
+    let operator = stage.desk("olga", &["operator"]);
+    let analyst = stage.desk("ada", &["analyst"]);
+    let says = async || {
+        let output = operator.command(["attempts", "audit"]).output().await.unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(says().await.contains("the directories' logs were not read"));
+    run(&stage, SEEN).await;
+    assert!(says().await.contains("2 entries of the directories' logs agree"));
+    run(&stage, STRAY).await;
+    let (code, said) = operator.fails("attempts audit").await;
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("attempts go on"), "{said}");
+    let shown = operator.command(["--json", "attempts", "audit"]).output().await.unwrap();
+    let found: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!((&found["accounts"], &found["sign_ins"]), (&"2".into(), &"3".into()), "{found}");
+    let [finding] = found["findings"].as_array().unwrap().as_slice() else { panic!("{found}") };
+    assert_eq!((&finding["rule"], &finding["only_told"]), (&"log_unknown".into(), &true.into()), "{finding}");
+    assert_eq!(finding["object_id"], "bob");
+    let message = finding["message"].as_str().unwrap();
+    assert!(message.contains("our database lost") && message.contains("somebody else"), "{message}");
+    assert_eq!(analyst.types("attempts stops").await.trim(), "nothing is stopped");
+    stage.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_sees_the_gate_and_can_close_it_but_nobody_opens_it() {
     let stage = Stage::new().await;

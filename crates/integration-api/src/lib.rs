@@ -4,7 +4,7 @@
 //! Belongs here: admitting callers, checking requests, storing them with their event and message. Does not: opening
 //! secrets (this process only seals), talking to directories, deciding verdicts or mitigations.
 
-mod auditor;
+pub mod auditor;
 mod auth;
 mod catalogue;
 mod config;

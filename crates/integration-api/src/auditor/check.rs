@@ -5,21 +5,47 @@
 
 use time::{Duration, OffsetDateTime};
 
+use super::log;
 use crate::store::ledger::Account;
 
 /// A rolling window: the longest calendar day, and the time between reserving and sending.
-const WINDOW: Duration = Duration::minutes(25 * 60 + 15);
+pub(super) const WINDOW: Duration = Duration::minutes(25 * 60 + 15);
 /// The most attempts in a window, whatever is set.
-const CEILING: i32 = 5;
+pub(super) const CEILING: i32 = 5;
 /// Attempts on one account are at least so far apart.
-const SPACING: Duration = Duration::minutes(5);
+pub(super) const SPACING: Duration = Duration::minutes(5);
 
-/// Something that must not be, at the reservation of an instant.
+/// What showed a fault, and so what follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Our own ledger: the limiter failed, and all attempts stop.
+    Ledger,
+    /// A directory's log. It is told, and no more: anybody who knows the client id of a public client can submit under it, and
+    /// must not be able to switch validation off.
+    Log,
+}
+
+impl Source {
+    /// Where faults against a rule show.
+    pub fn of(rule: &str) -> Self {
+        if [log::WINDOW_RULE, log::UNKNOWN_RULE].contains(&rule) { Self::Log } else { Self::Ledger }
+    }
+
+    /// The stable name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ledger => "ledger",
+            Self::Log => "log",
+        }
+    }
+}
+
+/// Something that must not be, at the reservation of an instant or an entry of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// What did not hold: a stable word.
     pub rule: &'static str,
-    /// When the attempt was reserved.
+    /// When the attempt was reserved, or the log says it was made.
     pub at: OffsetDateTime,
     /// The figures.
     pub message: String,
@@ -112,7 +138,7 @@ mod tests {
         let last = minutes.iter().max().map_or(START, at);
         let recent = attempts.iter().map(|a| a.reserved_at).filter(|a| *a > last - WINDOW).collect();
         let key = AccountKey { provider: ProviderKind::Okta, directory: "d".into(), object: "o".into() };
-        Account { key, recent, attempts }
+        Account { key, recent, attempts, seen: Vec::new() }
     }
 
     fn rules(account: &Account) -> Vec<&'static str> {

@@ -1,7 +1,9 @@
 //! The limit auditor: computes every account's windows again from the ledger of attempts, every hour and when an
-//! operator asks. What it finds is told once, and stops all attempts: the limiter cannot be trusted then.
+//! operator asks, and once more from what the directories' own logs have of ours. What it finds is told once. What shows in
+//! the ledger stops all attempts: the limiter cannot be trusted then. What shows in a log alone stops nothing ([`Source`]).
 
 mod check;
+mod log;
 
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use shared::{
     id::{AccountKey, AttemptStopId},
 };
 use tokio_util::sync::CancellationToken;
+
+pub use self::check::Source;
 
 use self::check::Fault;
 use crate::store::{
@@ -32,6 +36,8 @@ pub struct Report {
     pub accounts: i64,
     /// Attempts.
     pub attempts: i64,
+    /// Entries of the directories' logs: none where none may be read.
+    pub sign_ins: i64,
     /// Faults that were not known.
     pub new_findings: i32,
 }
@@ -63,7 +69,9 @@ pub async fn since(db: &Db, look_back: time::Duration) -> Result<Report, StoreEr
         for account in &page {
             report.accounts += 1;
             report.attempts += i64::try_from(account.attempts.len()).unwrap_or(i64::MAX);
-            let faults = check::faults(account);
+            report.sign_ins += i64::try_from(account.seen.len()).unwrap_or(i64::MAX);
+            let mut faults = check::faults(account);
+            faults.extend(log::faults(account));
             if !faults.is_empty() {
                 report.new_findings += alert(db, &account.key, &faults).await?;
             }
@@ -74,40 +82,54 @@ pub async fn since(db: &Db, look_back: time::Duration) -> Result<Report, StoreEr
         }
     }
     metrics::counter!("parapet_limit_audits_total").increment(1);
+    count(0, 0); // so that a first finding is an increase
     metrics::counter!("parapet_limit_audited_attempts_total").increment(report.attempts.unsigned_abs());
-    metrics::counter!("parapet_limit_findings_total").increment(report.new_findings.unsigned_abs().into());
+    metrics::counter!("parapet_limit_audited_sign_ins_total").increment(report.sign_ins.unsigned_abs());
     Ok(report)
 }
 
-/// Keeps what is new, tells it, and stops all attempts in the same transaction; returns how many were new.
+/// Keeps what is new and tells it; returns how many were new. If the ledger shows some of it, all attempts stop in the same
+/// transaction.
 async fn alert(db: &Db, key: &AccountKey, faults: &[Fault]) -> Result<i32, StoreError> {
     let mut tx = db.system().await?;
-    let mut new = 0;
+    let (mut ledger, mut log) = (0, 0);
     for Fault { rule, at, message } in faults {
         if !ledger::found(&mut tx, key, rule, *at, message).await? {
             continue;
         }
-        new += 1;
-        tracing::error!(
-            rule,
-            directory = key.directory,
-            object = key.object,
-            message,
-            "attempt limit exceeded"
-        );
-        let event = Event::new(None, "limit.exceeded", Actor::Rule(NAME), Outcome::Failure, message.as_str())
+        let (kind, dated, what) = match Source::of(rule) {
+            Source::Ledger => {
+                ledger += 1;
+                ("limit.exceeded", "reserved_at", "attempt limit exceeded")
+            }
+            Source::Log => {
+                log += 1;
+                let what = "a directory's log shows submissions that the ledger does not explain";
+                ("limit.doubted", "submitted_at", what)
+            }
+        };
+        tracing::error!(rule, directory = key.directory, object = key.object, message, "{what}");
+        let event = Event::new(None, kind, Actor::Rule(NAME), Outcome::Failure, message.as_str())
             .object("account", &key.object)
             .detail("rule", *rule)
             .detail("provider", key.provider.as_str())
             .detail("directory", &key.directory)
-            .detail("reserved_at", at.to_string());
+            .detail(dated, at.to_string());
         audit::record(&mut tx, &event).await?;
     }
-    if new > 0 {
+    if ledger > 0 {
         stop(&mut tx).await?;
     }
     tx.commit().await?;
-    Ok(new)
+    count(ledger, log);
+    Ok(ledger + log)
+}
+
+fn count(ledger: i32, log: i32) {
+    for (source, new) in [(Source::Ledger, ledger), (Source::Log, log)] {
+        metrics::counter!("parapet_limit_findings_total", "source" => source.as_str())
+            .increment(new.unsigned_abs().into());
+    }
 }
 
 /// INVARIANT: where a limit was exceeded, nothing is tried until an operator has understood why.

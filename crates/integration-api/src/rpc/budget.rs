@@ -60,6 +60,7 @@ pub(super) async fn audit_attempts(
     Ok(v1::AuditAttemptsResponse {
         accounts: report.accounts,
         attempts: report.attempts,
+        sign_ins: report.sign_ins,
         new_findings: report.new_findings,
         findings: findings.into_iter().map(finding).collect(),
     })
@@ -89,6 +90,7 @@ async fn shown(tx: &mut Tx) -> Result<v1::AttemptGate, ApiError> {
 
 fn finding(found: Finding) -> v1::AttemptFinding {
     let Finding { provider, directory, object, rule, at, message, found_at } = found;
+    let only_told = auditor::Source::of(&rule) == auditor::Source::Log;
     v1::AttemptFinding {
         provider: convert::provider_named(&provider),
         directory_id: directory,
@@ -97,5 +99,6 @@ fn finding(found: Finding) -> v1::AttemptFinding {
         at: Some(convert::timestamp(at)),
         message,
         found_at: Some(convert::timestamp(found_at)),
+        only_told,
     }
 }

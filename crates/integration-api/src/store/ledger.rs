@@ -16,6 +16,8 @@ pub struct Account {
     pub recent: Vec<OffsetDateTime>,
     /// The reservations that the ledger has, oldest first.
     pub attempts: Vec<Attempt>,
+    /// Our submissions as the directory's own log has them, oldest first.
+    pub seen: Vec<OffsetDateTime>,
 }
 
 /// A reservation. What has no limits was made before limits were written down.
@@ -44,7 +46,7 @@ pub struct Finding {
     pub object: String,
     /// What did not hold.
     pub rule: String,
-    /// When the attempt concerned was reserved.
+    /// When the attempt concerned was reserved, or the log says it was made.
     pub at: OffsetDateTime,
     /// The figures.
     pub message: String,
@@ -52,14 +54,14 @@ pub struct Finding {
     pub found_at: OffsetDateTime,
 }
 
-/// The next accounts that had an attempt since an instant, after one of them, with their attempts.
+/// The next accounts that had an attempt since an instant, by the ledger or by their directory's log, after one of them.
 pub async fn accounts(
     tx: &mut Tx,
     after: Option<&AccountKey>,
     since: OffsetDateTime,
     at_most: i32,
 ) -> Result<Vec<Account>, StoreError> {
-    let rows = sqlx::query("SELECT * FROM budget.ledger($1, $2, $3, $4, $5)")
+    let rows = sqlx::query("SELECT * FROM budget.ledger_with_log($1, $2, $3, $4, $5)")
         .bind(after.map_or("", |key| key.provider.as_str()))
         .bind(after.map_or("", |key| &key.directory))
         .bind(after.map_or("", |key| &key.object))
@@ -78,7 +80,8 @@ pub async fn accounts(
             object: row.try_get("object")?,
         };
         if accounts.last().is_none_or(|last| last.key != key) {
-            accounts.push(Account { key, recent: row.try_get("recent")?, attempts: Vec::new() });
+            let (recent, seen) = (row.try_get("recent")?, row.try_get("seen")?);
+            accounts.push(Account { key, recent, attempts: Vec::new(), seen });
         }
         if let (Some(account), Some(attempt)) = (accounts.last_mut(), attempt(row)?) {
             account.attempts.push(attempt);

@@ -59,6 +59,9 @@ pub enum Attempts {
         reason: Option<String>,
     },
     /// Compute every window again from the ledger of attempts; fails if a limit was ever exceeded. Needs the operator's role
+    ///
+    /// The last week is compared with the directories' own logs as well, where they may be read. What shows in a log alone
+    /// fails too, and stops no attempt.
     Audit {
         /// Only the last so many days; 0: all that the ledger has
         #[arg(long, default_value_t = 0)]
@@ -139,14 +142,23 @@ impl Attempts {
                 let audit =
                     installation.audit_attempts(api::AuditAttemptsRequest { days }).await?.into_inner();
                 output::show(global, &output::json("AuditAttemptsResponse", &audit)?)?;
-                if !audit.findings.is_empty() {
+                if audit.findings.iter().any(|finding| !finding.only_told) {
                     bail!(
                         "attempts were made beyond a limit; all attempts are stopped until an operator resumes them"
                     );
                 }
+                if !audit.findings.is_empty() {
+                    bail!(
+                        "directories' logs show submissions of ours that the ledger does not explain; attempts go on"
+                    );
+                }
                 if !global.json {
+                    let logs = match audit.sign_ins {
+                        0 => "the directories' logs were not read, or have nothing of ours".to_owned(),
+                        entries => format!("{entries} entries of the directories' logs agree"),
+                    };
                     eprintln!(
-                        "{} attempts on {} accounts: no limit was exceeded",
+                        "{} attempts on {} accounts: no limit was exceeded; {logs}",
                         audit.attempts, audit.accounts
                     );
                 }
