@@ -21,6 +21,7 @@ mod doctor;
 mod entra;
 mod feeds;
 mod interruptions;
+mod kept_plans;
 #[cfg(feature = "fail-points")]
 mod kills;
 mod limiter;

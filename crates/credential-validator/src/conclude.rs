@@ -204,10 +204,11 @@ async fn contain(tx: &mut Tx, turn: &Turn, verdict: Verdict) -> Result<(), Store
     if !verdict.is_valid() {
         return Ok(());
     }
-    let integration = integration_store::integration(tx, turn.integration).await?;
-    let package = integration_store::package(tx, turn.tenant).await?;
-    let wanted = integration.is_some_and(|i| i.settings.mitigation.automated().next().is_some());
-    if !wanted || !package.is_some_and(|p| p.mitigation) {
+    let wanted =
+        integration_store::entitled(tx, turn.integration).await?.is_some_and(|(integration, package)| {
+            package.mitigation && integration.settings.mitigation.automated().next().is_some()
+        });
+    if !wanted {
         return Ok(());
     }
     let message = MitigationRequested {

@@ -66,16 +66,12 @@ pub fn switched_off() -> Ending {
 }
 
 /// Whether the integration may validate this exposure now.
-pub fn standing(
-    turn: &Turn,
-    integration: Option<Integration>,
-    package: Option<&Package>,
-) -> Result<Integration, Ending> {
-    let Some(integration) = integration else { return Err(switched_off()) };
+pub fn standing(turn: &Turn, entitled: Option<(Integration, Package)>) -> Result<Integration, Ending> {
+    let Some((integration, package)) = entitled else { return Err(switched_off()) };
     let settings = &integration.settings;
     let by_rule = !turn.history && settings.validates_automatically();
     let by_person = turn.asked != Asked::No && settings.validation.manual;
-    if !package.is_some_and(|p| p.validation) || !(by_rule || by_person) {
+    if !package.validation || !(by_rule || by_person) {
         return Err(switched_off());
     }
     // What had a verdict waits for those who asked for another, and for no rule.

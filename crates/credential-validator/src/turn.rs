@@ -121,9 +121,8 @@ impl Validator {
             message::finish(delivery, tx).await?;
             return Ok(None);
         };
-        let integration = integration_store::integration(&mut tx, turn.integration).await?;
-        let package = integration_store::package(&mut tx, tenant).await?;
-        let integration = match standing(&turn, integration, package.as_ref()) {
+        let entitled = integration_store::entitled(&mut tx, turn.integration).await?;
+        let integration = match standing(&turn, entitled) {
             Ok(integration) => integration,
             Err(outcome) => return self.end(delivery, tx, &turn, outcome).await,
         };
@@ -155,7 +154,7 @@ impl Validator {
         {
             return self.end(delivery, tx, &turn, Ending::Decided(decision)).await;
         }
-        let tried = exposures::tried(&mut tx, std::slice::from_ref(&turn.key)).await?;
+        let tried = exposures::tried(&mut tx, &turn.key).await?;
         let log_matters = limiter::log_matters(&mut tx, &turn.key).await?;
         let provider = match self.directories.connect(&mut tx, &integration).await {
             Ok(provider) => provider,
@@ -186,7 +185,7 @@ impl Validator {
         let under_policy_since =
             facts.account.under_policy_since.filter(|_| account.under_policy == Some(true));
         facts.account = AccountFacts { under_policy_since, ..facts_of(&account) };
-        facts.tried = tried.into_values().next().unwrap_or_default();
+        facts.tried = tried;
         if let Some(since) = insists {
             facts.overrule(since);
         }
@@ -248,9 +247,7 @@ impl Validator {
         };
         let insists = turn.asked.insists_since();
         turn.asked = asked;
-        let now = integration_store::integration(tx, turn.integration).await?;
-        let package = integration_store::package(tx, turn.tenant).await?;
-        let settings = match standing(&turn, now, package.as_ref()) {
+        let settings = match standing(&turn, integration_store::entitled(tx, turn.integration).await?) {
             Ok(now) if now.version == integration.version && asked.insists_since() == insists => {
                 now.settings.validation
             }

@@ -182,10 +182,8 @@ impl Sync {
         work: WorkId,
     ) -> Result<Opened, HandlerError> {
         let mut tx = self.db.tenant(tenant).await?;
-        let integration =
-            integration_store::integration(&mut tx, id).await?.filter(|i| i.status != Status::Disabled);
-        let package = integration_store::package(&mut tx, tenant).await?;
-        let (Some(integration), Some(package)) = (integration, package) else {
+        let entitled = integration_store::entitled(&mut tx, id).await?;
+        let Some((integration, package)) = entitled.filter(|(i, _)| i.status != Status::Disabled) else {
             if let Some(run) = store::running(&mut tx, tenant, id).await? {
                 store::end(&mut tx, tenant, run.id, End::Failed, "the integration was disabled or deleted")
                     .await?;

@@ -199,6 +199,15 @@ impl Db {
         Ok(version)
     }
 
+    /// Has those tables of this service analysed that have grown fourfold since they were last; returns how many.
+    pub async fn refresh_statistics(&self) -> Result<i32, StoreError> {
+        let mut tx = self.system().await?;
+        let refreshed =
+            sqlx::query_scalar("SELECT platform.refresh_statistics()").fetch_one(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(refreshed)
+    }
+
     /// Returns once the database answers again, asking with growing pauses of at most five seconds.
     pub async fn wait_until_reachable(&self) {
         let mut pause = Duration::from_millis(50);
@@ -246,7 +255,7 @@ enum Plans {
 
 impl Plans {
     /// A kept plan must not be one that was made when a table was empty, and reads all of it ever after: while plans are
-    /// kept, nothing but an index will do.
+    /// kept, nothing but an index will do. That it is the right one is up to [`Db::refresh_statistics`].
     const fn setting(self) -> &'static str {
         match self {
             Self::Fresh => "",

@@ -3,7 +3,7 @@
 
 use std::str::FromStr;
 
-use sqlx::{Row, types::Json};
+use sqlx::{Row, postgres::PgRow, types::Json};
 
 use crate::{
     db::{StoreError, Tx, parse},
@@ -67,8 +67,24 @@ pub async fn integration(tx: &mut Tx, id: IntegrationId) -> Result<Option<Integr
     .bind(id)
     .fetch_optional(&mut **tx)
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    Ok(Some(Integration {
+    row.as_ref().map(|row| integration_of(id, row)).transpose()
+}
+
+/// Reads an integration of the transaction's tenant and the tenant's package: what it may do now is told by both.
+pub async fn entitled(tx: &mut Tx, id: IntegrationId) -> Result<Option<(Integration, Package)>, StoreError> {
+    let row = sqlx::query(
+        "SELECT tenant_id, i.name, i.provider, i.config, i.settings, i.status, i.directory_id, i.version,
+                t.identity_creation, t.validation, t.mitigation, t.identifier_cap::bigint AS identifier_cap, t.contact
+         FROM api.integrations_v i JOIN api.tenants_v t USING (tenant_id) WHERE i.integration_id = $1",
+    )
+    .bind(id)
+    .fetch_optional(&mut **tx)
+    .await?;
+    row.as_ref().map(|row| Ok((integration_of(id, row)?, package_of(row)?))).transpose()
+}
+
+fn integration_of(id: IntegrationId, row: &PgRow) -> Result<Integration, StoreError> {
+    Ok(Integration {
         tenant: row.try_get("tenant_id")?,
         id,
         name: row.try_get("name")?,
@@ -78,7 +94,7 @@ pub async fn integration(tx: &mut Tx, id: IntegrationId) -> Result<Option<Integr
         status: parse("api.integrations.status", row.try_get("status")?)?,
         directory_id: row.try_get("directory_id")?,
         version: row.try_get("version")?,
-    }))
+    })
 }
 
 /// The tenant's integrations that validate by themselves.
@@ -126,14 +142,17 @@ pub async fn package(tx: &mut Tx, tenant: TenantId) -> Result<Option<Package>, S
     .bind(tenant)
     .fetch_optional(&mut **tx)
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    Ok(Some(Package {
+    row.as_ref().map(package_of).transpose()
+}
+
+fn package_of(row: &PgRow) -> Result<Package, StoreError> {
+    Ok(Package {
         identity_creation: row.try_get("identity_creation")?,
         validation: row.try_get("validation")?,
         mitigation: row.try_get("mitigation")?,
         identifier_cap: row.try_get("identifier_cap")?,
         contact: row.try_get::<Option<String>, _>("contact")?.unwrap_or_default(),
-    }))
+    })
 }
 
 /// A sealed secret and what its envelope is bound to.

@@ -1,7 +1,5 @@
 //! Exposures: how they come in, and how a verdict is written.
 
-use std::collections::HashMap;
-
 use shared::{
     db::{StoreError, Tx},
     id::{AccountKey, ExposureId, TenantId},
@@ -108,37 +106,26 @@ pub async fn insert(
     Ok(rows.into_iter().map(ExposureId).collect())
 }
 
-/// What was proven on these accounts, by account.
-pub async fn tried(
-    tx: &mut Tx,
-    accounts: &[AccountKey],
-) -> Result<HashMap<AccountKey, Vec<Tried>>, StoreError> {
+/// What was proven on an account.
+pub async fn tried(tx: &mut Tx, account: &AccountKey) -> Result<Vec<Tried>, StoreError> {
     let rows = sqlx::query(
-        "SELECT t.provider, t.directory_id, t.object_id, t.digest, t.verdict, t.tried_at
-         FROM tried t JOIN (SELECT DISTINCT * FROM unnest($1::text[], $2::text[], $3::text[])
-                            AS a (provider, directory_id, object_id)) a USING (provider, directory_id, object_id)
-         WHERE t.tenant_id = platform.current_tenant()",
+        "SELECT digest, verdict, tried_at FROM tried
+         WHERE tenant_id = platform.current_tenant() AND provider = $1 AND directory_id = $2 AND object_id = $3",
     )
-    .bind(accounts.iter().map(|a| a.provider.as_str()).collect::<Vec<_>>())
-    .bind(accounts.iter().map(|a| a.directory.as_str()).collect::<Vec<_>>())
-    .bind(accounts.iter().map(|a| a.object.as_str()).collect::<Vec<_>>())
+    .bind(account.provider.as_str())
+    .bind(&account.directory)
+    .bind(&account.object)
     .fetch_all(&mut **tx)
     .await?;
-    let mut found: HashMap<AccountKey, Vec<Tried>> = HashMap::new();
-    for row in rows {
-        let key = AccountKey {
-            provider: shared::db::parse("tried.provider", row.try_get("provider")?)?,
-            directory: row.try_get("directory_id")?,
-            object: row.try_get("object_id")?,
-        };
-        let tried = Tried {
-            digest: row.try_get("digest")?,
-            verdict: proven(row.try_get("verdict")?)?,
-            at: row.try_get("tried_at")?,
-        };
-        found.entry(key).or_default().push(tried);
-    }
-    Ok(found)
+    rows.iter()
+        .map(|row| {
+            Ok(Tried {
+                digest: row.try_get("digest")?,
+                verdict: proven(row.try_get("verdict")?)?,
+                at: row.try_get("tried_at")?,
+            })
+        })
+        .collect()
 }
 
 fn proven(name: &str) -> Result<Verdict, StoreError> {

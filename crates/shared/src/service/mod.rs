@@ -51,6 +51,9 @@ use crate::{
     relay::Relay,
 };
 
+/// How often the tables of a service are looked at for growth.
+const STATISTICS_EVERY: Duration = Duration::from_secs(10);
+
 /// Asked to stop before it was up.
 #[derive(Debug, thiserror::Error)]
 #[error("asked to stop before the service was up")]
@@ -127,6 +130,7 @@ impl Service {
         service.spawn("publisher", publisher.run(service.common().broker.clone(), token));
         service.prepare_inbox().await?;
         service.spawn("inbox maintenance", service.clone().maintain_inbox());
+        service.spawn("statistics", service.clone().refresh_statistics());
         service.0.readiness.started();
         Ok(service)
     }
@@ -282,6 +286,21 @@ impl Service {
             }
             if let Err(error) = inbox::maintain(self.db()).await {
                 tracing::warn!(%error, "inbox maintenance failed; it is tried again");
+            }
+        }
+    }
+
+    /// Plans are kept, and made from what the server knows of its tables: it must notice how they grow.
+    async fn refresh_statistics(self) -> anyhow::Result<()> {
+        loop {
+            match self.db().refresh_statistics().await {
+                Ok(0) => {}
+                Ok(tables) => tracing::debug!(tables, "tables have grown, the planner's statistics are new"),
+                Err(error) => tracing::warn!(%error, "the planner's statistics are as they were"),
+            }
+            tokio::select! {
+                () = self.0.stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(STATISTICS_EVERY) => {}
             }
         }
     }
