@@ -1,6 +1,7 @@
 //! `parapet attempts`: the kill switches of password attempts, their gate and their auditor.
 
 use anyhow::bail;
+use time::OffsetDateTime;
 
 use shared::wire::v1::{
     self as api, installation_service_client::InstallationServiceClient, stop_attempts_request::Scope,
@@ -61,7 +62,7 @@ pub enum Attempts {
     /// Compute every window again from the ledger of attempts; fails if a limit was ever exceeded. Needs the operator's role
     ///
     /// The last week is compared with the directories' own logs as well, where they may be read. What shows in a log alone
-    /// fails too, and stops no attempt.
+    /// stops no attempt, and fails until it is a week old.
     Audit {
         /// Only the last so many days; 0: all that the ledger has
         #[arg(long, default_value_t = 0)]
@@ -147,7 +148,8 @@ impl Attempts {
                         "attempts were made beyond a limit; all attempts are stopped until an operator resumes them"
                     );
                 }
-                if !audit.findings.is_empty() {
+                let week_ago = OffsetDateTime::now_utc().unix_timestamp() - 7 * 24 * 3600;
+                if audit.findings.iter().any(|f| f.at.is_some_and(|at| at.seconds > week_ago)) {
                     bail!(
                         "directories' logs show submissions of ours that the ledger does not explain; attempts go on"
                     );
