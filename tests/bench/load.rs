@@ -11,19 +11,17 @@ use anyhow::{Context, ensure};
 use serde_json::json;
 use tokio::{
     process::{Child, Command},
-    time::{Instant, interval, sleep},
+    time::{Instant, sleep},
 };
 
 use crate::{
     directory::Tenant,
     report::Report,
-    stage::Stage,
+    stage::{Stage, until},
     verdicts::{ask, decided, expose, validate},
 };
 
 const VALIDATOR: &str = "credential-validator";
-/// Between two requests under half load.
-const TICK: Duration = Duration::from_millis(50);
 /// The goal, in seconds, as the histogram's bucket is named.
 const BOUND: &str = "0.025";
 /// What every answer takes while validators are compared.
@@ -31,8 +29,8 @@ const ANSWER: Duration = Duration::from_millis(100);
 /// Validators beside the first.
 const MORE: usize = 3;
 
-/// Asks for verdicts at half of the rate that was measured, and reports how many attempts cost less than the bound beside
-/// the provider's time.
+/// Has attempts fall due one by one, at half of the rate that was measured, and reports how many of them cost less than the
+/// bound beside the provider's time.
 pub async fn half(
     stage: &Stage,
     report: &mut Report,
@@ -41,14 +39,24 @@ pub async fn half(
     rate: f64,
 ) -> anyhow::Result<()> {
     let exposures = expose(stage, tenant, logins).await?;
+    let mut db = stage.database().await?;
+    // Asked for while nothing may be tried, they wait; then each has its time.
+    let stop = "INSERT INTO budget.stop (stop_id, reason, actor_id, actor_name) VALUES (gen_random_uuid(), 'x', 'x', 'x')";
+    sqlx::raw_sql(stop).execute(&mut db).await?;
+    ask(stage, tenant, &exposures).await?;
+    let deferred = "SELECT count(*) FROM validator.exposures WHERE tenant_id = $1 AND verdict = 'deferred'";
+    until(&mut db, deferred, Some(tenant.id), i64::try_from(exposures.len())?).await?;
+    sqlx::raw_sql("DELETE FROM budget.stop").execute(&mut db).await?;
     let before = overhead(stage).await?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
-    let portion = ((rate / 2.0 * TICK.as_secs_f64()) as usize).max(1);
-    let mut ticks = interval(TICK);
-    for some in exposures.chunks(portion) {
-        ticks.tick().await;
-        ask(stage, tenant, some).await?;
-    }
+    sqlx::query(
+        "UPDATE validator.work w SET due_at = clock_timestamp() + n.place * $2 * interval '1 second'
+         FROM (SELECT work_id, row_number() OVER () AS place FROM validator.work WHERE tenant_id = $1) n
+         WHERE w.work_id = n.work_id",
+    )
+    .bind(tenant.id)
+    .bind(2.0 / rate)
+    .execute(&mut db)
+    .await?;
     decided(stage, tenant).await?;
     let after = overhead(stage).await?;
     let (quick, all) = (after.0 - before.0, after.1 - before.1);
