@@ -142,23 +142,29 @@ const BY_RULE: &str = "SELECT count(*) FROM validator.exposures WHERE decided_by
 const BY_ATTEMPT: &str =
     "SELECT count(*) FROM validator.exposures WHERE decided_by = 'attempt' AND verdict = 'valid'";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_rule_decided_stands_when_the_rule_is_switched_off_and_is_tried_when_a_person_insists() {
+/// Three exposures that nobody has asked for, with the right passwords. They were typed at this directory's own page, as the
+/// records say, years before the passwords changed.
+async fn captured_before_the_change() -> (World, tokio::process::Child) {
     let world = World::new(3).await;
     world
         .execute("UPDATE api.integrations SET settings = '{\"validation\": {\"automated\": false, \"manual\": true}}'")
         .await;
     let leaks: Vec<_> = (0..3).map(|account| Leak { account, password: password(account) }).collect();
     world.leak(&leaks).await;
-    let _validator = world.validator(&program(), None);
+    let validator = world.validator(&program(), None);
     world.until(IDLE, 3).await;
-    // Typed at this directory's own page, as the records say, years before the password changed.
     world
         .execute(
             "UPDATE validator.exposures SET targets = '{https://login.microsoftonline.com/common/}',
                  captured_before = '2020-01-01', date_precision = 'day'",
         )
         .await;
+    (world, validator)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_rule_decided_stands_when_the_rule_is_switched_off_and_is_tried_when_a_person_insists() {
+    let (world, _validator) = captured_before_the_change().await;
     let [first, second, third] = [world.exposure(0).await, world.exposure(1).await, world.exposure(2).await];
     world.ask(&[first, second], false, 1).await;
     world.until(BY_RULE, 2).await;
@@ -221,20 +227,7 @@ async fn a_person_who_insists_on_many_copies_of_one_password_has_it_tried_once_m
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forced_request_that_is_paused_leaves_its_exposures_to_no_rule_and_cancelled_gives_their_verdicts_back()
  {
-    let world = World::new(3).await;
-    world
-        .execute("UPDATE api.integrations SET settings = '{\"validation\": {\"automated\": false, \"manual\": true}}'")
-        .await;
-    let leaks: Vec<_> = (0..3).map(|account| Leak { account, password: password(account) }).collect();
-    world.leak(&leaks).await;
-    let _validator = world.validator(&program(), None);
-    world.until(IDLE, 3).await;
-    world
-        .execute(
-            "UPDATE validator.exposures SET targets = '{https://login.microsoftonline.com/common/}',
-                 captured_before = '2020-01-01', date_precision = 'day'",
-        )
-        .await;
+    let (world, _validator) = captured_before_the_change().await;
     let exposures = [world.exposure(0).await, world.exposure(1).await, world.exposure(2).await];
     world.ask(&exposures, false, 1).await;
     world.until(BY_RULE, 3).await;

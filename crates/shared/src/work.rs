@@ -268,11 +268,13 @@ impl Dispatcher {
                  SELECT work_id, tenant_id, directory, priority, due_at, cap,
                         row_number() OVER (PARTITION BY tenant_id, directory ORDER BY priority, due_at) AS place
                  FROM due
+             ), busy AS ( -- counted once for each lane, not for each row that might go
+                 SELECT tenant_id, directory, count(*) AS in_flight FROM work
+                 WHERE state = 'in_flight' GROUP BY tenant_id, directory
              ), free AS (
                  SELECT r.*, row_number() OVER (PARTITION BY tenant_id ORDER BY priority, due_at) AS turn
-                 FROM ranked r
-                 WHERE place <= cap - (SELECT count(*) FROM work f
-                     WHERE f.state = 'in_flight' AND f.tenant_id = r.tenant_id AND f.directory = r.directory)
+                 FROM ranked r LEFT JOIN busy b USING (tenant_id, directory)
+                 WHERE place <= cap - coalesce(b.in_flight, 0)
              ), taken AS (
                  SELECT work_id, row_number() OVER (ORDER BY turn, priority, due_at) AS place
                  FROM free ORDER BY turn, priority, due_at LIMIT $2
