@@ -1,7 +1,12 @@
 //! The daily maximum of attempts: what bounds it, and the two administrators who raise it above three.
 
+use integration_api::tasks;
 use serde_json::Value;
-use shared::wire::v1::{self, integration_service_client::IntegrationServiceClient};
+use shared::{
+    db::Db,
+    wire::v1::{self, integration_service_client::IntegrationServiceClient},
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::created,
@@ -21,6 +26,13 @@ async fn locks_after(stage: &Stage, threshold: i32) {
     .execute(&mut stage.bus.superuser().await)
     .await
     .unwrap();
+}
+
+/// What the API does every hour.
+async fn has_had_its_time(stage: &Stage) {
+    let db = Db::connect(&stage.bus.common_as("parapet_api").database).await.unwrap();
+    tasks::expire_all(&db, 180, &CancellationToken::new()).await.unwrap();
+    db.close().await;
 }
 
 async fn daily_max(desk: &Desk) -> i64 {
@@ -113,6 +125,9 @@ async fn more_than_three_attempts_a_day_need_a_second_administrator() {
     let expired = id(&bob.asks("budget raise corp --to 5 --reason more").await);
     stage.bus.execute("UPDATE api.daily_max_requests SET expires_at = now() WHERE state = 'waiting'").await;
     assert_eq!(ann.fails(&format!("budget approve {expired} --reason late")).await.0, PRECONDITION);
+    for _ in 0..2 {
+        has_had_its_time(&stage).await;
+    }
     // The threshold that is read by then counts, and so does another connection.
     let risky = id(&bob.asks("budget raise corp --to 5 --reason more").await);
     locks_after(&stage, 9).await;
@@ -148,6 +163,7 @@ async fn more_than_three_attempts_a_day_need_a_second_administrator() {
         ("asked", "bob"),
         ("asked", "bob"),
         ("asked", "bob"),
+        ("expired", "integration-api"),
         ("refused", "ann"),
         ("withdrawn", "bob"),
     ];

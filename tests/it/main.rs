@@ -35,6 +35,7 @@ mod outage;
 mod removals;
 mod reopened;
 mod requests;
+mod retention;
 mod rules;
 mod scope;
 mod servers;

@@ -17,7 +17,7 @@ mod peers;
 mod rpc;
 mod sealers;
 mod store;
-mod tasks;
+pub mod tasks;
 mod well_known;
 
 use std::{future::Future, process::ExitCode, sync::Arc};

@@ -1,5 +1,4 @@
-//! What this service does by itself: ask again for client keys, notice the end of requests, and destroy what retention has
-//! ended.
+//! What this service does by itself: ask again for client keys, notice the end of requests, and end what has had its time.
 
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     peers::Peers,
-    rpc::validation_end,
+    rpc::{daily_max, validation_end},
     store::{integrations, registry, retention, validations},
 };
 
@@ -71,10 +70,10 @@ async fn look_for_ends(db: &Db) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Destroys sealed parts of feed records whose retention has ended, tenant by tenant.
+/// Ends what has had its time, every hour until asked to stop.
 pub async fn retention(db: Db, days: u16, stop: CancellationToken) -> anyhow::Result<()> {
     loop {
-        if let Err(error) = expire_all(&db, i32::from(days), &stop).await {
+        if let Err(error) = expire_all(&db, days, &stop).await {
             tracing::warn!(%error, "retention not finished; it goes on within the hour");
         }
         if paused(&stop, RETENTION_PAUSE).await {
@@ -83,12 +82,19 @@ pub async fn retention(db: Db, days: u16, stop: CancellationToken) -> anyhow::Re
     }
 }
 
-async fn expire_all(db: &Db, days: i32, stop: &CancellationToken) -> Result<(), StoreError> {
+/// Ends, tenant by tenant, the requests that nobody decided about in time, and destroys sealed parts of feed records that are
+/// so many days old.
+pub async fn expire_all(db: &Db, days: u16, stop: &CancellationToken) -> Result<(), StoreError> {
     let mut tx = db.system().await?;
     let tenants = registry::tenant_ids(&mut tx).await?;
     tx.rollback().await?;
+    for tenant in &tenants {
+        let mut tx = db.tenant(*tenant).await?;
+        daily_max::expire(&mut tx, *tenant).await?;
+        tx.commit().await?;
+    }
     for owner in tenants.into_iter().map(Some).chain([None]) {
-        while !stop.is_cancelled() && expire(db, owner, days).await? >= AT_ONCE.unsigned_abs() {}
+        while !stop.is_cancelled() && expire(db, owner, i32::from(days)).await? >= AT_ONCE.unsigned_abs() {}
     }
     Ok(())
 }

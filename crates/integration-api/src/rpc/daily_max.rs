@@ -2,8 +2,8 @@
 //! budget takes the least of all limits whatever is stored; what is refused here is a promise that it would not keep.
 
 use shared::{
-    audit::{self, Event, Outcome},
-    db::Tx,
+    audit::{self, Actor, Event, Outcome},
+    db::{StoreError, Tx},
     id::{CauseId, DailyMaxRequestId, IntegrationId, TenantId},
     wire::v1,
 };
@@ -18,6 +18,7 @@ use super::{
     is_text, optional_id,
 };
 use crate::{
+    NAME,
     auth::Caller,
     error::{ApiError, Check},
     integration::Integration,
@@ -111,6 +112,17 @@ pub(super) async fn warnings(
     Ok(vec![v1::ConnectionWarning { reason: reason.to_owned(), message }])
 }
 
+/// Ends the requests of a tenant that waited too long. Each end is an event.
+pub(crate) async fn expire(tx: &mut Tx, tenant: TenantId) -> Result<(), StoreError> {
+    let told = "nobody decided in time about a higher daily maximum";
+    let expired = store::expire(tx, tenant).await?;
+    let events: Vec<_> = expired
+        .iter()
+        .map(|request| event(tenant, Actor::Service(NAME), "integration.daily_max_expired", told, request))
+        .collect();
+    audit::record_many(tx, &events).await
+}
+
 impl Integrations {
     pub(super) async fn request_daily_max(
         &self,
@@ -134,6 +146,7 @@ impl Integrations {
         };
         let mut tx = self.db.tenant(tenant).await?;
         let found = locked(&mut tx, tenant, integration, "").await?;
+        expire(&mut tx, tenant).await?;
         let request = match store::waiting(&mut tx, tenant, &[integration]).await?.pop() {
             // Asked twice is asked once.
             Some(waiting) if waiting.daily_max == daily_max && waiting.asked_by == caller.claims.subject => {
@@ -157,7 +170,7 @@ impl Integrations {
                 let request = stored(&mut tx, tenant, new).await?;
                 let event = event(
                     tenant,
-                    caller,
+                    caller.actor(),
                     "integration.daily_max_asked",
                     "a higher daily maximum was asked for",
                     &request,
@@ -214,7 +227,7 @@ impl Integrations {
         let request = stored(&mut tx, tenant, of).await?;
         let event = event(
             tenant,
-            caller,
+            caller.actor(),
             "integration.daily_max_approved",
             "a higher daily maximum was approved",
             &request,
@@ -255,7 +268,7 @@ impl Integrations {
             return Err(ended());
         }
         let request = stored(&mut tx, tenant, of).await?;
-        let event = event(tenant, caller, kind, message, &request);
+        let event = event(tenant, caller.actor(), kind, message, &request);
         audit::record(&mut tx, &event.detail("reason", reason)).await?;
         tx.commit().await?;
         Ok(v1::DeclineDailyMaxResponse { request: Some(shown(request)) })
@@ -317,8 +330,8 @@ fn ended() -> ApiError {
     }
 }
 
-fn event(tenant: TenantId, caller: &Caller, kind: &'static str, message: &str, request: &Request) -> Event {
-    Event::new(Some(tenant), kind, caller.actor(), Outcome::Success, message)
+fn event(tenant: TenantId, actor: Actor, kind: &'static str, message: &str, request: &Request) -> Event {
+    Event::new(Some(tenant), kind, actor, Outcome::Success, message)
         .cause(CauseId(request.request_id.uuid()))
         .integration(request.integration_id)
         .object("daily_max_request", request.request_id)

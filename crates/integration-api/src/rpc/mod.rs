@@ -3,7 +3,7 @@
 pub mod audit;
 mod budget;
 mod convert;
-mod daily_max;
+pub mod daily_max;
 mod edit;
 pub mod exposure;
 pub mod identity;

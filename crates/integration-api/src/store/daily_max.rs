@@ -41,11 +41,23 @@ pub struct Request {
 
 macro_rules! columns {
     () => {
-        "SELECT request_id, integration_id, daily_max, reason, asked_by, asker_name, asked_at, expires_at,
+        "request_id, integration_id, daily_max, reason, asked_by, asker_name, asked_at, expires_at,
                 CASE WHEN state = 'waiting' AND expires_at <= clock_timestamp() THEN 'expired' ELSE state END AS state,
-                decided_by, decider_name, decision_reason, decided_at
-         FROM daily_max_requests "
+                decided_by, decider_name, decision_reason, decided_at"
     };
+}
+
+/// Ends what waited too long and returns it.
+pub async fn expire(tx: &mut Tx, tenant: TenantId) -> Result<Vec<Request>, StoreError> {
+    Ok(sqlx::query_as(concat!(
+        "UPDATE daily_max_requests SET state = 'expired'
+         WHERE tenant_id = $1 AND state = 'waiting' AND expires_at <= clock_timestamp()
+         RETURNING ",
+        columns!()
+    ))
+    .bind(tenant)
+    .fetch_all(&mut **tx)
+    .await?)
 }
 
 /// Stores a request; the caller holds the integration's lock and knows that none waits.
@@ -57,14 +69,6 @@ pub async fn ask(
     reason: &str,
     (actor_id, actor_name): (&str, &str),
 ) -> Result<DailyMaxRequestId, StoreError> {
-    sqlx::query(
-        "UPDATE daily_max_requests SET state = 'expired'
-         WHERE tenant_id = $1 AND integration_id = $2 AND state = 'waiting' AND expires_at <= clock_timestamp()",
-    )
-    .bind(tenant)
-    .bind(integration)
-    .execute(&mut **tx)
-    .await?;
     let id = DailyMaxRequestId::new();
     sqlx::query(
         "INSERT INTO daily_max_requests (tenant_id, request_id, integration_id, daily_max, reason, asked_by, asker_name)
@@ -88,11 +92,15 @@ pub async fn get(
     tenant: TenantId,
     id: DailyMaxRequestId,
 ) -> Result<Option<Request>, StoreError> {
-    Ok(sqlx::query_as(concat!(columns!(), "WHERE tenant_id = $1 AND request_id = $2"))
-        .bind(tenant)
-        .bind(id)
-        .fetch_optional(&mut **tx)
-        .await?)
+    Ok(sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM daily_max_requests WHERE tenant_id = $1 AND request_id = $2"
+    ))
+    .bind(tenant)
+    .bind(id)
+    .fetch_optional(&mut **tx)
+    .await?)
 }
 
 /// The requests of these integrations that wait.
@@ -102,8 +110,10 @@ pub async fn waiting(
     integrations: &[IntegrationId],
 ) -> Result<Vec<Request>, StoreError> {
     Ok(sqlx::query_as(concat!(
+        "SELECT ",
         columns!(),
-        "WHERE tenant_id = $1 AND integration_id = ANY ($2) AND state = 'waiting' AND expires_at > clock_timestamp()"
+        " FROM daily_max_requests
+         WHERE tenant_id = $1 AND integration_id = ANY ($2) AND state = 'waiting' AND expires_at > clock_timestamp()"
     ))
     .bind(tenant)
     .bind(uuids(integrations))
@@ -121,8 +131,10 @@ pub async fn list(
 ) -> Result<Vec<Request>, StoreError> {
     let (at, id) = after.unzip();
     Ok(sqlx::query_as(concat!(
+        "SELECT ",
         columns!(),
-        "WHERE tenant_id = $1 AND ($2::uuid IS NULL OR integration_id = $2)
+        " FROM daily_max_requests
+         WHERE tenant_id = $1 AND ($2::uuid IS NULL OR integration_id = $2)
                AND ($3::timestamptz IS NULL OR (asked_at, request_id) < ($3, $4))
          ORDER BY asked_at DESC, request_id DESC LIMIT $5"
     ))
