@@ -17,11 +17,10 @@ use tokio::{
 use crate::{
     directory::Tenant,
     report::Report,
-    stage::{Stage, until},
+    stage::{Stage, VALIDATOR, until},
     verdicts::{ask, decided, expose, validate},
 };
 
-const VALIDATOR: &str = "credential-validator";
 /// The goal, in seconds, as the histogram's bucket is named.
 const BOUND: &str = "0.025";
 /// What every answer takes while validators are compared.
@@ -97,11 +96,15 @@ pub async fn scale(
     let (few, many) = logins.split_at(logins.len() / (MORE + 2));
     let few = expose(stage, tenant, few).await?;
     let one = validate(stage, tenant, &few).await?;
+    // The first of them warms the new validators, whose connections know no statement yet; the first one is warm.
+    let (first, many) = many.split_at(few.len());
+    let first = expose(stage, tenant, first).await?;
     let many = expose(stage, tenant, many).await?;
     let mut others = Vec::new();
     for _ in 0..MORE {
         others.push(another(stage).await?);
     }
+    validate(stage, tenant, &first).await?;
     let four = validate(stage, tenant, &many).await;
     for mut other in others {
         other.kill().await?;

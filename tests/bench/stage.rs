@@ -20,6 +20,7 @@ use parapet::{
 };
 use reqwest::Url;
 use rustix::process::{Pid, Signal, kill_process};
+use shared::db::DatabaseConfig;
 use sqlx::{
     ConnectOptions, Connection, PgConnection,
     postgres::{PgConnectOptions, PgSslMode},
@@ -27,6 +28,8 @@ use sqlx::{
 use tokio::process::Command;
 use uuid::Uuid;
 
+/// The service that gives verdicts.
+pub const VALIDATOR: &str = "credential-validator";
 const ORGANIZATION: &str = "bench";
 /// Who administers, feeds and validates in every round.
 pub const CALLER: &str = "bench";
@@ -150,6 +153,13 @@ impl Stage {
             .database(DATABASE)
             .ssl_mode(PgSslMode::Disable)
             .disable_statement_logging())
+    }
+
+    /// How a service connects to the database.
+    pub fn database_of(&self, service: &str) -> anyhow::Result<DatabaseConfig> {
+        let configuration: toml::Table = read(&self.data.config(service))?.parse()?;
+        let database = configuration.get("common").and_then(|c| c.get("database"));
+        Ok(database.context("a service without a database")?.clone().try_into()?)
     }
 
     /// A connection of the broker's administrator, for bare programs.

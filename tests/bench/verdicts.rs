@@ -1,5 +1,6 @@
 //! Verdicts per second, beside a bare loop that consumes, reserves, commits, posts to the simulator on a fresh TLS
-//! connection, commits the result and acks.
+//! connection, commits the result and acks. It reserves with the limiter itself, since nothing may be sent without; what is
+//! compared is all the rest: work, triage, the look at the account, verdict, memory and audit.
 
 use std::{fmt::Write as _, sync::Arc, time::Instant};
 
@@ -13,19 +14,26 @@ use lapin::{
     },
     types::{AMQPValue, FieldTable},
 };
+use parapet::demo::directory::Account;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use shared::wire::v1::{
-    self as api, bulk_validate_request::Selection, validation_service_client::ValidationServiceClient,
+use shared::{
+    audit::{Actor, Event, Outcome},
+    db::Db,
+    id::{AttemptId, ProviderKind, TenantId},
+    limiter::{self, Answer, Ask, Ended, Limits, OwnerSeen, Reservation, Ticket},
+    provider::account_key,
+    wire::v1::{
+        self as api, bulk_validate_request::Selection, validation_service_client::ValidationServiceClient,
+    },
 };
-use sqlx::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
     directory::{self, Tenant},
     report::Report,
-    stage::{CALLER, Stage, rate, until},
+    stage::{CALLER, Stage, VALIDATOR, rate, until},
 };
 
 /// What credential-validator handles at once, as shipped.
@@ -38,11 +46,11 @@ pub async fn round(
     report: &mut Report,
     tenant: &Tenant,
     ours: &[&str],
-    bare: &[&str],
+    bare: &[&Account],
 ) -> anyhow::Result<f64> {
     let exposed = expose(stage, tenant, ours).await?;
     let ours = validate(stage, tenant, &exposed).await?;
-    let limit = bare_loop(stage, tenant, bare.iter().copied()).await?;
+    let limit = bare_loop(stage, tenant, bare).await?;
     report.add("verdicts, beside a bare loop", "1/s", ours, limit);
     Ok(ours)
 }
@@ -106,27 +114,32 @@ fn wrong(login: &str) -> String {
 #[derive(Debug, Deserialize, Serialize)]
 struct Try {
     attempt: Uuid,
+    object: String,
     login: String,
     password: String,
 }
 
-async fn bare_loop(
-    stage: &Stage,
-    tenant: &Tenant,
-    logins: impl Iterator<Item = &str>,
-) -> anyhow::Result<f64> {
+/// What every attempt of the bare loop needs.
+struct World {
+    http: reqwest::Client,
+    db: Db,
+    tenant: TenantId,
+    directory: String,
+}
+
+async fn bare_loop(stage: &Stage, tenant: &Tenant, accounts: &[&Account]) -> anyhow::Result<f64> {
     let channel = stage.broker().await?.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let mut quorum = FieldTable::default();
     quorum.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     channel.queue_declare(QUEUE.into(), durable, quorum).await?;
-    let mut tries = 0;
-    for login in logins {
+    for account in accounts {
         let body = serde_json::to_vec(&Try {
             attempt: Uuid::now_v7(),
-            login: login.to_owned(),
-            password: wrong(login),
+            object: account.id.clone(),
+            login: account.login.clone(),
+            password: wrong(&account.login),
         })?;
         let persistent = BasicProperties::default().with_delivery_mode(2);
         let publish =
@@ -135,10 +148,13 @@ async fn bare_loop(
             matches!(publish.await?.await?, Confirmation::Ack(None)),
             "the broker did not take a message"
         );
-        tries += 1;
     }
-    let pool = pool(stage).await?;
-    let world = Arc::new((stage.fresh.clone(), pool, tenant.directory.clone()));
+    let world = Arc::new(World {
+        http: stage.fresh.clone(),
+        db: Db::connect(&stage.database_of(VALIDATOR)?).await?,
+        tenant: TenantId(tenant.id),
+        directory: tenant.directory.clone(),
+    });
 
     channel.basic_qos(CONCURRENCY, BasicQosOptions::default()).await?;
     let began = Instant::now();
@@ -146,54 +162,71 @@ async fn bare_loop(
         .basic_consume(QUEUE.into(), "bench".into(), BasicConsumeOptions::default(), FieldTable::default())
         .await?;
     consumer
-        .take(tries)
+        .take(accounts.len())
         .map_err(anyhow::Error::from)
         .try_for_each_concurrent(usize::from(CONCURRENCY), |delivery| {
             let world = Arc::clone(&world);
             async move {
-                let (http, pool, directory) = &*world;
-                attempt(http, pool, directory, &delivery.data).await?;
+                world.attempt(&delivery.data).await?;
                 delivery.ack(BasicAckOptions::default()).await?;
                 Ok(())
             }
         })
         .await?;
-    Ok(rate(tries, began.elapsed()))
+    Ok(rate(accounts.len(), began.elapsed()))
 }
 
-async fn pool(stage: &Stage) -> anyhow::Result<PgPool> {
-    let statements = "CREATE SCHEMA IF NOT EXISTS bench;
-        CREATE TABLE IF NOT EXISTS bench.attempts (attempt uuid PRIMARY KEY, login text NOT NULL, result text);";
-    sqlx::raw_sql(statements).execute(&mut stage.database().await?).await?;
-    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(CONCURRENCY.into());
-    Ok(pool.connect_with(stage.database_options()?).await?)
-}
+impl World {
+    async fn attempt(&self, body: &[u8]) -> anyhow::Result<()> {
+        let Try { attempt, object, login, password } = serde_json::from_slice(body)?;
+        let ticket = self.reserve(AttemptId(attempt), &object, &login).await?;
+        let [id, secret] = directory::entra_application();
+        let grant = [
+            ("grant_type", "password"),
+            ("scope", "openid"),
+            id,
+            secret,
+            ("username", &login),
+            ("password", &password),
+        ];
+        let url = format!("https://login.microsoftonline.com/{}/oauth2/v2.0/token", self.directory);
+        let answer: serde_json::Value = self.http.post(url).form(&grant).send().await?.json().await?;
+        let code = answer.get("error").and_then(serde_json::Value::as_str);
+        let code = code.context("a wrong password was taken")?;
+        let mut tx = self.db.tenant_by_key(self.tenant).await?;
+        let ended = Ended { answered: true, result: "invalid", code: Some(code), locked: false };
+        ensure!(limiter::settle(&mut tx, &ticket, &ended).await?, "the reaper was first");
+        Ok(tx.commit().await?)
+    }
 
-/// One statement is one transaction: sqlx leaves the rest to the server.
-async fn attempt(http: &reqwest::Client, pool: &PgPool, directory: &str, body: &[u8]) -> anyhow::Result<()> {
-    let Try { attempt, login, password } = serde_json::from_slice(body)?;
-    sqlx::query("INSERT INTO bench.attempts (attempt, login) VALUES ($1, $2)")
-        .bind(attempt)
-        .bind(&login)
-        .execute(pool)
-        .await?;
-    let [id, secret] = directory::entra_application();
-    let grant = [
-        ("grant_type", "password"),
-        ("scope", "openid"),
-        id,
-        secret,
-        ("username", &login),
-        ("password", &password),
-    ];
-    let url = format!("https://login.microsoftonline.com/{directory}/oauth2/v2.0/token");
-    let answer: serde_json::Value = http.post(url).form(&grant).send().await?.json().await?;
-    let result =
-        answer.get("error").and_then(serde_json::Value::as_str).context("a wrong password was taken")?;
-    sqlx::query("UPDATE bench.attempts SET result = $2 WHERE attempt = $1")
-        .bind(attempt)
-        .bind(result)
-        .execute(pool)
-        .await?;
-    Ok(())
+    async fn reserve(&self, attempt: AttemptId, object: &str, login: &str) -> anyhow::Result<Ticket> {
+        let kind = Actor::Service("bench");
+        let intent =
+            Event::new(Some(self.tenant), "validation.attempt", kind, Outcome::Intent, "A bare attempt")
+                .user(object, login);
+        let mut reservation = Reservation::begin(&self.db, self.tenant).await?;
+        let answer = reservation
+            .ask(&Ask {
+                attempt,
+                account: &account_key(ProviderKind::EntraId, &self.directory, object),
+                limits: Limits {
+                    daily_max: 2,
+                    threshold: None,
+                    us_gov: false,
+                    ad_backed: false,
+                    low_threshold_opt_in: false,
+                },
+                owner: OwnerSeen {
+                    sign_in_at: None,
+                    password_changed_at: None,
+                    locked: false,
+                    failures: None,
+                },
+                intent: &intent,
+            })
+            .await?;
+        ensure!(answer == Answer::Granted, "the limiter said {answer:?}");
+        let (_permit, ticket) = reservation.commit().await?.context("a granted attempt has a permit")?;
+        Ok(ticket)
+    }
 }
