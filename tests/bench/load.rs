@@ -99,12 +99,12 @@ pub async fn scale(
     // The first of them warms the new validators, whose connections know no statement yet; the first one is warm.
     let (first, many) = many.split_at(few.len());
     let first = expose(stage, tenant, first).await?;
-    let many = expose(stage, tenant, many).await?;
     let mut others = Vec::new();
     for _ in 0..MORE {
         others.push(another(stage).await?);
     }
     validate(stage, tenant, &first).await?;
+    let many = expose(stage, tenant, many).await?;
     let four = validate(stage, tenant, &many).await;
     for mut other in others {
         other.kill().await?;

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use shared::{
     audit::{self, Actor, Event, Outcome as Became},
     db::{Db, StoreError, Tx},
-    id::{CauseId, TenantId, WorkId},
+    id::{CauseId, ExposureId, TenantId, WorkId},
     integration_store::{self, Integration},
     limiter::{self, Ended, Ticket},
     outbox::{self, Topic},
     provider::{Attempted, Signal},
     queue::{Delivery, HandlerError},
-    triage::Cause,
+    triage::{Cause, Place},
     verdict::Verdict,
     wire::events::MitigationRequested,
     work::{self, NewWork},
@@ -79,15 +79,17 @@ impl Conclusion<'_> {
             },
         )
         .await?;
-        let mut events = vec![self.outcome(ours)];
+        let (mut events, mut proved) = (vec![self.outcome(ours)], None);
         if ours && waits {
             events.extend(self.verdict(&mut tx).await?);
+            proved = self.proved();
         }
         audit::record_many(&mut tx, &events).await?;
         if ours && waits {
             signals::after(&mut tx, self.turn, self.integration, attempted.signal).await?;
         }
-        store::concluded(&mut tx, self.ticket.attempt()).await?;
+        let others = store::conclude(&mut tx, self.turn, proved).await?;
+        wake(&mut tx, self.turn, &others).await?;
         delivery.done(&mut tx).await?;
         reach(Stage::Concluding);
         tx.commit().await
@@ -130,6 +132,13 @@ impl Conclusion<'_> {
         .collect()
     }
 
+    /// What may decide other exposures of the account.
+    fn proved(&self) -> Option<(Verdict, &[u8])> {
+        let verdict = self.attempted.verdict;
+        let digest = self.turn.secret.digest.as_deref().filter(|_| verdict.is_proven())?;
+        Some((verdict, digest))
+    }
+
     /// Writes the verdict and what follows from it. Returns its event, unless it is put off.
     async fn verdict(&self, tx: &mut Tx) -> Result<Option<Event>, StoreError> {
         let verdict = self.attempted.verdict;
@@ -148,15 +157,6 @@ impl Conclusion<'_> {
             work::finish(tx, self.turn.work).await?;
             Some(verdict_event(self.turn, &decision))
         };
-        if verdict.is_proven()
-            && let Some(digest) = &self.turn.secret.digest
-        {
-            let turn = self.turn;
-            exposures::remember(tx, turn.tenant, &turn.key, digest, verdict, turn.exposure).await?;
-            // What was proven may decide others of the account that wait, without an attempt.
-            let same = (!verdict.is_valid()).then_some(digest.as_slice());
-            wake(tx, turn, same).await?;
-        }
         contain(tx, self.turn, verdict).await?;
         Ok(event)
     }
@@ -221,15 +221,12 @@ async fn contain(tx: &mut Tx, turn: &Turn, verdict: Verdict) -> Result<(), Store
     Ok(())
 }
 
-async fn wake(tx: &mut Tx, turn: &Turn, digest: Option<&[u8]>) -> Result<(), StoreError> {
-    let waiting: Vec<_> = exposures::waiting_of(tx, &turn.key, digest)
-        .await?
-        .into_iter()
-        .map(|(exposure, place)| {
-            due_now(turn.tenant, &turn.key.directory, exposure.uuid(), place.rank(Cause::Change))
-        })
-        .collect();
-    work::schedule_many(tx, &waiting).await
+/// What was proven may decide these, which wait, without an attempt.
+async fn wake(tx: &mut Tx, turn: &Turn, others: &[(ExposureId, Place)]) -> Result<(), StoreError> {
+    let due = others.iter().map(|(exposure, place)| {
+        due_now(turn.tenant, &turn.key.directory, exposure.uuid(), place.rank(Cause::Change))
+    });
+    work::schedule_many(tx, &due.collect::<Vec<_>>()).await
 }
 
 /// Work that gives an exposure its turn now.

@@ -14,7 +14,7 @@ use crate::{
     conclude,
     store::{
         exposures::{self, Next},
-        pauses,
+        pauses::Pause,
         turn::{Asked, Turn},
     },
     triage::Decision,
@@ -85,13 +85,12 @@ pub fn standing(turn: &Turn, entitled: Option<(Integration, Package)>) -> Result
     }
 }
 
-/// The pause that holds for the exposure's directory now.
-pub async fn paused(tx: &mut Tx, turn: &Turn) -> Result<Option<Ending>, StoreError> {
-    let pause = pauses::in_force(tx, turn.tenant, &turn.key.directory).await?;
-    Ok(pause.map(|pause| match pause.until {
+/// What a pause means for the exposure.
+pub fn paused(pause: &Pause) -> Ending {
+    match pause.until {
         Some(until) => Ending::Later(Reason::Paused, After::At(until)),
         None => later(Reason::Paused, LOOK_AGAIN),
-    }))
+    }
 }
 
 /// What a directory that is left alone means for the exposure.

@@ -34,7 +34,7 @@ use crate::{
     keys::LeakKeys,
     message, signals,
     store::{
-        exposures,
+        pauses,
         turn::{self as store, Turn},
     },
     triage::{self, AccountFacts, Decision, Facts},
@@ -127,11 +127,10 @@ impl Validator {
             Err(outcome) => return self.end(delivery, tx, &turn, outcome).await,
         };
         turn.secret.own_page = integration.connection.signs_in_at(&turn.targets);
-        if let Some(outcome) = paused(&mut tx, &turn).await? {
-            return self.end(delivery, tx, &turn, outcome).await;
+        if let Some(pause) = &turn.pause {
+            return self.end(delivery, tx, &turn, paused(pause)).await;
         }
-        let standing_of_lane = turn.lane().standing(&mut tx).await?;
-        if let Standing::Held(until, reason) = &standing_of_lane {
+        if let Standing::Held(until, reason) = &turn.standing {
             return self.end(delivery, tx, &turn, held(*until, reason)).await;
         }
         let mut facts = match turn.facts {
@@ -154,7 +153,6 @@ impl Validator {
         {
             return self.end(delivery, tx, &turn, Ending::Decided(decision)).await;
         }
-        let tried = exposures::tried(&mut tx, &turn.key).await?;
         let log_matters = limiter::log_matters(&mut tx, &turn.key).await?;
         let provider = match self.directories.connect(&mut tx, &integration).await {
             Ok(provider) => provider,
@@ -172,7 +170,7 @@ impl Validator {
             Err(error) => return self.cannot_ask(delivery, &turn, &integration, &error).await,
         };
         let mut waited = asked.elapsed();
-        if standing_of_lane == Standing::Doubtful {
+        if turn.standing == Standing::Doubtful {
             let mut tx = self.db.tenant_by_key(tenant).await?;
             turn.lane().answered(&mut tx).await?;
             tx.commit().await?;
@@ -185,7 +183,7 @@ impl Validator {
         let under_policy_since =
             facts.account.under_policy_since.filter(|_| account.under_policy == Some(true));
         facts.account = AccountFacts { under_policy_since, ..facts_of(&account) };
-        facts.tried = tried;
+        facts.tried.clone_from(&turn.tried);
         if let Some(since) = insists {
             facts.overrule(since);
         }
@@ -261,9 +259,9 @@ impl Validator {
                 return self.leave(delivery, &turn, outcome).await;
             }
         };
-        if let Some(outcome) = paused(tx, &turn).await? {
+        if let Some(pause) = pauses::in_force(tx, turn.tenant, &turn.key.directory).await? {
             reservation.abandon().await?;
-            return self.leave(delivery, &turn, outcome).await;
+            return self.leave(delivery, &turn, paused(&pause)).await;
         }
         let intent = intent(&turn, &integration, &account);
         let ask = Ask {

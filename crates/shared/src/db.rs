@@ -12,7 +12,8 @@ use std::{
     ops::{Deref, DerefMut},
     path::PathBuf,
     str::FromStr,
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use serde::Deserialize;
@@ -23,6 +24,8 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 use time::OffsetDateTime;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 pub use self::error::StoreError;
 use crate::id::TenantId;
@@ -134,6 +137,23 @@ impl DatabaseConfig {
 #[derive(Clone, Debug)]
 pub struct Db {
     pool: PgPool,
+    wakes: Arc<Wakes>,
+}
+
+/// A loop that polls for what transactions commit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reader {
+    /// Of the outbox.
+    Relay,
+    /// Of the work.
+    Dispatcher,
+}
+
+/// Wakes the loops of this process when one of its transactions has committed something for them.
+#[derive(Debug, Default)]
+struct Wakes {
+    relay: Notify,
+    dispatcher: Notify,
 }
 
 impl Db {
@@ -153,7 +173,31 @@ impl Db {
                 })
             })
             .connect_lazy_with(options);
-        Ok(Self { pool })
+        Ok(Self { pool, wakes: Arc::default() })
+    }
+
+    /// Waits until a transaction of this process has committed something for a loop that polls, or `at_most`; no less than
+    /// `at_least`, so that rows that come together are seen together. False when asked to stop.
+    pub(crate) async fn rest(
+        &self,
+        reader: Reader,
+        [at_least, at_most]: [Duration; 2],
+        stop: &CancellationToken,
+    ) -> bool {
+        let woken = match reader {
+            Reader::Relay => &self.wakes.relay,
+            Reader::Dispatcher => &self.wakes.dispatcher,
+        };
+        let rest = async {
+            tokio::time::sleep(at_least).await;
+            // What was committed meanwhile is remembered. Too late is no harm: this only ever shortens the wait.
+            tokio::time::timeout(at_most.saturating_sub(at_least), woken.notified()).await.ok();
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => false,
+            () = rest => true,
+        }
     }
 
     /// A transaction that sees and writes the rows of one tenant only: the only way to reach a tenant's rows.
@@ -179,9 +223,10 @@ impl Db {
     // INVARIANT: nobody can cancel a `begin`: the task goes on without its caller, and dropping the transaction closes its
     // connection. In sqlx 0.9 a cancelled `begin` returns a connection inside a transaction.
     async fn begin(&self, tenant: Option<TenantId>, plans: Plans) -> Result<Tx, StoreError> {
-        let pool = self.pool.clone();
+        let (pool, wakes) = (self.pool.clone(), Arc::clone(&self.wakes));
         detached(async move {
-            let mut tx = Tx { connection: pool.acquire().await?, ended: false };
+            let connection = pool.acquire().await?;
+            let mut tx = Tx { connection, ended: false, clock: None, wakes, messages: false, work: false };
             // One round trip. An id is hexadecimal digits and hyphens.
             let tenant = tenant.map(|id| format!("SET LOCAL app.tenant = '{id}';")).unwrap_or_default();
             let begin = format!("BEGIN; {tenant} {}", plans.setting());
@@ -280,6 +325,13 @@ pub struct Tx {
     connection: PoolConnection<Postgres>,
     /// It was seen to end: the connection may go back to the pool.
     ended: bool,
+    /// The database's clock as it was read, and when that was by ours.
+    clock: Option<(OffsetDateTime, Instant)>,
+    wakes: Arc<Wakes>,
+    /// It has written to the outbox.
+    messages: bool,
+    /// It has changed work.
+    work: bool,
 }
 
 impl Tx {
@@ -290,7 +342,26 @@ impl Tx {
     pub async fn commit(self) -> Result<(), StoreError> {
         // INVARIANT: Ok means committed. PostgreSQL answers COMMIT of a failed transaction with a ROLLBACK tag and no error;
         // any other statement fails there, and what follows it in the same message is not looked at.
-        self.end("SELECT 1; COMMIT").await
+        let wakes = (Arc::clone(&self.wakes), self.messages, self.work);
+        self.end("SELECT 1; COMMIT").await?;
+        let (wakes, messages, work) = wakes;
+        if messages {
+            wakes.relay.notify_one();
+        }
+        if work {
+            wakes.dispatcher.notify_one();
+        }
+        Ok(())
+    }
+
+    /// It has written to an outbox: once committed, the relay looks at once.
+    pub(crate) fn wrote_messages(&mut self) {
+        self.messages = true;
+    }
+
+    /// It has changed work, or freed a place in a lane: once committed, the dispatcher looks at once.
+    pub(crate) fn changed_work(&mut self) {
+        self.work = true;
     }
 
     /// Undoes everything and gives the connection back at once.
@@ -318,9 +389,20 @@ impl Tx {
         Ok(())
     }
 
-    /// The database's clock now, not at the start of the transaction.
+    /// The database's clock now, not at the start of the transaction: read once, and counted on from there.
     pub async fn clock(&mut self) -> Result<OffsetDateTime, StoreError> {
-        Ok(sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut *self.connection).await?)
+        let (read, at) = if let Some(clock) = self.clock {
+            clock
+        } else {
+            let now = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut *self.connection).await?;
+            *self.clock.insert((now, Instant::now()))
+        };
+        Ok(read + at.elapsed())
+    }
+
+    /// A statement has read `clock_timestamp()` beside something else: [`Tx::clock`] need not ask.
+    pub fn clock_was_read(&mut self, now: OffsetDateTime) {
+        self.clock = Some((now, Instant::now()));
     }
 }
 

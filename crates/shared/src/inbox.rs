@@ -144,6 +144,7 @@ pub async fn retry(tx: &mut Tx, id: MessageId) -> Result<bool, StoreError> {
     .bind(MessageId::new())
     .execute(&mut **tx)
     .await?;
+    tx.wrote_messages();
     Ok(again.rows_affected() > 0)
 }
 

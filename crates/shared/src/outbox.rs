@@ -140,6 +140,7 @@ async fn insert(
     .bind(telemetry::current_traceparent())
     .execute(&mut **tx)
     .await?;
+    tx.wrote_messages();
     Ok(())
 }
 

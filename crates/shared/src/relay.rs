@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::{AssertSqlSafe, Row, postgres::PgRow};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    db::{Db, StoreError},
+    db::{Db, Reader, StoreError},
     id::{MessageId, TenantId},
     outbox::Topic,
     queue::{Message, Publisher},
@@ -16,8 +16,10 @@ use crate::{
 
 /// How long a claimed row belongs to the relay that claimed it; longer than a confirm may take.
 const LEASE_SECONDS: i32 = 60;
-const BUSY: Duration = Duration::from_millis(20);
+/// Rows that another process wrote, or whose pause is over, are seen after this long at most;
 const IDLE: Duration = Duration::from_millis(500);
+/// and those of this process at once, unless it looked so short a time ago: rows that come together go together.
+const SPACING: Duration = Duration::from_millis(25);
 const GAUGES: Duration = Duration::from_secs(10);
 
 /// Sends the rows of this service's outboxes. Any number of replicas may run at once.
@@ -30,9 +32,26 @@ pub struct Relay {
 
 #[derive(Debug)]
 struct OutboxRow {
+    table: &'static str,
     id: MessageId,
     tries: i32,
     message: Result<Message, String>,
+}
+
+/// A row that was published, or was not.
+#[derive(Debug)]
+struct Sent {
+    table: &'static str,
+    id: MessageId,
+    failure: Option<Failure>,
+}
+
+#[derive(Debug)]
+struct Failure {
+    error: String,
+    /// It is the row's own fault: it waits, and this counts as a try.
+    at_fault: bool,
+    tries: i32,
 }
 
 impl Relay {
@@ -41,9 +60,8 @@ impl Relay {
         Self { db, publisher, tables }
     }
 
-    /// Sends until asked to stop, looking every 20 to 500 ms.
+    /// Sends until asked to stop.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut pause = BUSY;
         let mut measured: Option<Instant> = None;
         loop {
             tokio::select! {
@@ -51,144 +69,127 @@ impl Relay {
                 () = stop.cancelled() => return Ok(()),
                 () = self.publisher.ready() => {}
             }
-            let mut sent = 0;
-            for table in self.tables {
-                match self.round(table).await {
-                    Ok(count) => sent += count,
-                    Err(error) => tracing::warn!(%error, table, "outbox round failed"),
+            let sent = match self.round().await {
+                Ok(sent) => sent,
+                Err(error) => {
+                    tracing::warn!(%error, "outbox round failed");
+                    0
                 }
-            }
+            };
             if measured.is_none_or(|at| at.elapsed() > GAUGES) {
                 measured = Some(Instant::now());
                 if let Err(error) = self.measure().await {
                     tracing::warn!(%error, "outbox not measured");
                 }
             }
-            pause = if sent > 0 { BUSY } else { (pause * 2).min(IDLE) };
             if sent >= crate::queue::WINDOW {
                 continue; // there is more
             }
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(pause) => {}
+            if !self.db.rest(Reader::Relay, [SPACING, IDLE], &stop).await {
+                return Ok(());
             }
         }
     }
 
-    /// Claims up to a window of rows, publishes them without any transaction open, deletes what was taken.
-    /// Returns how many rows left the table.
-    pub async fn round(&self, table: &'static str) -> Result<usize, StoreError> {
-        let rows = self.claim(table).await?;
+    /// Claims up to a window of rows of each table, publishes them without any transaction open, deletes what was taken.
+    /// Returns how many rows left the tables.
+    async fn round(&self) -> Result<usize, StoreError> {
+        let rows = self.claim().await?;
         if rows.is_empty() {
             return Ok(0);
         }
-        let results: Vec<(MessageId, i32, Result<(), String>, bool)> = stream::iter(rows)
-            .map(|row| async move {
-                match row.message {
-                    Ok(message) => match self.publisher.publish(message).await {
-                        Ok(()) => (row.id, row.tries, Ok(()), false),
-                        Err(error) => (row.id, row.tries, Err(error.to_string()), error.concerns_message()),
-                    },
-                    Err(reason) => (row.id, row.tries, Err(reason), true),
-                }
-            })
+        let results: Vec<Sent> = stream::iter(rows)
+            .map(|row| self.send(row))
             .buffer_unordered(crate::queue::WINDOW)
             .collect()
             .await;
-        let mut taken = Vec::new();
-        let (mut kept, mut errors, mut pauses, mut counts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (id, tries, result, at_fault) in results {
-            match result {
-                Ok(()) => taken.push(id.uuid()),
-                Err(error) => {
-                    kept.push(id.uuid());
-                    // A lost connection is not the row's fault: it is ready at once.
-                    pauses.push(if at_fault { pause_after(tries) } else { 0.0 });
-                    counts.push(i32::from(at_fault));
-                    errors.push(error);
-                }
-            }
-        }
-        self.delete(table, &taken).await?;
-        self.keep(table, &kept, &errors, &pauses, &counts).await?;
-        Ok(taken.len())
+        let taken = results.iter().filter(|sent| sent.failure.is_none()).count();
+        self.delete(&results).await?;
+        self.keep(&results).await?;
+        Ok(taken)
     }
 
-    async fn claim(&self, table: &'static str) -> Result<Vec<OutboxRow>, StoreError> {
+    async fn send(&self, row: OutboxRow) -> Sent {
+        let OutboxRow { table, id, tries, message } = row;
+        let failure = match message {
+            Ok(message) => self.publisher.publish(message).await.err().map(|error| Failure {
+                // A lost connection is not the row's fault: it is ready at once.
+                at_fault: error.concerns_message(),
+                error: error.to_string(),
+                tries,
+            }),
+            Err(error) => Some(Failure { at_fault: true, error, tries }),
+        };
+        Sent { table, id, failure }
+    }
+
+    async fn claim(&self) -> Result<Vec<OutboxRow>, StoreError> {
         let mut tx = self.db.system_by_key().await?;
-        // The table's name is a constant of a service, never input.
-        let rows = sqlx::query(AssertSqlSafe(format!(
-            "UPDATE {table} SET ready_at = clock_timestamp() + $2 * interval '1 second'
-             WHERE id IN (SELECT id FROM {table} WHERE ready_at <= clock_timestamp()
-                          ORDER BY ready_at, seq LIMIT $1 FOR UPDATE SKIP LOCKED)
-             RETURNING id, tenant_id, topic, body, traceparent, tries"
-        )))
-        .bind(i64::try_from(crate::queue::WINDOW).unwrap_or(i64::MAX))
-        .bind(LEASE_SECONDS)
-        .fetch_all(&mut *tx)
-        .await?;
+        let mut claimed = Vec::new();
+        for table in self.tables {
+            // The table's name is a constant of a service, never input.
+            let rows = sqlx::query(AssertSqlSafe(format!(
+                "UPDATE {table} SET ready_at = clock_timestamp() + $2 * interval '1 second'
+                 WHERE id IN (SELECT id FROM {table} WHERE ready_at <= clock_timestamp()
+                              ORDER BY ready_at, seq LIMIT $1 FOR UPDATE SKIP LOCKED)
+                 RETURNING id, tenant_id, topic, body, traceparent, tries"
+            )))
+            .bind(i64::try_from(crate::queue::WINDOW).unwrap_or(i64::MAX))
+            .bind(LEASE_SECONDS)
+            .fetch_all(&mut *tx)
+            .await?;
+            claimed.push(rows.iter().map(|row| read(table, row)).collect::<Result<Vec<_>, _>>()?);
+        }
         tx.commit().await?;
-        rows.into_iter()
-            .map(|row| {
-                let id = MessageId(row.try_get("id")?);
-                let topic: String = row.try_get("topic")?;
-                let message = match topic.parse::<Topic>() {
-                    Ok(known) => Ok(Message {
-                        id,
-                        topic,
-                        content_type: known.content_type(),
-                        tenant: row.try_get::<Option<Uuid>, _>("tenant_id")?.map(TenantId),
-                        traceparent: row.try_get("traceparent")?,
-                        body: row.try_get("body")?,
-                    }),
-                    Err(_) => Err("unknown topic".to_owned()),
-                };
-                Ok(OutboxRow { id, tries: row.try_get("tries")?, message })
-            })
-            .collect()
+        // A later table's rows go first: an attempt's intent, which was written before what came of it.
+        Ok(claimed.into_iter().rev().flatten().collect())
     }
 
-    async fn delete(&self, table: &'static str, ids: &[Uuid]) -> Result<(), StoreError> {
-        if ids.is_empty() {
-            return Ok(());
-        }
+    async fn delete(&self, results: &[Sent]) -> Result<(), StoreError> {
         let mut tx = self.db.system_by_key().await?;
-        sqlx::query(AssertSqlSafe(format!("DELETE FROM {table} WHERE id = ANY ($1)")))
-            .bind(ids)
+        for table in self.tables {
+            let taken = results.iter().filter(|sent| sent.table == *table && sent.failure.is_none());
+            let ids: Vec<Uuid> = taken.map(|sent| sent.id.uuid()).collect();
+            if ids.is_empty() {
+                continue;
+            }
+            sqlx::query(AssertSqlSafe(format!("DELETE FROM {table} WHERE id = ANY ($1)")))
+                .bind(&ids)
+                .execute(&mut *tx)
+                .await?;
+            metrics::counter!("parapet_outbox_sent_total").increment(ids.len() as u64);
+        }
+        tx.commit().await
+    }
+
+    /// Puts back what could not be sent.
+    async fn keep(&self, results: &[Sent]) -> Result<(), StoreError> {
+        for table in self.tables {
+            let of = results.iter().filter(|sent| sent.table == *table);
+            let failed: Vec<_> = of
+                .filter_map(|sent| sent.failure.as_ref().map(|failure| (sent.id.uuid(), failure)))
+                .collect();
+            let Some((_, first)) = failed.first() else { continue };
+            let error = &first.error;
+            tracing::warn!(table, rows = failed.len(), error, "messages could not be sent and stay");
+            metrics::counter!("parapet_outbox_failed_total").increment(failed.len() as u64);
+            let pause = |f: &Failure| if f.at_fault { pause_after(f.tries) } else { 0.0 };
+            let mut tx = self.db.system().await?;
+            sqlx::query(AssertSqlSafe(format!(
+                "UPDATE {table} o SET tries = o.tries + f.counted, last_error = f.error,
+                        ready_at = clock_timestamp() + f.pause * interval '1 second'
+                 FROM unnest($1::uuid[], $2::text[], $3::float8[], $4::int[]) AS f (id, error, pause, counted)
+                 WHERE o.id = f.id"
+            )))
+            .bind(failed.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+            .bind(failed.iter().map(|(_, f)| f.error.as_str()).collect::<Vec<_>>())
+            .bind(failed.iter().map(|(_, f)| pause(f)).collect::<Vec<_>>())
+            .bind(failed.iter().map(|(_, f)| i32::from(f.at_fault)).collect::<Vec<_>>())
             .execute(&mut *tx)
             .await?;
-        tx.commit().await?;
-        metrics::counter!("parapet_outbox_sent_total").increment(ids.len() as u64);
+            tx.commit().await?;
+        }
         Ok(())
-    }
-
-    async fn keep(
-        &self,
-        table: &'static str,
-        ids: &[Uuid],
-        errors: &[String],
-        pauses: &[f64],
-        counts: &[i32],
-    ) -> Result<(), StoreError> {
-        let Some(error) = errors.first() else {
-            return Ok(());
-        };
-        tracing::warn!(table, rows = ids.len(), error, "messages could not be sent and stay");
-        metrics::counter!("parapet_outbox_failed_total").increment(ids.len() as u64);
-        let mut tx = self.db.system().await?;
-        sqlx::query(AssertSqlSafe(format!(
-            "UPDATE {table} o SET tries = o.tries + f.counted, last_error = f.error,
-                    ready_at = clock_timestamp() + f.pause * interval '1 second'
-             FROM unnest($1::uuid[], $2::text[], $3::float8[], $4::int[]) AS f (id, error, pause, counted) WHERE o.id = f.id"
-        )))
-        .bind(ids)
-        .bind(errors)
-        .bind(pauses)
-        .bind(counts)
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await
     }
 
     async fn measure(&self) -> Result<(), StoreError> {
@@ -209,6 +210,23 @@ impl Relay {
         }
         Ok(())
     }
+}
+
+fn read(table: &'static str, row: &PgRow) -> Result<OutboxRow, StoreError> {
+    let id = MessageId(row.try_get("id")?);
+    let topic: String = row.try_get("topic")?;
+    let message = match topic.parse::<Topic>() {
+        Ok(known) => Ok(Message {
+            id,
+            topic,
+            content_type: known.content_type(),
+            tenant: row.try_get::<Option<Uuid>, _>("tenant_id")?.map(TenantId),
+            traceparent: row.try_get("traceparent")?,
+            body: row.try_get("body")?,
+        }),
+        Err(_) => Err("unknown topic".to_owned()),
+    };
+    Ok(OutboxRow { table, id, tries: row.try_get("tries")?, message })
 }
 
 fn pause_after(tries: i32) -> f64 {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    db::{Db, StoreError, Tx},
+    db::{Db, Reader, StoreError, Tx},
     id::{TenantId, WorkId},
     outbox::{self, Topic},
 };
@@ -93,6 +93,7 @@ pub async fn schedule_many(tx: &mut Tx, work: &[NewWork]) -> Result<(), StoreErr
     .bind(work.iter().map(|w| w.due_at).collect::<Vec<_>>())
     .execute(&mut **tx)
     .await?;
+    tx.changed_work();
     Ok(())
 }
 
@@ -107,6 +108,7 @@ pub async fn finish(tx: &mut Tx, work: WorkId) -> Result<(), StoreError> {
     .bind(work)
     .execute(&mut **tx)
     .await?;
+    tx.changed_work();
     Ok(())
 }
 
@@ -126,6 +128,7 @@ pub async fn postpone(
     .bind(reason)
     .execute(&mut **tx)
     .await?;
+    tx.changed_work();
     Ok(())
 }
 
@@ -136,6 +139,7 @@ pub async fn park(tx: &mut Tx, work: WorkId, reason: &str) -> Result<(), StoreEr
         .bind(reason)
         .execute(&mut **tx)
         .await?;
+    tx.changed_work();
     Ok(())
 }
 
@@ -147,6 +151,7 @@ pub async fn cancel(tx: &mut Tx, tenant: TenantId, kind: &str, subjects: &[Uuid]
         .bind(subjects)
         .execute(&mut **tx)
         .await?;
+    tx.changed_work();
     Ok(())
 }
 
@@ -175,8 +180,10 @@ pub struct Dispatcher {
     caps: Caps,
 }
 
-const BUSY: Duration = Duration::from_millis(20);
+/// What was changed elsewhere, or falls due by time, is seen after this long at most;
 const IDLE: Duration = Duration::from_millis(500);
+/// and what was changed here at once, unless it looked so short a time ago: rows that come together go together.
+const SPACING: Duration = Duration::from_millis(50);
 
 impl Dispatcher {
     /// A dispatcher; `topic_of` names the topic and writes the body of a row's message.
@@ -186,19 +193,18 @@ impl Dispatcher {
 
     /// Gives out work until asked to stop.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut pause = BUSY;
+        let mut pause = SPACING;
         loop {
             pause = match self.round().await {
                 Ok(0) => (pause * 2).min(IDLE),
-                Ok(_) => BUSY,
+                Ok(_) => SPACING,
                 Err(error) => {
                     tracing::warn!(%error, "work could not be given out");
                     IDLE
                 }
             };
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(pause) => {}
+            if !self.db.rest(Reader::Dispatcher, [SPACING, pause], &stop).await {
+                return Ok(());
             }
         }
     }

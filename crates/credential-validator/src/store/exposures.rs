@@ -2,7 +2,7 @@
 
 use shared::{
     db::{StoreError, Tx},
-    id::{AccountKey, ExposureId, TenantId},
+    id::{ExposureId, TenantId},
     triage::{Likelihood, Place},
     verdict::{Reason, Verdict},
 };
@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::feed::{Candidate, Record};
-use crate::triage::{Decision, Tried};
+use crate::triage::Decision;
 
 /// What an exposure comes in with.
 #[derive(Debug)]
@@ -106,62 +106,6 @@ pub async fn insert(
     Ok(rows.into_iter().map(ExposureId).collect())
 }
 
-/// What was proven on an account.
-pub async fn tried(tx: &mut Tx, account: &AccountKey) -> Result<Vec<Tried>, StoreError> {
-    let rows = sqlx::query(
-        "SELECT digest, verdict, tried_at FROM tried
-         WHERE tenant_id = platform.current_tenant() AND provider = $1 AND directory_id = $2 AND object_id = $3",
-    )
-    .bind(account.provider.as_str())
-    .bind(&account.directory)
-    .bind(&account.object)
-    .fetch_all(&mut **tx)
-    .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Tried {
-                digest: row.try_get("digest")?,
-                verdict: proven(row.try_get("verdict")?)?,
-                at: row.try_get("tried_at")?,
-            })
-        })
-        .collect()
-}
-
-fn proven(name: &str) -> Result<Verdict, StoreError> {
-    [Verdict::Valid, Verdict::ValidSecondFactor, Verdict::ValidExpired, Verdict::Invalid]
-        .into_iter()
-        .find(|v| v.name() == name)
-        .ok_or_else(|| StoreError::Corrupt("tried.verdict".into()))
-}
-
-/// Remembers what an attempt proved. The newest proof of a password counts.
-pub async fn remember(
-    tx: &mut Tx,
-    tenant: TenantId,
-    account: &AccountKey,
-    digest: &[u8],
-    verdict: Verdict,
-    exposure: ExposureId,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO tried AS t (tenant_id, provider, directory_id, object_id, digest, verdict, exposure_id, tried_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, clock_timestamp())
-         ON CONFLICT (tenant_id, provider, directory_id, object_id, digest)
-         DO UPDATE SET verdict = excluded.verdict, exposure_id = excluded.exposure_id, tried_at = excluded.tried_at",
-    )
-    .bind(tenant)
-    .bind(account.provider.as_str())
-    .bind(&account.directory)
-    .bind(&account.object)
-    .bind(digest)
-    .bind(verdict.name())
-    .bind(exposure)
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
 /// What is written of a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -213,26 +157,6 @@ pub async fn decide(
     .execute(&mut **tx)
     .await?;
     Ok(())
-}
-
-/// Exposures of an account that wait, so that what was just proven can decide them; with a digest, only its own.
-pub async fn waiting_of(
-    tx: &mut Tx,
-    account: &AccountKey,
-    digest: Option<&[u8]>,
-) -> Result<Vec<(ExposureId, Place)>, StoreError> {
-    let rows = sqlx::query(
-        "SELECT exposure_id, likelihood, privileged FROM exposures
-         WHERE tenant_id = platform.current_tenant() AND state = 'waiting' AND object_id = $1 AND directory_id = $2
-           AND provider = $3 AND ($4::bytea IS NULL OR digest = $4) LIMIT 1000",
-    )
-    .bind(&account.object)
-    .bind(&account.directory)
-    .bind(account.provider.as_str())
-    .bind(digest)
-    .fetch_all(&mut **tx)
-    .await?;
-    rows.iter().map(|row| Ok((ExposureId(row.try_get("exposure_id")?), place(row)?))).collect()
 }
 
 /// The columns that say where an exposure stands.

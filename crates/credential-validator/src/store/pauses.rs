@@ -4,7 +4,7 @@ use shared::{
     db::{StoreError, Tx},
     id::TenantId,
 };
-use sqlx::Row;
+use sqlx::{Row, postgres::PgRow};
 use time::{Duration, OffsetDateTime};
 
 /// A pause in force.
@@ -15,19 +15,36 @@ pub struct Pause {
     pub until: Option<OffsetDateTime>,
 }
 
-/// The pause that holds for a directory now: its own or the whole tenant's, the longest.
+impl Pause {
+    /// From the columns of [`pause_in_force!`], which are null where there is none.
+    pub fn read(row: &PgRow) -> Result<Option<Self>, StoreError> {
+        let Some(reason) = row.try_get("pause_reason")? else { return Ok(None) };
+        Ok(Some(Self { reason, until: row.try_get("pause_until")? }))
+    }
+}
+
+/// The query for the pause that holds for a directory now: its own or the whole tenant's, the longest.
+macro_rules! pause_in_force {
+    ($tenant:literal, $directory:literal) => {
+        concat!(
+            "SELECT reason AS pause_reason, until AS pause_until FROM pauses WHERE tenant_id = ",
+            $tenant,
+            " AND directory_id IN ('', ",
+            $directory,
+            ") AND (until IS NULL OR until > clock_timestamp()) ORDER BY until DESC NULLS FIRST LIMIT 1"
+        )
+    };
+}
+pub(super) use pause_in_force;
+
+/// The pause that holds for a directory now.
 pub async fn in_force(tx: &mut Tx, tenant: TenantId, directory: &str) -> Result<Option<Pause>, StoreError> {
-    let row = sqlx::query(
-        "SELECT reason, until FROM pauses
-         WHERE tenant_id = $1 AND directory_id IN ('', $2) AND (until IS NULL OR until > clock_timestamp())
-         ORDER BY until DESC NULLS FIRST LIMIT 1",
-    )
-    .bind(tenant)
-    .bind(directory)
-    .fetch_optional(&mut **tx)
-    .await?;
-    let Some(row) = row else { return Ok(None) };
-    Ok(Some(Pause { reason: row.try_get("reason")?, until: row.try_get("until")? }))
+    let row = sqlx::query(pause_in_force!("$1", "$2"))
+        .bind(tenant)
+        .bind(directory)
+        .fetch_optional(&mut **tx)
+        .await?;
+    row.as_ref().map_or(Ok(None), Pause::read)
 }
 
 /// Pauses a directory for at least this long. True when no pause was in force before.

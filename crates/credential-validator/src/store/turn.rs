@@ -4,13 +4,22 @@ use shared::{
     db::{StoreError, Tx, parse},
     id::{AccountId, AccountKey, AttemptId, ExposureId, IntegrationId, TenantId, WorkId},
     provider::{AccountKind, AccountState, PasswordAuthority, account_key},
-    work::{self, lane::Lane},
+    triage::Place,
+    verdict::Verdict,
+    work::{
+        self,
+        lane::{Lane, Standing},
+    },
 };
 use sqlx::{Row, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::triage::{AccountFacts, PasswordPolicy, Secret, SecretForm, captured_until};
+use super::{
+    exposures::place,
+    pauses::{Pause, pause_in_force},
+};
+use crate::triage::{AccountFacts, PasswordPolicy, Secret, SecretForm, Tried, captured_until};
 
 /// Whether a person asks for an exposure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +53,10 @@ impl Asked {
     }
 }
 
-/// The columns that [`Asked`] is read from, of an exposure `e`.
+/// The columns that [`Asked`] is read from, of an exposure `e`, and the time.
 macro_rules! asked {
     () => {
-        "e.requested, e.asked_by = '{}' OR EXISTS (
+        "clock_timestamp() AS now, e.requested, e.asked_by = '{}' OR EXISTS (
              SELECT FROM api.validation_requests_v r
              WHERE r.tenant_id = e.tenant_id AND r.validation_id = ANY (e.asked_by) AND r.state = 'running') AS running,
          (SELECT max(r.created_at) FROM api.validation_requests_v r
@@ -91,6 +100,12 @@ pub struct Turn {
     pub threshold: Option<u32>,
     /// What passwords of the directory satisfy, as far as it was read.
     pub policy: Option<PasswordPolicy>,
+    /// What attempts proved on the account.
+    pub tried: Vec<Tried>,
+    /// The pause that held when it was read.
+    pub pause: Option<Pause>,
+    /// How its lane stood then.
+    pub standing: Standing,
 }
 
 impl Turn {
@@ -121,11 +136,21 @@ pub async fn load(
                 coalesce(e.set_aside ->> 'state' = 'decided', false) AS had_verdict,
                 a.state, a.kind, a.authority, a.hybrid, a.password_changed_at, a.created_at_directory,
                 a.under_policy_since, a.removed_at IS NOT NULL AS removed, p.lockout_threshold,
-                p.rules_since, p.min_length, p.min_lower, p.min_upper, p.min_digits, p.min_classes
+                p.rules_since, p.min_length, p.min_lower, p.min_upper, p.min_digits, p.min_classes,
+                t.digests, t.verdicts, t.dates, z.pause_reason, z.pause_until,
+                h.held_until, coalesce(h.held_until > clock_timestamp(), false) AS held, h.reason AS hold_reason
          FROM exposures e
          JOIN work w ON w.tenant_id = e.tenant_id AND w.subject = e.exposure_id AND w.work_id = $3 AND w.state = 'in_flight'
          LEFT JOIN sync.accounts_v a ON a.tenant_id = e.tenant_id AND a.account_id = e.account_id
          LEFT JOIN sync.directory_policies_v p ON p.tenant_id = e.tenant_id AND p.integration_id = e.integration_id
+         LEFT JOIN lane_holds h ON h.tenant_id = e.tenant_id AND h.directory = e.directory_id
+         LEFT JOIN LATERAL (
+             SELECT array_agg(digest) AS digests, array_agg(verdict) AS verdicts, array_agg(tried_at) AS dates FROM tried
+             WHERE tenant_id = e.tenant_id AND provider = e.provider AND directory_id = e.directory_id
+               AND object_id = e.object_id) t ON true
+         LEFT JOIN LATERAL (",
+        pause_in_force!("e.tenant_id", "e.directory_id"),
+        ") z ON true
          WHERE e.tenant_id = $1 AND e.exposure_id = $2 AND e.state = 'waiting'",
     ))
     .bind(tenant)
@@ -134,6 +159,7 @@ pub async fn load(
     .fetch_optional(&mut **tx)
     .await?;
     let Some(row) = row else { return Ok(None) };
+    tx.clock_was_read(row.try_get("now")?);
     let sealed: Option<Vec<u8>> = row.try_get("secret_sealed")?;
     let secret = Secret {
         form: SecretForm::parse(row.try_get("secret_form")?),
@@ -170,6 +196,12 @@ pub async fn load(
         facts: if synced { Some(account_facts(&row)?) } else { None },
         threshold: row.try_get::<Option<i32>, _>("lockout_threshold")?.and_then(|t| u32::try_from(t).ok()),
         policy: policy(&row)?,
+        tried: tried(&row)?,
+        pause: Pause::read(&row)?,
+        standing: match row.try_get("hold_reason")? {
+            Some(reason) => Standing::of(row.try_get("held_until")?, row.try_get("held")?, reason),
+            None => Standing::Well,
+        },
     }))
 }
 
@@ -185,6 +217,21 @@ pub async fn drop_leftover(tx: &mut Tx, tenant: TenantId, id: WorkId) -> Result<
     .fetch_one(&mut **tx)
     .await?;
     if leftover { work::finish(tx, id).await } else { Ok(()) }
+}
+
+fn tried(row: &PgRow) -> Result<Vec<Tried>, StoreError> {
+    let digests = row.try_get::<Option<Vec<Vec<u8>>>, _>("digests")?.unwrap_or_default();
+    let verdicts = row.try_get::<Option<Vec<String>>, _>("verdicts")?.unwrap_or_default();
+    let dates = row.try_get::<Option<Vec<OffsetDateTime>>, _>("dates")?.unwrap_or_default();
+    let rows = digests.into_iter().zip(verdicts).zip(dates);
+    rows.map(|((digest, verdict), at)| Ok(Tried { digest, verdict: proven(&verdict)?, at })).collect()
+}
+
+fn proven(name: &str) -> Result<Verdict, StoreError> {
+    [Verdict::Valid, Verdict::ValidSecondFactor, Verdict::ValidExpired, Verdict::Invalid]
+        .into_iter()
+        .find(|v| v.name() == name)
+        .ok_or_else(|| StoreError::Corrupt("tried.verdict".into()))
 }
 
 fn policy(row: &PgRow) -> Result<Option<PasswordPolicy>, StoreError> {
@@ -229,7 +276,9 @@ pub async fn lock(tx: &mut Tx, turn: &Turn) -> Result<Option<Asked>, StoreError>
     .bind(turn.round)
     .fetch_optional(&mut **tx)
     .await?;
-    found.as_ref().map(Asked::read).transpose()
+    let Some(row) = found else { return Ok(None) };
+    tx.clock_was_read(row.try_get("now")?);
+    Asked::read(&row).map(Some)
 }
 
 /// Notes whose attempt it is and counts it. In the reservation's transaction.
@@ -245,6 +294,40 @@ pub async fn note_attempt(tx: &mut Tx, turn: &Turn) -> Result<(), StoreError> {
     .execute(&mut **tx)
     .await?;
     Ok(())
+}
+
+/// Notes that the outcome of the turn's attempt is recorded, and remembers what it proved: the verdict about a digest. The newest proof
+/// of a password counts. Returns the exposures that wait and that this may decide without an attempt: an invalid password
+/// decides itself, a valid one all others of the account.
+pub async fn conclude(
+    tx: &mut Tx,
+    turn: &Turn,
+    proved: Option<(Verdict, &[u8])>,
+) -> Result<Vec<(ExposureId, Place)>, StoreError> {
+    let (verdict, digest) = proved.unzip();
+    let rows = sqlx::query(
+        "WITH noted AS (UPDATE attempts SET concluded = true WHERE attempt_id = $1),
+         remembered AS (
+             INSERT INTO tried AS t (tenant_id, provider, directory_id, object_id, digest, verdict, exposure_id, tried_at)
+             SELECT $2, $3, $4, $5, $6, $7, $8, clock_timestamp() WHERE $6 IS NOT NULL
+             ON CONFLICT (tenant_id, provider, directory_id, object_id, digest)
+             DO UPDATE SET verdict = excluded.verdict, exposure_id = excluded.exposure_id, tried_at = excluded.tried_at)
+         SELECT exposure_id, likelihood, privileged FROM exposures
+         WHERE tenant_id = $2 AND state = 'waiting' AND object_id = $5 AND directory_id = $4 AND provider = $3
+           AND CASE WHEN $9 THEN $6 IS NOT NULL ELSE digest = $6 END LIMIT 1000",
+    )
+    .bind(turn.attempt())
+    .bind(turn.tenant)
+    .bind(turn.key.provider.as_str())
+    .bind(&turn.key.directory)
+    .bind(&turn.key.object)
+    .bind(digest)
+    .bind(verdict.map(Verdict::name))
+    .bind(turn.exposure)
+    .bind(verdict.is_some_and(Verdict::is_valid))
+    .fetch_all(&mut **tx)
+    .await?;
+    rows.iter().map(|row| Ok((ExposureId(row.try_get("exposure_id")?), place(row)?))).collect()
 }
 
 /// Notes that an attempt's outcome is recorded.

@@ -236,6 +236,7 @@ impl Reservation {
         match row.try_get::<&str, _>("outcome")? {
             "granted" => {
                 self.granted = Some(Ticket { attempt: ask.attempt, nonce });
+                self.tx.wrote_messages(); // the intent
                 Ok(Answer::Granted)
             }
             "already" => Ok(Answer::Already),

@@ -45,6 +45,16 @@ pub enum Standing {
     Held(OffsetDateTime, String),
 }
 
+impl Standing {
+    /// What a row of `lane_holds` says: its `held_until`, whether that is still to come, and its `reason`.
+    pub fn of(held_until: Option<OffsetDateTime>, held: bool, reason: String) -> Self {
+        match held_until {
+            Some(until) if held => Self::Held(until, reason),
+            _ => Self::Doubtful,
+        }
+    }
+}
+
 impl Lane<'_> {
     /// How the lane stands. Asked before anything is sent: work may have been given out just before it was held.
     pub async fn standing(self, tx: &mut Tx) -> Result<Standing, StoreError> {
@@ -56,11 +66,7 @@ impl Lane<'_> {
         .bind(self.directory)
         .fetch_optional(&mut **tx)
         .await?;
-        Ok(match row {
-            None => Standing::Well,
-            Some((Some(until), true, reason)) => Standing::Held(until, reason),
-            Some(_) => Standing::Doubtful,
-        })
+        Ok(row.map_or(Standing::Well, |(until, held, reason)| Standing::of(until, held, reason)))
     }
 
     /// A call was answered: the lane is well.
