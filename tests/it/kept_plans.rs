@@ -1,7 +1,15 @@
 //! Plans that are kept (`Db::tenant_by_key`) were made while the tables were small. They must find their rows by key all the
 //! same when a tenant has many.
 
-use e2e::validation::{Leak, World, password};
+use std::{process::ExitCode, time::Duration};
+
+use e2e::{
+    bus::Bus,
+    validation::{Leak, World, password},
+};
+use shared::queue;
+
+use crate::messaging::{EFFECTS, Effect, TOPIC, enqueue};
 
 /// Not counted in the exposures: to look would be to read them.
 const ANSWERED: &str = "SELECT count(*) FROM budget.attempt WHERE state = 'answered'";
@@ -62,4 +70,37 @@ async fn a_verdict_reads_the_rows_it_is_about_however_many_the_tenant_has() {
     world.until(CONNECTED, 0).await;
     let read = world.count(READ).await;
     assert!(read < MANY, "{read} rows read for 24 verdicts, beside {MANY} that they are not about");
+}
+
+#[tokio::test]
+async fn a_relay_reads_what_it_sends_however_much_waits_beside_it() {
+    const MANY: i64 = 5_000;
+    let bus = Bus::new().await;
+    bus.execute(EFFECTS).await;
+    bus.execute("ALTER TABLE validator.outbox SET (autovacuum_enabled = off)").await;
+    let running = bus.start("validator", "parapet_validator").await;
+    running.service.spawn_relay(&["outbox"]);
+    queue::spawn_consumer(&running.service, TOPIC, 16, Effect::new(running.service.db(), Duration::ZERO));
+    // Statements are met while the table is as empty as it is most of the time.
+    for n in 0..10 {
+        enqueue(running.service.db(), [format!("early {n}")]).await;
+        bus.until_count("SELECT count(*) FROM validator.effects", n + 1).await;
+    }
+    bus.execute(
+        "INSERT INTO validator.outbox (id, topic, body, ready_at)
+         SELECT gen_random_uuid(), 'validation.requested', '', now() + interval '1 hour' FROM generate_series(1, 5000)",
+    )
+    .await;
+    for n in 10..30 {
+        enqueue(running.service.db(), [format!("late {n}")]).await;
+        bus.until_count("SELECT count(*) FROM validator.effects", n + 1).await;
+    }
+    assert_eq!(running.stop().await, ExitCode::SUCCESS);
+    bus.until_count(CONNECTED, 0).await;
+    let read =
+        "SELECT (coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_user_tables
+                WHERE relid = 'validator.outbox'::regclass";
+    let read = bus.count(read).await;
+    // The gauge of the outbox's length counts them all, every ten seconds.
+    assert!(read < 4 * MANY, "{read} rows read for 30 messages, beside {MANY} that are not to be sent yet");
 }

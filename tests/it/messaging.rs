@@ -29,7 +29,7 @@ use shared::{
 };
 use uuid::Uuid;
 
-const TOPIC: Topic = Topic::ValidationRequested;
+pub const TOPIC: Topic = Topic::ValidationRequested;
 
 /// Where handlers leave their effect.
 pub const EFFECTS: &str = "

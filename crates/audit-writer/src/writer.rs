@@ -26,7 +26,7 @@ pub(crate) struct Writer {
 #[async_trait]
 impl BatchHandler for Writer {
     async fn handle(&self, batch: &[Delivery]) -> Result<(), HandlerError> {
-        let mut tx = self.db.system_by_key().await?;
+        let mut tx = self.db.system().await?;
         let mut chains: BTreeMap<Chain, Vec<Event>> = BTreeMap::new();
         for delivery in done_many(&mut tx, batch).await? {
             let (chain, event) = wire::read(delivery.decode::<events::AuditRecorded>()?)?;

@@ -183,7 +183,7 @@ pub struct Dispatcher {
 /// What was changed elsewhere, or falls due by time, is seen after this long at most;
 const IDLE: Duration = Duration::from_millis(500);
 /// and what was changed here at once, unless it looked so short a time ago: rows that come together go together.
-const SPACING: Duration = Duration::from_millis(50);
+const SPACING: Duration = Duration::from_millis(20);
 
 impl Dispatcher {
     /// A dispatcher; `topic_of` names the topic and writes the body of a row's message.

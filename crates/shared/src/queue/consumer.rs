@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -16,7 +16,7 @@ use lapin::{
     types::FieldTable,
 };
 use time::OffsetDateTime;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -65,6 +65,9 @@ pub(super) struct Worker {
     slots: Arc<Semaphore>,
     handler: Arc<dyn Handler>,
     pub(super) state: LinkState,
+    /// Messages whose try waits to be counted, and whoever counts.
+    arrived: std::sync::Mutex<Vec<(MessageId, oneshot::Sender<Seen>)>>,
+    counting: tokio::sync::Mutex<()>,
 }
 
 /// What to do with a message after one try.
@@ -94,6 +97,8 @@ impl Worker {
             slots: Arc::new(Semaphore::new(usize::from(at_once))),
             handler,
             state: LinkState::new(format!("{} consume {topic}", service.name())),
+            arrived: std::sync::Mutex::default(),
+            counting: tokio::sync::Mutex::default(),
         }
     }
 
@@ -199,11 +204,8 @@ impl Worker {
     }
 
     async fn attempt(&self, delivery: &mut Delivery) -> Step {
-        let seen = match self.begin(&[delivery.message_id]).await {
-            Some(seen) => seen.into_values().next(),
-            None => return Step::Leave,
-        };
-        let Some(Seen::Try(tries)) = seen else {
+        let Some(seen) = self.begin_one(delivery.message_id).await else { return Step::Leave };
+        let Seen::Try(tries) = seen else {
             self.count("duplicate");
             return Step::Acknowledge;
         };
@@ -270,6 +272,26 @@ impl Worker {
                 return false;
             }
         }
+    }
+
+    /// Counts a try of a message together with those of others that came meanwhile: one transaction at a time, and
+    /// whoever is next takes all that wait. None when asked to stop before the database could.
+    async fn begin_one(&self, id: MessageId) -> Option<Seen> {
+        let (reply, seen) = oneshot::channel();
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).push((id, reply));
+        let counting = self.counting.lock().await;
+        let arrived = std::mem::take(&mut *self.arrived.lock().unwrap_or_else(PoisonError::into_inner));
+        if !arrived.is_empty() {
+            let ids: Vec<_> = arrived.iter().map(|(id, _)| *id).collect();
+            let known = self.begin(&ids).await?;
+            for (id, reply) in arrived {
+                if let Some(seen) = known.get(&id) {
+                    reply.send(*seen).ok(); // whoever asked waits below
+                }
+            }
+        }
+        drop(counting);
+        seen.await.ok()
     }
 
     /// Counts a try of each message; None when asked to stop before the database could.
