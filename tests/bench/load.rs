@@ -23,8 +23,9 @@ use crate::{
 
 /// The goal, in seconds, as the histogram's bucket is named.
 const BOUND: &str = "0.025";
-/// What every answer takes while validators are compared.
-const ANSWER: Duration = Duration::from_millis(100);
+/// What every answer takes while validators are compared: as the goal says, and so long that one machine for all of them has
+/// processors to spare, which shows whether anything but processors holds them up.
+const ANSWERS: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
 /// Validators beside the first.
 const MORE: usize = 3;
 
@@ -90,28 +91,45 @@ pub async fn scale(
     tenant: &Tenant,
     logins: &[&str],
 ) -> anyhow::Result<()> {
-    let fault = json!({ "directory": tenant.directory, "operation": "*", "times": u32::MAX,
-        "effect": { "delay": { "ms": ANSWER.as_millis() } } });
-    stage.control.fault(&fault).await?;
-    let (few, many) = logins.split_at(logins.len() / (MORE + 2));
-    let few = expose(stage, tenant, few).await?;
-    let one = validate(stage, tenant, &few).await?;
-    // The first of them warms the new validators, whose connections know no statement yet; the first one is warm.
-    let (first, many) = many.split_at(few.len());
-    let first = expose(stage, tenant, first).await?;
+    // An eighth for each of the first two, two to warm the others, and four.
+    let mut parts = logins.chunks(logins.len() / 8);
+    let mut next = |eighths: usize| parts.by_ref().take(eighths).flatten().copied().collect::<Vec<_>>();
+    let mut one = Vec::new();
+    for answer in ANSWERS {
+        one.push(at_answers_of(answer, stage, tenant, &next(1)).await?);
+    }
     let mut others = Vec::new();
     for _ in 0..MORE {
         others.push(another(stage).await?);
     }
-    validate(stage, tenant, &first).await?;
-    let many = expose(stage, tenant, many).await?;
-    let four = validate(stage, tenant, &many).await;
+    // Their connections know no statement yet; those of the first one do.
+    at_answers_of(Duration::ZERO, stage, tenant, &next(2)).await?;
+    for (answer, one) in ANSWERS.into_iter().zip(one) {
+        let four = at_answers_of(answer, stage, tenant, &next(2)).await?;
+        let name =
+            format!("verdicts of four validators, beside one, at answers of {} ms", answer.as_millis());
+        report.add(&name, "1/s", four, one);
+    }
     for mut other in others {
         other.kill().await?;
     }
-    stage.control.clear_faults().await?;
-    report.add("verdicts of four validators, beside one, at answers of 100 ms", "1/s", four?, one);
     Ok(())
+}
+
+/// Verdicts per second while every answer of the tenant's directory takes so long.
+async fn at_answers_of(
+    answer: Duration,
+    stage: &Stage,
+    tenant: &Tenant,
+    logins: &[&str],
+) -> anyhow::Result<f64> {
+    let exposures = expose(stage, tenant, logins).await?;
+    let fault = json!({ "directory": tenant.directory, "operation": "*", "times": u32::MAX,
+        "effect": { "delay": { "ms": answer.as_millis() } } });
+    stage.control.fault(&fault).await?;
+    let rate = validate(stage, tenant, &exposures).await;
+    stage.control.clear_faults().await?;
+    rate
 }
 
 /// One more validator with the configuration of the first and ports of its own.

@@ -5,7 +5,6 @@
 
 use time::{Duration, OffsetDateTime};
 
-use super::log;
 use crate::store::ledger::Account;
 
 /// A rolling window: the longest calendar day, and the time between reserving and sending.
@@ -14,31 +13,6 @@ pub(super) const WINDOW: Duration = Duration::minutes(25 * 60 + 15);
 pub(super) const CEILING: i32 = 5;
 /// Attempts on one account are at least so far apart.
 pub(super) const SPACING: Duration = Duration::minutes(5);
-
-/// What showed a fault, and so what follows from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// Our own ledger: the limiter failed, and all attempts stop.
-    Ledger,
-    /// A directory's log. It is told, and no more: anybody who knows the client id of a public client can submit under it, and
-    /// must not be able to switch validation off.
-    Log,
-}
-
-impl Source {
-    /// Where faults against a rule show.
-    pub fn of(rule: &str) -> Self {
-        if [log::WINDOW_RULE, log::UNKNOWN_RULE].contains(&rule) { Self::Log } else { Self::Ledger }
-    }
-
-    /// The stable name.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ledger => "ledger",
-            Self::Log => "log",
-        }
-    }
-}
 
 /// Something that must not be, at the reservation of an instant or an entry of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,8 +14,6 @@ use shared::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::check::Source;
-
 use self::check::Fault;
 use crate::store::{
     ledger,
@@ -30,6 +28,31 @@ const PAGE: i32 = 500;
 /// Findings of logs that one run tells: whoever knows our client id can make any number of them. The rest is for later runs.
 const MOST_TOLD: usize = 100;
 const NAME: &str = "limit auditor";
+
+/// What showed a fault, and so what follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Our own ledger: the limiter failed, and all attempts stop.
+    Ledger,
+    /// A directory's log. It is told, and no more: anybody who knows the client id of a public client can submit under it, and
+    /// must not be able to switch validation off.
+    Log,
+}
+
+impl Source {
+    /// Where faults against a rule show.
+    pub fn of(rule: &str) -> Self {
+        if [log::WINDOW_RULE, log::UNKNOWN_RULE].contains(&rule) { Self::Log } else { Self::Ledger }
+    }
+
+    /// The stable name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ledger => "ledger",
+            Self::Log => "log",
+        }
+    }
+}
 
 /// What a run looked at and found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

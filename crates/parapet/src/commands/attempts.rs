@@ -143,16 +143,8 @@ impl Attempts {
                 let audit =
                     installation.audit_attempts(api::AuditAttemptsRequest { days }).await?.into_inner();
                 output::show(global, &output::json("AuditAttemptsResponse", &audit)?)?;
-                if audit.findings.iter().any(|finding| !finding.only_told) {
-                    bail!(
-                        "attempts were made beyond a limit; all attempts are stopped until an operator resumes them"
-                    );
-                }
-                let week_ago = OffsetDateTime::now_utc().unix_timestamp() - 7 * 24 * 3600;
-                if audit.findings.iter().any(|f| f.at.is_some_and(|at| at.seconds > week_ago)) {
-                    bail!(
-                        "directories' logs show submissions of ours that the ledger does not explain; attempts go on"
-                    );
+                if let Some(wrong) = wrong(&audit.findings, OffsetDateTime::now_utc()) {
+                    bail!("{wrong}");
                 }
                 if !global.json {
                     let logs = match audit.sign_ins {
@@ -167,5 +159,42 @@ impl Attempts {
                 Ok(())
             }
         }
+    }
+}
+
+/// Why an audit fails, if it does: for what shows in the ledger always, and for what shows in a log alone, where anybody may
+/// write who knows a public client id, for a week.
+fn wrong(findings: &[api::AttemptFinding], now: OffsetDateTime) -> Option<&'static str> {
+    let week_ago = (now - time::Duration::weeks(1)).unix_timestamp();
+    if findings.iter().any(|finding| !finding.only_told) {
+        Some("attempts were made beyond a limit; all attempts are stopped until an operator resumes them")
+    } else if findings.iter().any(|finding| finding.at.is_some_and(|at| at.seconds > week_ago)) {
+        Some("directories' logs show submissions of ours that the ledger does not explain; attempts go on")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_shows_in_the_ledger_fails_for_good_and_what_shows_in_a_log_for_a_week() {
+        let now = OffsetDateTime::UNIX_EPOCH + Duration::weeks(2_000);
+        let finding = |only_told, age: Duration| api::AttemptFinding {
+            only_told,
+            at: Some(prost_types::Timestamp { seconds: (now - age).unix_timestamp(), nanos: 0 }),
+            ..Default::default()
+        };
+        assert_eq!(wrong(&[], now), None);
+        assert!(wrong(&[finding(false, Duration::weeks(52))], now).unwrap().contains("beyond a limit"));
+        let almost = Duration::weeks(1) - Duration::SECOND;
+        assert!(wrong(&[finding(true, almost)], now).unwrap().contains("logs"));
+        assert_eq!(wrong(&[finding(true, Duration::weeks(1))], now), None);
+        let both = [finding(true, almost), finding(false, Duration::weeks(52))];
+        assert!(wrong(&both, now).unwrap().contains("stopped"), "the worse one is told");
     }
 }
