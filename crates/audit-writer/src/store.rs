@@ -114,7 +114,7 @@ pub(crate) async fn due_for_checkpoint(
     let mut tx = db.system().await?;
     let due: Vec<Uuid> = sqlx::query_scalar(
         "SELECT tenant_id FROM heads WHERE sequence > checkpoint_sequence
-           AND (checkpoint_at < clock_timestamp() - $1 * interval '1 second' OR sequence - checkpoint_sequence >= $2)
+           AND (checkpoint_at < statement_timestamp() - $1 * interval '1 second' OR sequence - checkpoint_sequence >= $2)
          ORDER BY checkpoint_at LIMIT 1000",
     )
     .bind(every.as_secs_f64())

@@ -100,7 +100,7 @@ pub(crate) async fn save_policy(
          ON CONFLICT (tenant_id, integration_id) DO UPDATE SET directory_id = excluded.directory_id,
              lockout_threshold = excluded.lockout_threshold, read_at = excluded.read_at, rules_state = excluded.rules_state,
              rules_since = CASE WHEN p.directory_id = excluded.directory_id AND p.rules_state = excluded.rules_state
-                                 AND p.read_at > clock_timestamp() - interval '1 day'
+                                 AND p.read_at > statement_timestamp() - interval '1 day'
                                 THEN p.rules_since ELSE excluded.rules_since END,
              min_length = excluded.min_length, min_lower = excluded.min_lower, min_upper = excluded.min_upper,
              min_digits = excluded.min_digits, min_classes = excluded.min_classes",

@@ -93,7 +93,7 @@ pub(crate) async fn compare(
 pub(crate) async fn forget(tx: &mut Tx, tenant: TenantId, preview: Uuid) -> Result<(), StoreError> {
     sqlx::query(
         "DELETE FROM scope_preview_accounts
-         WHERE tenant_id = $1 AND (preview_id = $2 OR read_at < clock_timestamp() - interval '1 day')",
+         WHERE tenant_id = $1 AND (preview_id = $2 OR read_at < statement_timestamp() - interval '1 day')",
     )
     .bind(tenant)
     .bind(preview)

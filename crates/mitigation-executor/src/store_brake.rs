@@ -31,10 +31,10 @@ pub async fn activity(
         "WITH recent AS (
              SELECT account_id, max(created_at) AS last FROM mitigations
              WHERE automatic AND released_by IS NULL AND state NOT IN ('held', 'refused')
-               AND created_at > clock_timestamp() - interval '1 day'
+               AND created_at > statement_timestamp() - interval '1 day'
              GROUP BY account_id)
-         SELECT EXISTS (SELECT FROM recent WHERE account_id = $1 AND last > clock_timestamp() - interval '1 hour') AS counted,
-                (SELECT count(*) FROM recent WHERE account_id <> $1 AND last > clock_timestamp() - interval '1 hour') AS hour,
+         SELECT EXISTS (SELECT FROM recent WHERE account_id = $1 AND last > statement_timestamp() - interval '1 hour') AS counted,
+                (SELECT count(*) FROM recent WHERE account_id <> $1 AND last > statement_timestamp() - interval '1 hour') AS hour,
                 (SELECT count(*) FROM recent WHERE account_id <> $1) AS day,
                 (SELECT count(*) FROM sync.accounts_v WHERE removed_at IS NULL) AS accounts,
                 EXISTS (SELECT FROM armed WHERE integration_id = $2 AND version = $3) AS armed",
@@ -84,7 +84,7 @@ pub async fn pause(
     Ok(sqlx::query_as(
         "SELECT reason, until FROM pauses
          WHERE integration_id IN ($1, '00000000-0000-0000-0000-000000000000')
-           AND (until IS NULL OR until > clock_timestamp())
+           AND (until IS NULL OR until > statement_timestamp())
          ORDER BY until DESC NULLS FIRST LIMIT 1",
     )
     .bind(integration)

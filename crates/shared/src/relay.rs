@@ -123,7 +123,8 @@ impl Relay {
         Sent { table, id, failure }
     }
 
-    // Planned each time: a table that is empty most of the time would get plans, to be kept, that read all of it.
+    // Planned each time: a table that is empty most of the time would get plans, to be kept, that read all of it. What was
+    // locked is updated by its place, since any join would be free to read the table.
     async fn claim(&self) -> Result<Vec<OutboxRow>, StoreError> {
         let mut tx = self.db.system().await?;
         let mut claimed = Vec::new();
@@ -131,8 +132,8 @@ impl Relay {
             // The table's name is a constant of a service, never input.
             let rows = sqlx::query(AssertSqlSafe(format!(
                 "UPDATE {table} SET ready_at = clock_timestamp() + $2 * interval '1 second'
-                 WHERE id IN (SELECT id FROM {table} WHERE ready_at <= clock_timestamp()
-                              ORDER BY ready_at, seq LIMIT $1 FOR UPDATE SKIP LOCKED)
+                 WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table} WHERE ready_at <= statement_timestamp()
+                                         ORDER BY ready_at, seq LIMIT $1 FOR UPDATE SKIP LOCKED))
                  RETURNING id, tenant_id, topic, body, traceparent, tries"
             )))
             .bind(i64::try_from(crate::queue::WINDOW).unwrap_or(i64::MAX))

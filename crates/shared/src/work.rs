@@ -237,7 +237,7 @@ impl Dispatcher {
             "UPDATE work SET tries = tries + 1, lease_until = NULL, again_at = NULL,
                  state = CASE WHEN tries >= $1 THEN 'parked' ELSE 'waiting' END,
                  reason = CASE WHEN tries >= $1 THEN 'given out ' || (tries + 1) || ' times without an answer' ELSE reason END
-             WHERE state = 'in_flight' AND lease_until < clock_timestamp()",
+             WHERE state = 'in_flight' AND lease_until < statement_timestamp()",
         )
         .bind(MAX_TRIES)
         .execute(&mut **tx)
@@ -263,12 +263,12 @@ impl Dispatcher {
              ), open AS ( -- a directory that did not answer gets one piece of work to try
                  SELECT l.*, CASE WHEN h.opened > 0 THEN 1 ELSE $1 END AS cap
                  FROM lanes l LEFT JOIN lane_holds h USING (tenant_id, directory)
-                 WHERE h.held_until IS NULL OR h.held_until <= clock_timestamp()
+                 WHERE h.held_until IS NULL OR h.held_until <= statement_timestamp()
              ), due AS (
                  SELECT w.*, l.cap FROM open l, LATERAL (
                      SELECT work_id, tenant_id, directory, priority, due_at FROM work
                      WHERE state = 'waiting' AND tenant_id = l.tenant_id AND directory = l.directory
-                       AND priority = l.priority AND due_at <= clock_timestamp()
+                       AND priority = l.priority AND due_at <= statement_timestamp()
                      ORDER BY due_at LIMIT least(l.cap, $2)) w
              ), ranked AS (
                  SELECT work_id, tenant_id, directory, priority, due_at, cap,

@@ -176,7 +176,7 @@ pub async fn expire(tx: &mut Tx, days: u32) -> Result<(u64, Vec<ExposureId>), St
                  secret_sealed IS NOT NULL AND coalesce(verdict, '') NOT IN
                      ('valid', 'valid_second_factor', 'valid_expired', 'invalid') AS changes
              FROM exposures
-             WHERE tenant_id = platform.current_tenant() AND received_at < clock_timestamp() - make_interval(days => $1)
+             WHERE tenant_id = platform.current_tenant() AND received_at < statement_timestamp() - make_interval(days => $1)
                AND (secret_sealed IS NOT NULL OR cookies_sealed IS NOT NULL)
              LIMIT 500 FOR UPDATE SKIP LOCKED)
          UPDATE exposures e SET

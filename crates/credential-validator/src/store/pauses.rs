@@ -96,7 +96,7 @@ pub async fn locked_answer(
     .await?;
     Ok(sqlx::query_scalar(
         "SELECT count(*) FROM lock_answers
-         WHERE tenant_id = $1 AND directory_id = $2 AND seen_at > clock_timestamp() - $3 * interval '1 second'",
+         WHERE tenant_id = $1 AND directory_id = $2 AND seen_at > statement_timestamp() - $3 * interval '1 second'",
     )
     .bind(tenant)
     .bind(directory)

@@ -42,7 +42,7 @@ pub struct Request {
 macro_rules! columns {
     () => {
         "request_id, integration_id, daily_max, reason, asked_by, asker_name, asked_at, expires_at,
-                CASE WHEN state = 'waiting' AND expires_at <= clock_timestamp() THEN 'expired' ELSE state END AS state,
+                CASE WHEN state = 'waiting' AND expires_at <= statement_timestamp() THEN 'expired' ELSE state END AS state,
                 decided_by, decider_name, decision_reason, decided_at"
     };
 }
@@ -51,7 +51,7 @@ macro_rules! columns {
 pub async fn expire(tx: &mut Tx, tenant: TenantId) -> Result<Vec<Request>, StoreError> {
     Ok(sqlx::query_as(concat!(
         "UPDATE daily_max_requests SET state = 'expired'
-         WHERE tenant_id = $1 AND state = 'waiting' AND expires_at <= clock_timestamp()
+         WHERE tenant_id = $1 AND state = 'waiting' AND expires_at <= statement_timestamp()
          RETURNING ",
         columns!()
     ))
@@ -113,7 +113,7 @@ pub async fn waiting(
         "SELECT ",
         columns!(),
         " FROM daily_max_requests
-         WHERE tenant_id = $1 AND integration_id = ANY ($2) AND state = 'waiting' AND expires_at > clock_timestamp()"
+         WHERE tenant_id = $1 AND integration_id = ANY ($2) AND state = 'waiting' AND expires_at > statement_timestamp()"
     ))
     .bind(tenant)
     .bind(uuids(integrations))
@@ -159,7 +159,7 @@ pub async fn decide(
     let decided = sqlx::query(
         "UPDATE daily_max_requests SET state = $3, decided_by = $4, decider_name = $5, decision_reason = $6,
              decided_at = clock_timestamp()
-         WHERE tenant_id = $1 AND request_id = $2 AND state = 'waiting' AND expires_at > clock_timestamp()",
+         WHERE tenant_id = $1 AND request_id = $2 AND state = 'waiting' AND expires_at > statement_timestamp()",
     )
     .bind(tenant)
     .bind(id)

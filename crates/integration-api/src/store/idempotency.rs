@@ -27,7 +27,7 @@ pub async fn begin(
     sqlx::query(
         "DELETE FROM idempotency WHERE ctid = ANY (ARRAY(
              SELECT ctid FROM idempotency
-             WHERE tenant_id = $1 AND created_at < clock_timestamp() - interval '2 days' LIMIT 100))",
+             WHERE tenant_id = $1 AND created_at < statement_timestamp() - interval '2 days' LIMIT 100))",
     )
     .bind(tenant)
     .execute(&mut **tx)

@@ -369,7 +369,7 @@ pub async fn client_keys_due(tx: &mut Tx) -> Result<Vec<(TenantId, IntegrationId
     Ok(sqlx::query_as(
         "UPDATE client_keys_wanted SET tries = tries + 1,
              next_try_at = clock_timestamp() + least(interval '2 seconds' * power(2, least(tries, 8)), interval '5 minutes')
-         WHERE integration_id IN (SELECT integration_id FROM client_keys_wanted WHERE next_try_at <= clock_timestamp()
+         WHERE integration_id IN (SELECT integration_id FROM client_keys_wanted WHERE next_try_at <= statement_timestamp()
                                   ORDER BY next_try_at LIMIT 20 FOR UPDATE SKIP LOCKED)
          RETURNING tenant_id, integration_id",
     )

@@ -16,7 +16,7 @@ pub async fn expire_tenant_records(
         "UPDATE feed_records SET secret_sealed = NULL, cookies_sealed = NULL, extra_sealed = NULL
          WHERE tenant_id = $1 AND record_id IN (
              SELECT record_id FROM feed_records
-             WHERE tenant_id = $1 AND received_at < clock_timestamp() - make_interval(days => $2)
+             WHERE tenant_id = $1 AND received_at < statement_timestamp() - make_interval(days => $2)
                    AND has_sealed
              LIMIT $3)",
     )
@@ -26,7 +26,7 @@ pub async fn expire_tenant_records(
     .execute(&mut **tx)
     .await?;
     sqlx::query(
-        "DELETE FROM feed_batches WHERE tenant_id = $1 AND received_at < clock_timestamp() - make_interval(days => $2 + 15)",
+        "DELETE FROM feed_batches WHERE tenant_id = $1 AND received_at < statement_timestamp() - make_interval(days => $2 + 15)",
     )
     .bind(tenant)
     .bind(days)
@@ -41,7 +41,7 @@ pub async fn expire_installation_records(tx: &mut Tx, days: i32, limit: i64) -> 
         "UPDATE installation_feed_records SET secret_sealed = NULL, cookies_sealed = NULL, extra_sealed = NULL
          WHERE record_id IN (
              SELECT record_id FROM installation_feed_records
-             WHERE received_at < clock_timestamp() - make_interval(days => $1)
+             WHERE received_at < statement_timestamp() - make_interval(days => $1)
                    AND has_sealed
              LIMIT $2)",
     )
@@ -50,7 +50,7 @@ pub async fn expire_installation_records(tx: &mut Tx, days: i32, limit: i64) -> 
     .execute(&mut **tx)
     .await?;
     sqlx::query(
-        "DELETE FROM installation_feed_batches WHERE received_at < clock_timestamp() - make_interval(days => $1 + 15)",
+        "DELETE FROM installation_feed_batches WHERE received_at < statement_timestamp() - make_interval(days => $1 + 15)",
     )
     .bind(days)
     .execute(&mut **tx)

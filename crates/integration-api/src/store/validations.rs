@@ -191,7 +191,7 @@ pub async fn forget(tx: &mut Tx, id: ValidationId) -> Result<(), StoreError> {
 /// Requests of all tenants whose end is to be looked for now.
 pub async fn to_look_at(tx: &mut Tx) -> Result<Vec<(TenantId, ValidationId)>, StoreError> {
     Ok(sqlx::query_as(
-        "SELECT tenant_id, validation_id FROM validations_under_way WHERE look_at <= clock_timestamp()
+        "SELECT tenant_id, validation_id FROM validations_under_way WHERE look_at <= statement_timestamp()
          ORDER BY look_at LIMIT 100",
     )
     .fetch_all(&mut **tx)
