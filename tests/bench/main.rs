@@ -113,11 +113,11 @@ impl Bench {
         for (round, tenant) in (1..).zip(&tenants) {
             stage.say(format_args!("verdicts, round {round} of {}", self.rounds));
             let all: Vec<_> = tenant.accounts.iter().filter(|a| a.testable()).collect();
-            ensure!(all.len() >= 6 * passwords, "only {} accounts can be tested", all.len());
+            ensure!(all.len() >= 7 * passwords, "only {} accounts can be tested", all.len());
             let (bare, rest) = all.split_at(passwords);
             let rest: Vec<&str> = rest.iter().map(|a| a.login.as_str()).collect();
             let (ours, rest) = rest.split_at(passwords);
-            let (half, rest) = rest.split_at(passwords / 2);
+            let (half, rest) = rest.split_at(passwords);
             let (scale, _) = rest.split_at(passwords * 7 / 2);
             let rate = verdicts::round(stage, report, tenant, ours, bare).await?;
             load::half(stage, report, tenant, half, rate).await?;

@@ -196,7 +196,7 @@ impl Dispatcher {
         let mut pause = SPACING;
         loop {
             pause = match self.round().await {
-                Ok(0) => (pause * 2).min(IDLE),
+                Ok(0) => (pause * 2).min(IDLE).min(self.until_due().await),
                 Ok(_) => SPACING,
                 Err(error) => {
                     tracing::warn!(%error, "work could not be given out");
@@ -230,6 +230,30 @@ impl Dispatcher {
         tx.commit().await?;
         metrics::counter!("parapet_work_dispatched_total").increment(rows.len() as u64);
         Ok(rows.len())
+    }
+
+    /// How long until something falls due that waits for its time; [`IDLE`] when that is longer, or cannot be asked.
+    async fn until_due(&self) -> Duration {
+        let query = "WITH RECURSIVE lanes AS (
+                 (SELECT tenant_id, directory, priority FROM work WHERE state = 'waiting'
+                  ORDER BY tenant_id, directory, priority LIMIT 1)
+                 UNION ALL
+                 SELECT n.* FROM lanes l, LATERAL (
+                     SELECT tenant_id, directory, priority FROM work
+                     WHERE state = 'waiting' AND (tenant_id, directory, priority) > (l.tenant_id, l.directory, l.priority)
+                     ORDER BY tenant_id, directory, priority LIMIT 1) n)
+             SELECT extract(epoch FROM min(next.due_at) - clock_timestamp())::float8 FROM lanes l, LATERAL (
+                 SELECT due_at FROM work
+                 WHERE state = 'waiting' AND tenant_id = l.tenant_id AND directory = l.directory AND priority = l.priority
+                   AND due_at > statement_timestamp() ORDER BY due_at LIMIT 1) next";
+        let asked = async {
+            let mut tx = self.db.system_by_key().await?;
+            let seconds: Option<f64> = sqlx::query_scalar(query).fetch_one(&mut *tx).await?;
+            tx.rollback().await?;
+            Ok::<_, StoreError>(seconds)
+        };
+        let seconds = asked.await.ok().flatten();
+        seconds.and_then(|s| Duration::try_from_secs_f64(s.max(0.0)).ok()).map_or(IDLE, |due| due.min(IDLE))
     }
 
     async fn reclaim(&self, tx: &mut Tx) -> Result<(), StoreError> {

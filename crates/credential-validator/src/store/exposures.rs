@@ -141,7 +141,7 @@ pub async fn decide(
         "WITH decided AS (
              UPDATE exposures SET verdict = $2, verdict_reason = $3, verdict_at = clock_timestamp(), deferred_until = $4,
                  evidence = $5, decided_without_attempt = $6, state = $7, round = round + $8,
-                 secret_sealed = CASE WHEN $9 THEN NULL ELSE secret_sealed END
+                 attempts = attempts + $10, secret_sealed = CASE WHEN $9 THEN NULL ELSE secret_sealed END
              WHERE tenant_id = platform.current_tenant() AND exposure_id = $1 RETURNING record_id)
          SELECT api.destroy_record_secrets(ARRAY[record_id]) FROM decided WHERE $9",
     )
@@ -154,6 +154,7 @@ pub async fn decide(
     .bind(state)
     .bind(i32::from(next == Next::AnotherRound))
     .bind(by_attempt && decision.verdict.is_proven())
+    .bind(i32::from(by_attempt))
     .execute(&mut **tx)
     .await?;
     Ok(())

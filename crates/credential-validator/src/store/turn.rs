@@ -281,18 +281,15 @@ pub async fn lock(tx: &mut Tx, turn: &Turn) -> Result<Option<Asked>, StoreError>
     Asked::read(&row).map(Some)
 }
 
-/// Notes whose attempt it is and counts it. In the reservation's transaction.
+/// Notes whose attempt it is. In the reservation's transaction.
 pub async fn note_attempt(tx: &mut Tx, turn: &Turn) -> Result<(), StoreError> {
-    sqlx::query(
-        "WITH counted AS (UPDATE exposures SET attempts = attempts + 1 WHERE tenant_id = $2 AND exposure_id = $3)
-         INSERT INTO attempts (attempt_id, tenant_id, exposure_id, work_id) VALUES ($1, $2, $3, $4)",
-    )
-    .bind(turn.attempt())
-    .bind(turn.tenant)
-    .bind(turn.exposure)
-    .bind(turn.work)
-    .execute(&mut **tx)
-    .await?;
+    sqlx::query("INSERT INTO attempts (attempt_id, tenant_id, exposure_id, work_id) VALUES ($1, $2, $3, $4)")
+        .bind(turn.attempt())
+        .bind(turn.tenant)
+        .bind(turn.exposure)
+        .bind(turn.work)
+        .execute(&mut **tx)
+        .await?;
     Ok(())
 }
 
