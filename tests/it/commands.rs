@@ -170,6 +170,38 @@ async fn an_analyst_sees_what_was_contained_and_what_waits_and_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_analyst_takes_mitigations_back_by_name_or_since_a_time() {
+    let world = World::new().await;
+    let [revoked, disabled] = world.mitigations[..] else { panic!("two mitigations") };
+    let (code, said) = world.analyst.fails("mitigation undo --reason oops").await;
+    assert!(code == 2 && said.contains("--automated-since"), "{said}");
+    let (code, _) = world.analyst.fails(&format!("mitigation undo {} --reason oops", Uuid::now_v7())).await;
+    assert_eq!(code, 5, "not found");
+    let undo = "mitigation undo --automated-since 1h --reason oops";
+    let (_, said) = world.analyst.fails(undo).await;
+    assert!(said.contains("nothing that was carried out automatically"), "{said}");
+
+    let request = world
+        .analyst
+        .asks(&format!("mitigation undo {disabled} {revoked} --dismiss-risk --reason oops"))
+        .await;
+    assert_eq!((&request["undo"], &request["dismiss_risk"]), (&true.into(), &true.into()));
+    assert_eq!(request["mitigation_ids"].as_array().unwrap().len(), 2);
+    world
+        .stage
+        .bus
+        .execute("UPDATE mitigation.mitigations SET state = 'verified', held_by = NULL, finished_at = now() WHERE state = 'held'")
+        .await;
+    let request = world.analyst.asks(undo).await;
+    assert!(request["automated_since"].is_string(), "{request}");
+    let (_, said) = world.analyst.fails("mitigation undo --automated-since 2999-01-01 --reason oops").await;
+    assert!(said.contains("in the past"), "{said}");
+    let kept = "SELECT count(*) FROM api.mitigation_requests WHERE undo AND reason = 'oops'";
+    assert_eq!(world.stage.bus.count(kept).await, 2, "what was refused left nothing");
+    world.stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_analyst_asks_for_validations_and_follows_them() {
     let world = World::new().await;
     let (code, said) = world.analyst.fails("validate").await;

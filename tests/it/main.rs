@@ -46,6 +46,7 @@ mod stops;
 mod sync;
 mod sync_shown;
 mod sync_stage;
+mod undo;
 mod validator;
 mod walls;
 mod work;

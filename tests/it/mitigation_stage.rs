@@ -17,7 +17,9 @@ use shared::{
     wire::events::MitigationRequested,
 };
 use sqlx::Row as _;
+use time::OffsetDateTime;
 use tokio::{sync::oneshot, task::JoinHandle};
+use uuid::Uuid;
 
 const ORG: &str = "00oacme0000000000001";
 const ENTRA: &str = "7c2f1f6e-1111-4222-8333-444455556666";
@@ -283,6 +285,36 @@ impl Stage {
             ..MitigationRequested::default()
         };
         self.send(message, times).await;
+    }
+
+    /// A person wants these mitigations taken back, or everything automated since.
+    pub async fn undo(&self, who: &str, of: &[Uuid], since: Option<OffsetDateTime>, dismiss_risk: bool) {
+        let request = MitigationRequestId::new();
+        sqlx::query(
+            "INSERT INTO api.mitigation_requests (tenant_id, request_id, requested_by, requester_name, actions, account_ids,
+                 exposure_ids, release, reason, undo, mitigation_ids, undo_since, dismiss_risk)
+             VALUES ($1, $2, $3, $3, '{}', '{}', '{}', false, 'a false alarm', true, $4, $5, $6)",
+        )
+        .bind(self.tenant)
+        .bind(request)
+        .bind(who)
+        .bind(of)
+        .bind(since)
+        .bind(dismiss_risk)
+        .execute(&mut self.bus.superuser().await)
+        .await
+        .unwrap();
+        let message = MitigationRequested {
+            tenant_id: self.tenant.to_string(),
+            request_id: request.to_string(),
+            ..MitigationRequested::default()
+        };
+        self.send(message, 1).await;
+    }
+
+    /// The mitigations that this query selects.
+    pub async fn ids(&self, query: &'static str) -> Vec<Uuid> {
+        sqlx::query_scalar(query).fetch_all(&mut self.bus.superuser().await).await.unwrap()
     }
 
     async fn send(&self, message: MitigationRequested, times: usize) {

@@ -32,6 +32,9 @@ pub fn about(m: &Mitigation, kind: &'static str, outcome: Outcome, message: impl
     if let Some(exposure) = m.exposure {
         event = event.detail("exposure_id", exposure);
     }
+    if let Some(undone) = m.undoes {
+        event = event.detail("undoes", undone);
+    }
     if let Some(by) = &m.released_by {
         event = event.detail("released_by", by);
     }

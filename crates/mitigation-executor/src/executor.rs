@@ -17,6 +17,7 @@ use shared::{
     db::{Db, StoreError},
     failpoint::reach,
     id::{MitigationId, TenantId, WorkId},
+    integration::ActionSwitch,
     integration_store::{self, Status},
     provider::{Acted, Action, Containment, Missing, Provider, ProviderError, directory::Directories},
     queue::{Delivery, Handler, HandlerError, Outcome},
@@ -29,7 +30,7 @@ use crate::{
     plan::{self, Admission, Facts, Hold, Refusal, Step},
     state::{InvalidTransition, State},
     store::{self, Mitigation},
-    store_brake,
+    store_brake, undo,
 };
 
 /// Longer than any provider call: after that a call counts as unknown.
@@ -120,7 +121,7 @@ impl Executor {
         };
         let now = tx.clock().await?;
         match m.state {
-            State::Held { .. } | State::Refused { .. } | State::Reverted => {
+            State::Held { .. } | State::Refused { .. } | State::Reverted | State::Undone => {
                 work::finish(&mut tx, work).await?;
                 return self.over(delivery, tx).await;
             }
@@ -147,11 +148,15 @@ impl Executor {
             return self.without_integration(delivery, tx, m, work, now).await;
         };
         if matches!(m.state, State::Planned { .. }) {
-            let entitled = integration_store::package(&mut tx, tenant).await?.is_some_and(|p| p.mitigation);
+            // What was done can be taken back whatever is switched off since: that may be the very reason.
+            let back = m.undoes.is_some();
+            let entitled =
+                back || integration_store::package(&mut tx, tenant).await?.is_some_and(|p| p.mitigation);
+            let allowed = ActionSwitch { automated: true, manual: true };
             let facts = Facts {
                 entitled,
                 integration_usable: true,
-                switch: integration.settings.mitigation.switch(m.action),
+                switch: if back { allowed } else { integration.settings.mitigation.switch(m.action) },
                 automatic: m.automatic,
                 account_present: true, // decided by reading it
                 is_admin: m.is_admin && m.released_by.is_none(),
@@ -190,7 +195,12 @@ impl Executor {
         };
         let mut tx = self.db.tenant(m.tenant).await?;
         m.lane().answered(&mut tx).await?;
-        match plan::step(m.provider, m.action, before.as_ref().map(|seen| &seen.containment), m.created_at) {
+        let containment = before.as_ref().map(|seen| &seen.containment);
+        let step = match m.undoes {
+            Some(of) => undo::step(m.action, undo::was(&mut tx, of).await?, containment),
+            None => plan::step(m.provider, m.action, containment, m.created_at),
+        };
+        match step {
             Step::Impossible(reason) => return self.refuse(delivery, tx, m, work, reason).await,
             Step::AlreadyDone => {
                 let now = tx.clock().await?;
@@ -201,6 +211,9 @@ impl Executor {
                     "already".to_owned(),
                     "the directory showed the effect when the account was read".to_owned(),
                 );
+                if m.undoes.is_some() {
+                    undo::undone(&mut tx, &m).await?;
+                }
                 let message = "the directory shows the action's effect already";
                 let event = events::about(&m, "mitigation.verified", Audited::Success, message);
                 audit::record(&mut tx, &event).await?;
@@ -213,7 +226,7 @@ impl Executor {
         if seen.is_admin && m.released_by.is_none() {
             return self.hold(delivery, tx, m, work, Hold::Privileged).await;
         }
-        if seen.hybrid && m.action == Action::DisableAccount {
+        if seen.hybrid && m.action == Action::DisableAccount && m.undoes.is_none() {
             return self.refuse(delivery, tx, m, work, Refusal::AdMastered).await;
         }
 
@@ -230,7 +243,10 @@ impl Executor {
         tx.commit().await?;
         reach("intended");
 
-        let acted = provider.act(m.action, &m.object_id).await;
+        let acted = match m.undoes {
+            Some(_) => provider.undo(m.action, &m.object_id).await,
+            None => provider.act(m.action, &m.object_id).await,
+        };
         reach("answered");
         self.settle(delivery, m, work, acted).await
     }
@@ -259,8 +275,14 @@ impl Executor {
                 if m.details.remove("permission").is_some() {
                     events::observed(&mut tx, &m, m.action.capability(), None).await?;
                 }
-                metrics::counter!("parapet_mitigations_performed_total", "action" => m.action.as_str())
-                    .increment(1);
+                if m.undoes.is_some() {
+                    undo::undone(&mut tx, &m).await?;
+                    metrics::counter!("parapet_mitigations_undone_total", "action" => m.action.as_str())
+                        .increment(1);
+                } else {
+                    metrics::counter!("parapet_mitigations_performed_total", "action" => m.action.as_str())
+                        .increment(1);
+                }
                 store::save(&mut tx, &mut m).await?;
                 let first = self.checks.first().copied().unwrap_or_default();
                 work::postpone(&mut tx, work, now + first, "waits for its check").await?;

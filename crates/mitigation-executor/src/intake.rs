@@ -24,7 +24,7 @@ use crate::{
     plan::{self, Admission, Facts, Hold},
     state::State,
     store::{self, Mitigation, Request, Target},
-    store_brake,
+    store_brake, undo,
 };
 
 /// The kind of the one row of work that every mitigation has until nothing is left to do or to check.
@@ -90,6 +90,9 @@ impl Intake {
             tracing::warn!(request.id = %id, "a request that is not there");
             return Ok(());
         };
+        if let Some(undo) = &request.undo {
+            return undo::plan(tx, tenant, id, &request, undo, cause).await;
+        }
         let targets = store::targets(tx, &request.accounts, &request.exposures).await?;
         if request.release {
             return release(tx, tenant, &request, &targets).await;
@@ -220,6 +223,7 @@ fn mitigation(origin: &Origin, target: &Target, action: Action, admission: Admis
             .map(|(_, r)| (r.requested_by.clone(), r.requester_name.clone())),
         released_by: None,
         cause: origin.cause,
+        undoes: None,
         attempt: 0,
         checks: 0,
         details,
@@ -244,7 +248,7 @@ fn planned(m: &Mitigation) -> Event {
     }
 }
 
-fn work_of(m: &Mitigation) -> NewWork {
+pub(crate) fn work_of(m: &Mitigation) -> NewWork {
     NewWork {
         work_id: WorkId::new(),
         tenant: m.tenant,

@@ -11,6 +11,7 @@ pub mod plan;
 pub mod state;
 pub mod store;
 pub mod store_brake;
+pub mod undo;
 
 use std::{future::Future, process::ExitCode, sync::Arc};
 

@@ -47,6 +47,16 @@ words! {
         AdminTarget = "admin_target": "the account is an administrator: our application needs a higher role to act on it",
         /// The directory lacks the licence.
         LicenceMissing = "licence_missing": "the directory is not licensed for the action",
+        /// An undo: nothing can take it back.
+        Irreversible = "irreversible": "ended sessions stay ended: their owner signs in again",
+        /// An undo: it was not carried out, or is over already.
+        NotInEffect = "not_in_effect": "the mitigation is not in effect: it was not carried out, or was taken back already",
+        /// An undo: the account was so before.
+        NotOurs = "not_ours": "the account was in that state before, by somebody else's hand: undo it in the directory if that is meant",
+        /// An undo: the account was changed since.
+        ChangedSince = "changed_since": "somebody has changed the account since, so that taking the mitigation back would not give back what was: decide in the directory",
+        /// An undo: dismissing a risk wipes all of it.
+        Unconfirmed = "unconfirmed": "dismissing the risk wipes the directory's own detections about the account too: ask again and confirm that",
         /// The provider refuses for a reason this version does not know.
         RefusedByProvider = "refused_by_provider": "the provider refuses the action",
     }

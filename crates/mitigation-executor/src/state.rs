@@ -33,6 +33,8 @@ pub enum State {
     Verified,
     /// The directory showed it, and later did not any more.
     Reverted,
+    /// A person had it taken back.
+    Undone,
     /// It is not done, for good.
     Refused {
         /// Why.
@@ -59,6 +61,7 @@ impl State {
             Self::Done => "done",
             Self::Verified => "verified",
             Self::Reverted => "reverted",
+            Self::Undone => "undone",
             Self::Refused { .. } => "refused",
         }
     }
@@ -156,6 +159,7 @@ mod tests {
             State::Done,
             State::Verified,
             State::Reverted,
+            State::Undone,
             State::Refused { reason: Refusal::SwitchedOff },
         ]
     }
@@ -171,7 +175,7 @@ mod tests {
 
     #[test]
     fn an_end_is_an_end() {
-        for end in [State::Reverted, State::Refused { reason: Refusal::AccountGone }] {
+        for end in [State::Reverted, State::Undone, State::Refused { reason: Refusal::AccountGone }] {
             assert!(end.clone().begin(MessageId::new(), OffsetDateTime::UNIX_EPOCH).is_err());
             assert!(end.clone().release().is_err());
             assert!(end.clone().see().is_err());

@@ -57,6 +57,8 @@ pub struct Mitigation {
     pub released_by: Option<String>,
     /// What led here.
     pub cause: Option<CauseId>,
+    /// The mitigation that this one takes back; `None`: it contains.
+    pub undoes: Option<MitigationId>,
     /// Provider calls begun.
     pub attempt: i32,
     /// Re-reads done after the action.
@@ -115,6 +117,7 @@ fn state(row: &PgRow) -> Result<State, StoreError> {
         "done" => State::Done,
         "verified" => State::Verified,
         "reverted" => State::Reverted,
+        "undone" => State::Undone,
         "refused" => {
             let reason = reason.as_deref().and_then(Refusal::parse);
             State::Refused { reason: reason.ok_or_else(|| corrupt("reason"))? }
@@ -123,7 +126,7 @@ fn state(row: &PgRow) -> Result<State, StoreError> {
     })
 }
 
-fn mitigation(row: &PgRow) -> Result<Mitigation, StoreError> {
+pub(crate) fn mitigation(row: &PgRow) -> Result<Mitigation, StoreError> {
     let action: &str = row.try_get("action")?;
     let requested_by: Option<String> = row.try_get("requested_by")?;
     let requester_name: Option<String> = row.try_get("requester_name")?;
@@ -146,6 +149,7 @@ fn mitigation(row: &PgRow) -> Result<Mitigation, StoreError> {
         requested_by: requested_by.map(|id| (id, requester_name.unwrap_or_default())),
         released_by: row.try_get("released_by")?,
         cause: row.try_get("cause_id")?,
+        undoes: row.try_get("undoes")?,
         attempt: row.try_get("attempt")?,
         checks: row.try_get("checks")?,
         details: row.try_get::<Json<BTreeMap<String, String>>, _>("details")?.0,
@@ -184,7 +188,7 @@ impl From<&State> for Parts {
             }
             State::Acting { message, until } => acting = Some((message.uuid(), *until)),
             State::Refused { reason: refusal } => reason = Some(refusal.as_str().to_owned()),
-            State::Unknown | State::Done | State::Verified | State::Reverted => {}
+            State::Unknown | State::Done | State::Verified | State::Reverted | State::Undone => {}
         }
         Self { name, reason, held_by, acting }
     }
@@ -197,8 +201,8 @@ pub async fn add(tx: &mut Tx, m: &Mitigation) -> Result<bool, StoreError> {
     let added = sqlx::query(
         "INSERT INTO mitigations (tenant_id, mitigation_id, exposure_id, request_id, account_id, integration_id, provider,
              directory_id, object_id, login, is_admin, action, state, reason, held_by, automatic, requested_by,
-             requester_name, cause_id, details, finished_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
+             requester_name, cause_id, details, undoes, finished_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
              CASE WHEN $13 = 'refused' THEN clock_timestamp() END)
          ON CONFLICT DO NOTHING",
     )
@@ -222,6 +226,7 @@ pub async fn add(tx: &mut Tx, m: &Mitigation) -> Result<bool, StoreError> {
     .bind(name)
     .bind(m.cause)
     .bind(Json(&m.details))
+    .bind(m.undoes)
     .execute(&mut **tx)
     .await?;
     Ok(added.rows_affected() == 1)
@@ -334,14 +339,28 @@ pub struct Request {
     pub exposures: Vec<Uuid>,
     /// Release instead of asking.
     pub release: bool,
+    /// Take back instead of asking.
+    pub undo: Option<Undo>,
     /// The reason given.
     pub reason: String,
+}
+
+/// What a person wants taken back.
+#[derive(Clone, Debug)]
+pub struct Undo {
+    /// These mitigations,
+    pub of: Vec<Uuid>,
+    /// or all that was carried out automatically since.
+    pub since: Option<OffsetDateTime>,
+    /// Risk may be dismissed, with the directory's own detections.
+    pub dismiss_risk: bool,
 }
 
 /// A person's request, as integration-api stored it.
 pub async fn request(tx: &mut Tx, id: MitigationRequestId) -> Result<Option<Request>, StoreError> {
     let row = sqlx::query(
-        "SELECT requested_by, requester_name, actions, account_ids, exposure_ids, release, reason
+        "SELECT requested_by, requester_name, actions, account_ids, exposure_ids, release, reason,
+                undo, mitigation_ids, undo_since, dismiss_risk
          FROM api.mitigation_requests_v WHERE request_id = $1",
     )
     .bind(id)
@@ -360,6 +379,12 @@ pub async fn request(tx: &mut Tx, id: MitigationRequestId) -> Result<Option<Requ
         accounts: row.try_get("account_ids")?,
         exposures: row.try_get("exposure_ids")?,
         release: row.try_get("release")?,
+        undo: if row.try_get("undo")? {
+            let (of, since) = (row.try_get("mitigation_ids")?, row.try_get("undo_since")?);
+            Some(Undo { of, since, dismiss_risk: row.try_get("dismiss_risk")? })
+        } else {
+            None
+        },
         reason: row.try_get("reason")?,
     }))
 }
@@ -384,7 +409,7 @@ pub async fn open_ledger(tx: &mut Tx, m: &Mitigation, before: &Containment) -> R
     .bind(before.state.as_str())
     .bind(before.sessions_valid_from)
     .bind(before.compromised)
-    .bind(inverse(m.action))
+    .bind(inverse(m.action).filter(|_| m.undoes.is_none()))
     .execute(&mut **tx)
     .await?;
     Ok(())

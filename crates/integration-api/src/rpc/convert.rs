@@ -313,6 +313,7 @@ pub(super) fn mitigation(row: Mitigation, with_details: bool) -> v1::Mitigation 
         reverted_at,
         held_by,
         details,
+        undoes,
     } = row;
     v1::Mitigation {
         id: mitigation_id.to_string(),
@@ -324,6 +325,7 @@ pub(super) fn mitigation(row: Mitigation, with_details: bool) -> v1::Mitigation 
         state,
         reason: reason.unwrap_or_default(),
         held_by: held_by.unwrap_or_default(),
+        undoes: undoes.map(|i| i.to_string()).unwrap_or_default(),
         automatic,
         login: login.unwrap_or_default(),
         requested_by: requested_by.unwrap_or_default(),

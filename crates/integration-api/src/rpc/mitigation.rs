@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{convert, id, is_text, optional_id};
+use super::{convert, id, is_text, mitigation_undo, optional_id};
 use crate::{
     auth::{Caller, caller},
     error::{ApiError, Check},
@@ -230,6 +230,7 @@ async fn ask(
         release: row.release,
         reason: row.reason,
         created_at: Some(convert::timestamp(created_at)),
+        ..Default::default()
     };
     Ok((tx, shown))
 }
@@ -272,6 +273,10 @@ impl MitigationService for Mitigations {
     ) -> Result<Response<v1::RequestMitigationResponse>, Status> {
         let caller = caller(&request)?;
         Ok(Response::new(self.request(&caller, request.into_inner()).await?))
+    }
+    async fn undo(&self, request: Request<v1::UndoRequest>) -> Result<Response<v1::UndoResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(mitigation_undo::undo(&self.db, &caller, request.into_inner()).await?))
     }
     async fn get_mitigation(
         &self,

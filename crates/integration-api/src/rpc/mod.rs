@@ -17,6 +17,7 @@ mod integration_server;
 mod integration_view;
 mod integration_write;
 pub mod mitigation;
+mod mitigation_undo;
 pub mod removal;
 mod stops;
 mod triage;

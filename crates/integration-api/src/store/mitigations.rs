@@ -50,6 +50,67 @@ pub async fn insert(tx: &mut Tx, tenant: TenantId, new: &Request) -> Result<Offs
     .await?)
 }
 
+/// A request to take back.
+#[derive(Clone, Debug)]
+pub struct Undo {
+    /// Id.
+    pub id: MitigationRequestId,
+    /// Who asks.
+    pub requested_by: String,
+    /// Their name.
+    pub requester_name: String,
+    /// These mitigations,
+    pub of: Vec<MitigationId>,
+    /// or all automated ones since.
+    pub since: Option<OffsetDateTime>,
+    /// Risk may be dismissed.
+    pub dismiss_risk: bool,
+    /// Why.
+    pub reason: String,
+}
+
+/// Stores a request to take back.
+pub async fn insert_undo(tx: &mut Tx, tenant: TenantId, new: &Undo) -> Result<OffsetDateTime, StoreError> {
+    let Undo { id, requested_by, requester_name, of, since, dismiss_risk, reason } = new;
+    Ok(sqlx::query_scalar(
+        "INSERT INTO mitigation_requests (tenant_id, request_id, requested_by, requester_name, actions, account_ids,
+                                          exposure_ids, release, reason, undo, mitigation_ids, undo_since, dismiss_risk)
+         VALUES ($1, $2, $3, $4, '{}', '{}', '{}', false, $5, true, $6, $7, $8) RETURNING created_at",
+    )
+    .bind(tenant)
+    .bind(id)
+    .bind(requested_by)
+    .bind(requester_name)
+    .bind(reason)
+    .bind(of.iter().map(|m| m.uuid()).collect::<Vec<Uuid>>())
+    .bind(since)
+    .bind(dismiss_risk)
+    .fetch_one(&mut **tx)
+    .await?)
+}
+
+/// How many of these the tenant has.
+pub async fn count(tx: &mut Tx, tenant: TenantId, of: &[MitigationId]) -> Result<usize, StoreError> {
+    let query =
+        "SELECT count(*) FROM mitigation.mitigations_v WHERE tenant_id = $1 AND mitigation_id = ANY ($2)";
+    let ids: Vec<Uuid> = of.iter().map(|m| m.uuid()).collect();
+    let count: i64 = sqlx::query_scalar(query).bind(tenant).bind(ids).fetch_one(&mut **tx).await?;
+    Ok(usize::try_from(count).unwrap_or_default())
+}
+
+/// Whether anything that was carried out automatically since is in effect and can be taken back.
+pub async fn any_undoable(tx: &mut Tx, tenant: TenantId, since: OffsetDateTime) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM mitigation.mitigations_v
+                        WHERE tenant_id = $1 AND automatic AND undoes IS NULL AND state IN ('done', 'verified')
+                          AND finished_at >= $2 AND action <> 'revoke_sessions')",
+    )
+    .bind(tenant)
+    .bind(since)
+    .fetch_one(&mut **tx)
+    .await?)
+}
+
 /// A mitigation.
 #[derive(Clone, Debug, FromRow)]
 pub struct Mitigation {
@@ -91,12 +152,14 @@ pub struct Mitigation {
     pub held_by: Option<String>,
     /// Further facts.
     pub details: Json<serde_json::Value>,
+    /// What it takes back.
+    pub undoes: Option<MitigationId>,
 }
 
 macro_rules! columns {
     () => {
         "SELECT mitigation_id, exposure_id, request_id, account_id, integration_id, action, state, reason, automatic,
-                requested_by, released_by, created_at, finished_at, verified_at, undone_at, reverted_at, held_by,
+                requested_by, released_by, created_at, finished_at, verified_at, undone_at, reverted_at, held_by, undoes,
                 coalesce(details, '{}'::jsonb) AS details,
                 (SELECT a.login FROM sync.accounts_v a
                  WHERE a.tenant_id = m.tenant_id AND a.account_id = m.account_id) AS login

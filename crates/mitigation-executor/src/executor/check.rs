@@ -15,6 +15,7 @@ use crate::{
     plan::{self, Evidence},
     state::State,
     store::{self, Mitigation},
+    undo,
 };
 
 /// How long a directory may take to show what it confirmed.
@@ -32,7 +33,11 @@ impl Executor {
         m.lane().answered(&mut tx).await?;
         let clock = tx.clock().await?;
         let before = store::before(&mut tx, m.id).await?;
-        let evidence = match plan::evidence(m.action, before, now.as_ref()) {
+        let shown = match m.undoes {
+            Some(_) => undo::evidence(m.action, now.as_ref()),
+            None => plan::evidence(m.action, before, now.as_ref()),
+        };
+        let evidence = match shown {
             // Okta does not show when sessions were revoked: its answer to the call is all there is.
             Evidence::Silent if m.action == Action::RevokeSessions => {
                 m.details.insert(
@@ -54,6 +59,10 @@ impl Executor {
             }
             (Evidence::Shown | Evidence::Silent, State::Verified) => {
                 self.next_check(delivery, tx, m, work).await
+            }
+            (Evidence::Absent, State::Verified) if undo::under_way(&mut tx, m.account, m.action).await? => {
+                work::postpone(&mut tx, work, clock + SETTLES, "is being undone").await?;
+                self.finished(delivery, tx).await
             }
             (Evidence::Absent, State::Verified) => {
                 m.state = m.state.revert()?;
@@ -101,8 +110,9 @@ impl Executor {
     ) -> Result<(), Stop> {
         m.checks += 1;
         store::save(&mut tx, &mut m).await?;
-        // Sessions that were revoked stay revoked.
-        let next = if m.action == Action::RevokeSessions { None } else { usize::try_from(m.checks).ok() };
+        // Sessions that were revoked stay revoked, and who contains again what was taken back means to.
+        let once = m.action == Action::RevokeSessions || m.undoes.is_some();
+        let next = if once { None } else { usize::try_from(m.checks).ok() };
         match (next.and_then(|n| self.checks.get(n)), m.finished_at) {
             (Some(after), Some(finished)) => {
                 work::postpone(&mut tx, work, finished + *after, "waits for its check").await?;

@@ -94,6 +94,28 @@ pub enum Mitigation {
         /// Id
         id: String,
     },
+    /// Take mitigations back: enable accounts again, dismiss marks
+    ///
+    /// Each undo is a mitigation of its own, in `parapet mitigation list`. What somebody else did, or changed since, is refused
+    /// with the reason; ended sessions stay ended. It works whatever is switched off since.
+    Undo(Undo),
+}
+
+/// What is to be taken back.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["ids", "automated_since"])))]
+pub struct Undo {
+    /// Mitigations (ids)
+    ids: Vec<String>,
+    /// Everything that was carried out automatically at or after: 2026-01-31, or 3h
+    #[arg(long, value_parser = instant, value_name = "WHEN")]
+    automated_since: Option<prost_types::Timestamp>,
+    /// Dismiss the risk of marked accounts too: it wipes the directory's own detections about them
+    #[arg(long)]
+    dismiss_risk: bool,
+    /// Why, for the audit log
+    #[arg(long)]
+    reason: String,
 }
 
 /// Which mitigations; every option that is given restricts.
@@ -132,9 +154,10 @@ pub struct List {
 }
 
 /// The states of a mitigation, in the order of its life.
-const STATES: [&str; 8] = ["planned", "held", "acting", "unknown", "done", "verified", "reverted", "refused"];
+const STATES: [&str; 9] =
+    ["planned", "held", "acting", "unknown", "done", "verified", "reverted", "undone", "refused"];
 
-const COLUMNS: [output::Column; 9] = [
+const COLUMNS: [output::Column; 10] = [
     ("LOGIN", "login"),
     ("ACTION", "action"),
     ("STATE", "state"),
@@ -144,6 +167,7 @@ const COLUMNS: [output::Column; 9] = [
     ("PLANNED", "created_at"),
     ("ACCOUNT", "account_id"),
     ("ID", "id"),
+    ("UNDOES", "undoes"),
 ];
 
 impl Mitigation {
@@ -171,6 +195,22 @@ impl Mitigation {
                 })
                 .await?;
                 output::list(global, &COLUMNS, &rows, "no mitigations")
+            }
+            Self::Undo(undo) => {
+                let request = api::UndoRequest {
+                    mitigation_ids: undo.ids,
+                    automated_since: undo.automated_since,
+                    dismiss_risk: undo.dismiss_risk,
+                    reason: undo.reason,
+                    idempotency_key: idempotency_key(),
+                };
+                let request = client.undo(request).await?.into_inner().request.unwrap_or_default();
+                let id = request.id.clone();
+                output::show(global, &output::json("MitigationRequest", &request)?)?;
+                if !global.json {
+                    eprintln!("\nsee what becomes of it with: parapet mitigation list --request {id}");
+                }
+                Ok(())
             }
             Self::Show { id } => {
                 let shown = client.get_mitigation(api::GetMitigationRequest { id }).await?.into_inner();
