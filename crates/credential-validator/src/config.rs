@@ -57,7 +57,7 @@ impl Default for Tuning {
         Self {
             concurrency: 16,
             matching: 2,
-            in_flight: 128,
+            in_flight: 64,
             retention_days: 30,
             synchronous_replication: false,
         }
