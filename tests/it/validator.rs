@@ -62,6 +62,20 @@ async fn what_was_tried_is_answered_from_memory_and_what_does_not_fit_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_account_is_the_same_however_its_directory_spells_the_ids() {
+    let world = World::new(1).await;
+    let _validator = world.validator(&program(), None);
+    world.leak(&[leak(0, "wrong-guess-1")]).await;
+    world.until("SELECT count(*) FROM validator.exposures WHERE verdict = 'invalid'", 1).await;
+    world
+        .execute("UPDATE sync.accounts SET directory_id = upper(directory_id), object_id = upper(object_id)")
+        .await;
+    world.leak(&[leak(0, "wrong-guess-1")]).await;
+    world.until("SELECT count(*) FROM validator.exposures WHERE verdict = 'stale'", 1).await;
+    assert_eq!(world.submissions().len(), 1, "what was tried is known");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_password_that_was_wrong_is_tried_again_after_a_change_that_no_sync_has_shown() {
     let world = World::new(1).await;
     let _validator = world.validator(&program(), None);

@@ -143,13 +143,16 @@ pub async fn load(
          JOIN work w ON w.tenant_id = e.tenant_id AND w.subject = e.exposure_id AND w.work_id = $3 AND w.state = 'in_flight'
          LEFT JOIN sync.accounts_v a ON a.tenant_id = e.tenant_id AND a.account_id = e.account_id
          LEFT JOIN sync.directory_policies_v p ON p.tenant_id = e.tenant_id AND p.integration_id = e.integration_id
-         LEFT JOIN lane_holds h ON h.tenant_id = e.tenant_id AND h.directory = e.directory_id
+         CROSS JOIN LATERAL ( -- spelled as account_key does
+             SELECT CASE e.provider WHEN 'entra_id' THEN lower(e.directory_id) ELSE e.directory_id END AS directory,
+                    CASE e.provider WHEN 'entra_id' THEN lower(e.object_id) ELSE e.object_id END AS object) k
+         LEFT JOIN lane_holds h ON h.tenant_id = e.tenant_id AND h.directory = k.directory
          LEFT JOIN LATERAL (
              SELECT array_agg(digest) AS digests, array_agg(verdict) AS verdicts, array_agg(tried_at) AS dates FROM tried
-             WHERE tenant_id = e.tenant_id AND provider = e.provider AND directory_id = e.directory_id
-               AND object_id = e.object_id) t ON true
+             WHERE tenant_id = e.tenant_id AND provider = e.provider AND directory_id = k.directory
+               AND object_id = k.object) t ON true
          LEFT JOIN LATERAL (",
-        pause_in_force!("e.tenant_id", "e.directory_id"),
+        pause_in_force!("e.tenant_id", "k.directory"),
         ") z ON true
          WHERE e.tenant_id = $1 AND e.exposure_id = $2 AND e.state = 'waiting'",
     ))
@@ -293,9 +296,9 @@ pub async fn note_attempt(tx: &mut Tx, turn: &Turn) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Notes that the outcome of the turn's attempt is recorded, and remembers what it proved: the verdict about a digest. The newest proof
-/// of a password counts. Returns the exposures that wait and that this may decide without an attempt: an invalid password
-/// decides itself, a valid one all others of the account.
+/// Notes that the outcome of the turn's attempt is recorded, and remembers what it proved: the verdict about a digest. The
+/// newest proof of a password counts. Returns the exposures that wait and that this may decide without an attempt: an
+/// invalid password decides itself, a valid one all others of the account.
 pub async fn conclude(
     tx: &mut Tx,
     turn: &Turn,
