@@ -69,21 +69,18 @@ impl Relay {
                 () = stop.cancelled() => return Ok(()),
                 () = self.publisher.ready() => {}
             }
-            let sent = match self.round().await {
-                Ok(sent) => sent,
-                Err(error) => {
-                    tracing::warn!(%error, "outbox round failed");
-                    0
-                }
-            };
+            let more = self.round().await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "outbox round failed");
+                false
+            });
             if measured.is_none_or(|at| at.elapsed() > GAUGES) {
                 measured = Some(Instant::now());
                 if let Err(error) = self.measure().await {
                     tracing::warn!(%error, "outbox not measured");
                 }
             }
-            if sent >= crate::queue::WINDOW {
-                continue; // there is more
+            if more {
+                continue;
             }
             if !self.db.rest(Reader::Relay, [SPACING, IDLE], &stop).await {
                 return Ok(());
@@ -92,21 +89,22 @@ impl Relay {
     }
 
     /// Claims up to a window of rows of each table, publishes them without any transaction open, deletes what was taken.
-    /// Returns how many rows left the tables.
-    async fn round(&self) -> Result<usize, StoreError> {
+    /// Whether a table may have more, and rows can leave it.
+    async fn round(&self) -> Result<bool, StoreError> {
         let rows = self.claim().await?;
         if rows.is_empty() {
-            return Ok(0);
+            return Ok(false);
         }
+        let of = |table: &str| rows.iter().filter(|row| row.table == table).count();
+        let full = self.tables.iter().any(|table| of(table) >= crate::queue::WINDOW);
         let results: Vec<Sent> = stream::iter(rows)
             .map(|row| self.send(row))
             .buffer_unordered(crate::queue::WINDOW)
             .collect()
             .await;
-        let taken = results.iter().filter(|sent| sent.failure.is_none()).count();
         self.delete(&results).await?;
         self.keep(&results).await?;
-        Ok(taken)
+        Ok(full && results.iter().any(|sent| sent.failure.is_none()))
     }
 
     async fn send(&self, row: OutboxRow) -> Sent {

@@ -180,7 +180,21 @@ pub struct Dispatcher {
     caps: Caps,
 }
 
-/// What was changed elsewhere, or falls due by time, is seen after this long at most;
+/// Every (tenant, directory, priority) with waiting work, one index probe each.
+macro_rules! lanes {
+    () => {
+        "lanes AS (
+             (SELECT tenant_id, directory, priority FROM work WHERE state = 'waiting'
+              ORDER BY tenant_id, directory, priority LIMIT 1)
+             UNION ALL
+             SELECT n.* FROM lanes l, LATERAL (
+                 SELECT tenant_id, directory, priority FROM work
+                 WHERE state = 'waiting' AND (tenant_id, directory, priority) > (l.tenant_id, l.directory, l.priority)
+                 ORDER BY tenant_id, directory, priority LIMIT 1) n)"
+    };
+}
+
+/// What was changed elsewhere is seen after this long at most;
 const IDLE: Duration = Duration::from_millis(500);
 /// and what was changed here at once, unless it looked so short a time ago: rows that come together go together.
 const SPACING: Duration = Duration::from_millis(20);
@@ -195,15 +209,18 @@ impl Dispatcher {
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut pause = SPACING;
         loop {
-            pause = match self.round().await {
-                Ok(0) => (pause * 2).min(IDLE).min(self.until_due().await),
+            let given = self.round().await;
+            pause = match &given {
+                Ok(0) => (pause * 2).min(IDLE),
                 Ok(_) => SPACING,
                 Err(error) => {
                     tracing::warn!(%error, "work could not be given out");
                     IDLE
                 }
             };
-            if !self.db.rest(Reader::Dispatcher, [SPACING, pause], &stop).await {
+            // Nothing is due: what falls due before the pause is over ends it.
+            let at_most = if matches!(given, Ok(0)) { pause.min(self.until_due().await) } else { pause };
+            if !self.db.rest(Reader::Dispatcher, [SPACING, at_most], &stop).await {
                 return Ok(());
             }
         }
@@ -234,18 +251,14 @@ impl Dispatcher {
 
     /// How long until something falls due that waits for its time; [`IDLE`] when that is longer, or cannot be asked.
     async fn until_due(&self) -> Duration {
-        let query = "WITH RECURSIVE lanes AS (
-                 (SELECT tenant_id, directory, priority FROM work WHERE state = 'waiting'
-                  ORDER BY tenant_id, directory, priority LIMIT 1)
-                 UNION ALL
-                 SELECT n.* FROM lanes l, LATERAL (
-                     SELECT tenant_id, directory, priority FROM work
-                     WHERE state = 'waiting' AND (tenant_id, directory, priority) > (l.tenant_id, l.directory, l.priority)
-                     ORDER BY tenant_id, directory, priority LIMIT 1) n)
-             SELECT extract(epoch FROM min(next.due_at) - clock_timestamp())::float8 FROM lanes l, LATERAL (
+        let query = concat!(
+            "WITH RECURSIVE ",
+            lanes!(),
+            " SELECT extract(epoch FROM min(next.due_at) - clock_timestamp())::float8 FROM lanes l, LATERAL (
                  SELECT due_at FROM work
                  WHERE state = 'waiting' AND tenant_id = l.tenant_id AND directory = l.directory AND priority = l.priority
-                   AND due_at > statement_timestamp() ORDER BY due_at LIMIT 1) next";
+                   AND due_at > statement_timestamp() ORDER BY due_at LIMIT 1) next"
+        );
         let asked = async {
             let mut tx = self.db.system_by_key().await?;
             let seconds: Option<f64> = sqlx::query_scalar(query).fetch_one(&mut *tx).await?;
@@ -275,16 +288,10 @@ impl Dispatcher {
     }
 
     async fn take(&self, tx: &mut Tx) -> Result<Vec<WorkRow>, StoreError> {
-        let rows = sqlx::query(
-            "WITH RECURSIVE lanes AS ( -- every (tenant, directory, priority) with waiting work, one index probe each
-                 (SELECT tenant_id, directory, priority FROM work WHERE state = 'waiting'
-                  ORDER BY tenant_id, directory, priority LIMIT 1)
-                 UNION ALL
-                 SELECT n.* FROM lanes l, LATERAL (
-                     SELECT tenant_id, directory, priority FROM work
-                     WHERE state = 'waiting' AND (tenant_id, directory, priority) > (l.tenant_id, l.directory, l.priority)
-                     ORDER BY tenant_id, directory, priority LIMIT 1) n
-             ), open AS ( -- a directory that did not answer gets one piece of work to try
+        let rows = sqlx::query(concat!(
+            "WITH RECURSIVE ",
+            lanes!(),
+            ", open AS ( -- a directory that did not answer gets one piece of work to try
                  SELECT l.*, CASE WHEN h.opened > 0 THEN 1 ELSE $1 END AS cap
                  FROM lanes l LEFT JOIN lane_holds h USING (tenant_id, directory)
                  WHERE h.held_until IS NULL OR h.held_until <= statement_timestamp()
@@ -312,7 +319,7 @@ impl Dispatcher {
              UPDATE work w SET state = 'in_flight', lease_until = clock_timestamp() + $3 * interval '1 second', reason = NULL
              FROM taken t WHERE w.work_id = t.work_id AND w.state = 'waiting'
              RETURNING w.work_id, w.tenant_id, w.kind, w.subject, t.place",
-        )
+        ))
         .bind(self.caps.in_flight)
         .bind(self.caps.batch)
         .bind(self.caps.lease.as_secs_f64())
