@@ -279,12 +279,7 @@ impl Stage {
         .execute(&mut self.bus.superuser().await)
         .await
         .unwrap();
-        let message = MitigationRequested {
-            tenant_id: self.tenant.to_string(),
-            request_id: request.to_string(),
-            ..MitigationRequested::default()
-        };
-        self.send(message, times).await;
+        self.hand_on(request, times).await;
     }
 
     /// A person wants these mitigations taken back, or everything automated since.
@@ -304,17 +299,21 @@ impl Stage {
         .execute(&mut self.bus.superuser().await)
         .await
         .unwrap();
-        let message = MitigationRequested {
-            tenant_id: self.tenant.to_string(),
-            request_id: request.to_string(),
-            ..MitigationRequested::default()
-        };
-        self.send(message, 1).await;
+        self.hand_on(request, 1).await;
     }
 
     /// The mitigations that this query selects.
     pub async fn ids(&self, query: &'static str) -> Vec<Uuid> {
         sqlx::query_scalar(query).fetch_all(&mut self.bus.superuser().await).await.unwrap()
+    }
+
+    async fn hand_on(&self, request: MitigationRequestId, times: usize) {
+        let message = MitigationRequested {
+            tenant_id: self.tenant.to_string(),
+            request_id: request.to_string(),
+            ..MitigationRequested::default()
+        };
+        self.send(message, times).await;
     }
 
     async fn send(&self, message: MitigationRequested, times: usize) {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use shared::{
     audit::{self, Event, Outcome},
-    db::{Db, Tx},
+    db::{Db, StoreError, Tx},
     id::{AccountId, CauseId, ExposureId, IntegrationId, MitigationId, MitigationRequestId, TenantId},
     outbox::{self, Topic},
     provider::Action,
@@ -213,13 +213,7 @@ async fn ask(
         .detail("actions", row.actions.join(","))
         .detail("reason", &row.reason);
     audit::record(&mut tx, &event).await?;
-    let message = MitigationRequested {
-        tenant_id: tenant.to_string(),
-        request_id: row.id.to_string(),
-        exposure_id: String::new(),
-        cause_id: cause.to_string(),
-    };
-    outbox::enqueue(&mut tx, Topic::MitigationRequested, Some(tenant), &message).await?;
+    hand_on(&mut tx, tenant, row.id).await?;
     let shown = v1::MitigationRequest {
         id: row.id.to_string(),
         requested_by: row.requested_by,
@@ -233,6 +227,21 @@ async fn ask(
         ..Default::default()
     };
     Ok((tx, shown))
+}
+
+/// Has the executor carry a stored request out; the request is the cause of all that follows.
+pub(super) async fn hand_on(
+    tx: &mut Tx,
+    tenant: TenantId,
+    request: MitigationRequestId,
+) -> Result<(), StoreError> {
+    let message = MitigationRequested {
+        tenant_id: tenant.to_string(),
+        request_id: request.to_string(),
+        exposure_id: String::new(),
+        cause_id: request.to_string(),
+    };
+    outbox::enqueue(tx, Topic::MitigationRequested, Some(tenant), &message).await.map(drop)
 }
 
 async fn switched_on(

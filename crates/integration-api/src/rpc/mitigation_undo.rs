@@ -6,12 +6,11 @@ use shared::{
     audit::{self, Event, Outcome},
     db::{Db, Tx},
     id::{CauseId, MitigationId, MitigationRequestId, TenantId},
-    outbox::{self, Topic},
-    wire::{events::MitigationRequested, v1},
+    wire::v1,
 };
 use time::OffsetDateTime;
 
-use super::{convert, id, is_text};
+use super::{convert, id, is_text, mitigation::hand_on};
 use crate::{
     auth::Caller,
     error::{ApiError, Check},
@@ -89,11 +88,10 @@ async fn ask(
         });
     }
     let created_at = mitigations::insert_undo(&mut tx, tenant, &wanted).await?;
-    let cause = CauseId(wanted.id.uuid());
     let message = "the undo of mitigations requested";
     let mut event =
         Event::new(Some(tenant), "mitigation.undo_requested", caller.actor(), Outcome::Success, message)
-            .cause(cause)
+            .cause(CauseId(wanted.id.uuid()))
             .object("mitigation_request", wanted.id)
             .detail("dismiss_risk", wanted.dismiss_risk)
             .detail("reason", &wanted.reason);
@@ -102,13 +100,7 @@ async fn ask(
         None => event.detail("mitigations", wanted.of.len()),
     };
     audit::record(&mut tx, &event).await?;
-    let message = MitigationRequested {
-        tenant_id: tenant.to_string(),
-        request_id: wanted.id.to_string(),
-        exposure_id: String::new(),
-        cause_id: cause.to_string(),
-    };
-    outbox::enqueue(&mut tx, Topic::MitigationRequested, Some(tenant), &message).await?;
+    hand_on(&mut tx, tenant, wanted.id).await?;
     let shown = v1::MitigationRequest {
         id: wanted.id.to_string(),
         requested_by: wanted.requested_by,
