@@ -70,6 +70,8 @@ typed_id! {
     MitigationId;
     /// A request to mitigate.
     MitigationRequestId;
+    /// Mitigations that wait for a second person together.
+    ApprovalId;
     /// One message on the broker; the key of deduplication.
     MessageId;
     /// One sync run.

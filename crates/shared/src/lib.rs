@@ -14,6 +14,7 @@ pub mod integration;
 pub mod integration_store;
 pub mod limiter;
 pub mod outbox;
+pub mod policy;
 pub mod provider;
 pub mod queue;
 pub mod relay;
