@@ -13,7 +13,7 @@ use url::Url;
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// What every service has. Peers: `identity-sync-worker` and `audit-writer`.
+    /// What every service has. Peers: `identity-sync-worker`, `mitigation-executor` and `audit-writer`.
     pub common: Common,
     /// The public API.
     pub api: ApiConfig,
@@ -139,6 +139,8 @@ impl Default for Limits {
 
 /// The name of the sync worker among the peers.
 pub const SYNC_WORKER: &str = "identity-sync-worker";
+/// The name of the mitigation executor among the peers.
+pub const EXECUTOR: &str = "mitigation-executor";
 /// The name of the audit writer among the peers.
 pub const AUDIT_WRITER: &str = "audit-writer";
 
@@ -149,7 +151,7 @@ impl Configuration for Config {
 
     fn check(&self, faults: &mut Faults) {
         let Self { common, api, oidc, keys, idp: _, limits } = self;
-        for peer in [SYNC_WORKER, AUDIT_WRITER] {
+        for peer in [SYNC_WORKER, EXECUTOR, AUDIT_WRITER] {
             faults.require(common.peers.contains_key(peer), &format!("common.peers.{peer}"), "is required");
         }
         faults.require(
