@@ -1,6 +1,10 @@
 //! A tenant with a directory of either kind, its accounts synced, and an executor: the world of mitigation tests.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 #[cfg(feature = "fail-points")]
 use e2e::process;
@@ -11,25 +15,33 @@ use mitigation_executor::{
     config::{Config, Keys, Tuning},
     planner,
 };
+use parapet::{
+    certs::{Certificates, service_name},
+    servers::free_ports,
+};
 use serde_json::{Value, json};
 use shared::{
     db::Db,
+    grpc,
     id::{
         AccountId, ApprovalId, ExposureId, IntegrationId, MitigationId, MitigationRequestId, ProviderKind,
-        TenantId,
+        TenantId, WorkId,
     },
     outbox::{self, Topic},
     policy::{Approval, Brake, MitigationPolicy, Protected},
     provider::{Action, okta::keys},
     sealing::{Owner, Purpose, TopKey, column},
-    wire::events::MitigationRequested,
+    service::{ListenConfig, PeerConfig, TlsFiles},
+    wire::{events::MitigationRequested, internal::containment_service_client::ContainmentServiceClient},
     work::{self, NewWork},
 };
 use sqlx::Row as _;
 use time::OffsetDateTime;
 use tokio::{sync::oneshot, task::JoinHandle};
+use tonic::transport::Channel;
 use uuid::Uuid;
 
+const SERVICE: &str = "parapet.internal.v1.ContainmentService";
 const ORG: &str = "00oacme0000000000001";
 const ENTRA: &str = "7c2f1f6e-1111-4222-8333-444455556666";
 const CLIENT: &str = "0oaparapet0000000001";
@@ -201,8 +213,17 @@ impl Stage {
                 .await
                 .unwrap();
         }
+        Certificates::prepare(files.path(), &["mitigation-executor", "integration-api", "audit-writer"])
+            .unwrap();
+        let mut common = bus.common_as("parapet_mitigation");
+        common.tls = Some(tls(files.path(), "mitigation-executor"));
+        common.grpc = ListenConfig {
+            listen: ([127, 0, 0, 1], free_ports::<1>().unwrap()[0]).into(),
+            allow: [(SERVICE.to_owned(), vec![service_name("integration-api")])].into(),
+            ..ListenConfig::default()
+        };
         let config = Config {
-            common: bus.common_as("parapet_mitigation"),
+            common,
             idp: idp.egress_config(),
             keys: Keys { integration: key_file },
             executor: Tuning { check_after_seconds: vec![0, 2], ..Tuning::default() },
@@ -329,6 +350,16 @@ impl Stage {
         let (stop, ended) = self.running.take().unwrap();
         stop.send(()).unwrap();
         assert_eq!(format!("{:?}", ended.await.unwrap().unwrap()), format!("{:?}", ExitCode::SUCCESS));
+    }
+
+    /// A client of the executor that shows this service's certificate.
+    pub async fn client(&self, service: &str) -> ContainmentServiceClient<Channel> {
+        let peer = PeerConfig {
+            address: format!("https://{}", self.config.common.grpc.listen),
+            server_name: Some(service_name("mitigation-executor")),
+        };
+        let channel = grpc::channel(&peer, &tls(self.files.path(), service)).await.unwrap();
+        ContainmentServiceClient::new(channel).max_decoding_message_size(16 * 1024 * 1024)
     }
 
     pub async fn account(&self, login: &str) -> Uuid {
@@ -501,5 +532,15 @@ impl Stage {
     pub fn done(&self) -> Vec<String> {
         let ours = |actor: &str| actor == CLIENT || actor == ENTRA_CLIENT;
         self.idp.changes().into_iter().filter(|c| ours(&c.actor)).map(|c| c.action).collect()
+    }
+}
+
+/// The certificate of a service, from the authority of this directory.
+fn tls(dir: &Path, service: &str) -> TlsFiles {
+    let file = |name: &str| dir.join(name);
+    TlsFiles {
+        cert_file: file(&format!("{service}.pem")),
+        key_file: file(&format!("{service}-key.pem")),
+        ca_file: file("ca.pem"),
     }
 }

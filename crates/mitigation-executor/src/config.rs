@@ -56,6 +56,7 @@ impl Configuration for Config {
 
     fn check(&self, faults: &mut Faults) {
         faults.require_file(&self.keys.integration, "keys.integration");
+        faults.require(self.common.tls.is_some(), "common.tls", "is required");
         let tuning = &self.executor;
         faults.require((1..=1000).contains(&tuning.concurrency), "executor.concurrency", "must be 1 to 1000");
         faults.require((1..=1000).contains(&tuning.in_flight), "executor.in_flight", "must be 1 to 1000");

@@ -10,6 +10,7 @@ pub mod executor;
 pub mod intake;
 pub mod plan;
 pub mod planner;
+mod rpc;
 pub mod state;
 pub mod store;
 pub mod store_brake;
@@ -21,11 +22,14 @@ use std::{future::Future, process::ExitCode, sync::Arc};
 use anyhow::Context;
 use prost::Message;
 use shared::{
+    grpc::{self, Callers},
     provider::{directory::Directories, http::Egress},
     queue::{self, Topic},
     sealing::TopKey,
     service::Service,
-    wire::events::MitigationDue,
+    wire::{
+        events::MitigationDue, internal::containment_service_server::ContainmentServiceServer,
+    },
     work::{Caps, Dispatcher, WorkRow},
 };
 
@@ -55,6 +59,11 @@ pub async fn run(
     service.spawn("dispatcher", dispatcher.run(service.stop_token()));
     service.spawn("approvals", approvals::expire(service.db().clone(), service.stop_token()));
     service.spawn_relay(&["outbox"]);
+    let common = &config.common;
+    grpc::Server::new()
+        .add(ContainmentServiceServer::new(rpc::Rpc { db: service.db().clone() }))
+        .listen(&service, &common.grpc, Callers::Peers, common.tls.as_ref())
+        .await?;
     service.run().await
 }
 
