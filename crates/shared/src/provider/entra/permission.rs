@@ -76,7 +76,8 @@ pub const ADMINISTRATORS: Optional = Optional {
     permission: ROLE_MANAGEMENT_READ,
     or: &["RoleManagement.ReadWrite.Directory", "Directory.Read.All"],
     reason: "admins_unknown",
-    cost: "administrators are not recognised, and the protection of privileged accounts does not cover them",
+    cost: "administrators are not recognised, the protection of privileged accounts does not cover them, and \
+        accounts cannot be protected by role",
     condition: None,
 };
 /// Tells when the owner signed in last, and how many wrong tries there were since.
