@@ -20,8 +20,8 @@ use shared::{
     integration::ActionSwitch,
     integration_store::Status,
     provider::{
-        Account, Acted, Capability, Containment, GroupsAndRoles, Membership, Missing, Provider, ProviderError,
-        directory::Directories,
+        Account, Acted, Capability, Containment, GroupsAndRoles, Membership, Missing, Provider,
+        ProviderError, directory::Directories,
     },
     queue::{Delivery, Handler, HandlerError, Outcome},
     wire::events::MitigationDue,

@@ -27,9 +27,7 @@ use shared::{
     queue::{self, Topic},
     sealing::TopKey,
     service::Service,
-    wire::{
-        events::MitigationDue, internal::containment_service_server::ContainmentServiceServer,
-    },
+    wire::{events::MitigationDue, internal::containment_service_server::ContainmentServiceServer},
     work::{Caps, Dispatcher, WorkRow},
 };
 
