@@ -78,12 +78,11 @@ impl PublishError {
 enum Line {
     Down,
     Blocked,
-    Open(Channels),
+    Open(Arc<Channels>),
 }
 
 /// The broker closes a channel that publishes to an exchange which is not there or not permitted, and nobody learns what
 /// became of the rest that was on its way. So what leaves for others has a channel of its own.
-#[derive(Clone)]
 struct Channels {
     queues: Channel,
     outbound: Channel,
@@ -142,9 +141,9 @@ impl Publisher {
 
     async fn session(&self, connection: Connection, stop: &CancellationToken) -> Result<(), BrokerError> {
         let mut events = std::pin::pin!(connection.events_listener());
-        let mut channels =
-            Channels { queues: confirming(&connection).await?, outbound: confirming(&connection).await? };
-        self.inner.line.send_replace(Line::Open(channels.clone()));
+        let (queues, outbound) = (confirming(&connection).await?, confirming(&connection).await?);
+        let mut channels = Arc::new(Channels { queues, outbound });
+        self.inner.line.send_replace(Line::Open(Arc::clone(&channels)));
         self.inner.state.up();
         loop {
             tokio::select! {
@@ -159,7 +158,7 @@ impl Publisher {
                     Some(Event::ConnectionUnblocked) => {
                         tracing::info!("the broker takes messages again");
                         metrics::gauge!("parapet_amqp_blocked").set(0.0);
-                        self.inner.line.send_replace(Line::Open(channels.clone()));
+                        self.inner.line.send_replace(Line::Open(Arc::clone(&channels)));
                     }
                     // A soft error concerns one channel, which is looked for below.
                     Some(Event::Error(error)) if !error.is_amqp_soft_error() => return Err(error.into()),
@@ -172,11 +171,12 @@ impl Publisher {
                 return Err(BrokerError::Ended("the publishing channel was closed"));
             }
             if !channels.outbound.status().connected() {
-                channels.outbound = confirming(&connection).await?;
+                let (queues, outbound) = (channels.queues.clone(), confirming(&connection).await?);
+                channels = Arc::new(Channels { queues, outbound });
                 self.inner.line.send_if_modified(|line| {
                     let open = matches!(line, Line::Open(_));
                     if open {
-                        *line = Line::Open(channels.clone());
+                        *line = Line::Open(Arc::clone(&channels));
                     }
                     open
                 });
