@@ -272,7 +272,9 @@ async fn a_mitigation_is_told_when_it_takes_effect_and_its_undo_is_not() {
     assert_eq!(data["mitigation_action"], "disable_account");
     assert_eq!(data.get("exposure_id"), None);
 
-    // Taken back, and looked at once more.
+    // All of it is looked at once more, and one is taken back.
+    stage.until("SELECT count(*) FROM mitigation.work", 0).await;
+    stage.until(VERIFIED, 3).await;
     let automatic =
         "SELECT mitigation_id FROM mitigation.mitigations WHERE action = 'disable_account' AND automatic";
     stage.undo("ann", &stage.ids(automatic).await, None, false).await;
