@@ -320,14 +320,25 @@ async fn without_the_exchange_events_wait_and_everything_else_goes_on() {
         events.push(put(&mut bus.superuser().await, &destination, &json!({ "n": n })).await.to_string());
     }
     let running = bus.start("validator", "parapet_validator").await;
+    // Both are sent together, and no other message is ever given back because of an event.
+    enqueue(running.service.db(), (0..200).map(|n| format!("first {n}"))).await;
+    bus.execute(
+        "CREATE TABLE validator.given_back (id uuid);
+         CREATE FUNCTION validator.note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
+             $$ BEGIN INSERT INTO validator.given_back VALUES (NEW.id); RETURN NULL; END $$;
+         CREATE TRIGGER note AFTER UPDATE ON validator.outbox FOR EACH ROW
+             WHEN (NEW.last_error IS NOT NULL AND NEW.topic NOT LIKE 'parapet.outbound/%') EXECUTE FUNCTION validator.note()",
+    )
+    .await;
     queue::spawn_consumer(&running.service, TOPIC, 8, Effect::new(running.service.db(), Duration::ZERO));
     running.service.spawn_relay(&["outbox"]);
     let refused =
         "SELECT count(*) FROM validator.outbox WHERE tries > 0 AND last_error LIKE '%parapet.outbound%'";
     bus.until_count(refused, 10).await;
     enqueue(running.service.db(), (0..500).map(|n| format!("good {n}"))).await;
-    bus.until_count("SELECT count(*) FROM validator.effects", 500).await;
+    bus.until_count("SELECT count(*) FROM validator.effects", 700).await;
     bus.until_count("SELECT count(*) FROM validator.outbox", 10).await;
+    assert_eq!(bus.count("SELECT count(*) FROM validator.given_back").await, 0);
 
     declare_topology(&bus.common.broker).await.unwrap();
     let listener = Listener::bound((connection, channel)).await;
