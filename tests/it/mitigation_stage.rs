@@ -10,7 +10,10 @@ use std::{
 use e2e::process;
 use e2e::{Bus, Idp};
 use idp_simulator::model::Directory;
-use mitigation_executor::config::{Brake, Config, Keys, Tuning};
+use mitigation_executor::{
+    approvals::{self, Decision, Refused},
+    config::{Config, Keys, Tuning},
+};
 use parapet::{
     certs::{Certificates, service_name},
     servers::free_ports,
@@ -19,14 +22,16 @@ use serde_json::{Value, json};
 use shared::{
     db::Db,
     grpc,
-    id::{AccountId, ExposureId, IntegrationId, MitigationRequestId, ProviderKind, TenantId},
+    id::{
+        AccountId, ApprovalId, ExposureId, IntegrationId, MitigationId, MitigationRequestId, ProviderKind,
+        TenantId,
+    },
     outbox::{self, Topic},
+    policy::{Approval, Brake, MitigationPolicy, Protected},
     provider::{Action, okta::keys},
     sealing::{Owner, Purpose, TopKey, column},
     service::{ListenConfig, PeerConfig, TlsFiles},
-    wire::{
-        events::MitigationRequested, internal::containment_service_client::ContainmentServiceClient,
-    },
+    wire::{events::MitigationRequested, internal::containment_service_client::ContainmentServiceClient},
 };
 use sqlx::Row as _;
 use time::OffsetDateTime;
@@ -65,14 +70,34 @@ pub fn switched(actions: &[Action], automated: bool, manual: bool) -> Value {
     json!({ "identity_creation": true, "mitigation": switches })
 }
 
-/// No brake: each test puts on the one it is about.
-pub fn free() -> Brake {
-    Brake {
-        accounts_per_hour: 1000,
-        percent_of_accounts: 100,
-        share_from_accounts: 1000,
-        hold_first_run: false,
+/// No brake and no approval but for what is protected: each test puts on what it is about.
+pub fn free() -> MitigationPolicy {
+    MitigationPolicy {
+        approval: Approval { more_than_accounts: 100_000, first_run: false, ..Approval::default() },
+        brake: Brake {
+            accounts_per_hour: 1000,
+            percent_of_accounts: 100,
+            share_from_accounts: 1000,
+            administrators_per_hour: 1000,
+            feed_from_exposures: 1_000_000,
+            ..Brake::default()
+        },
+        ..MitigationPolicy::default()
     }
+}
+
+/// [`free`] with another brake.
+pub fn braked(change: impl Fn(&mut Brake)) -> MitigationPolicy {
+    let mut policy = free();
+    change(&mut policy.brake);
+    policy
+}
+
+/// [`free`] with other protections.
+pub fn protecting(change: impl Fn(&mut Protected)) -> MitigationPolicy {
+    let mut policy = free();
+    change(&mut policy.protected);
+    policy
 }
 
 /// Accounts without any role.
@@ -83,8 +108,13 @@ pub fn people(count: usize) -> Vec<Value> {
 }
 
 impl Stage {
-    pub async fn new(provider: ProviderKind, accounts: Vec<Value>, settings: Value, brake: Brake) -> Self {
-        let mut stage = Self::prepare(provider, accounts, settings, brake).await;
+    pub async fn new(
+        provider: ProviderKind,
+        accounts: Vec<Value>,
+        settings: Value,
+        policy: MitigationPolicy,
+    ) -> Self {
+        let mut stage = Self::prepare(provider, accounts, settings, policy).await;
         stage.start();
         stage
     }
@@ -94,7 +124,7 @@ impl Stage {
         provider: ProviderKind,
         accounts: Vec<Value>,
         settings: Value,
-        brake: Brake,
+        policy: MitigationPolicy,
     ) -> Self {
         let (bus, idp) = (Bus::new().await, Idp::start().await);
         let files = tempfile::tempdir().unwrap();
@@ -195,7 +225,6 @@ impl Stage {
             idp: idp.egress_config(),
             keys: Keys { integration: key_file },
             executor: Tuning { check_after_seconds: vec![0, 2], ..Tuning::default() },
-            brake,
         };
         let db = Db::connect(&config.common.database).await.unwrap();
         let stage = Self {
@@ -212,7 +241,59 @@ impl Stage {
             running: None,
         };
         stage.sync().await;
+        stage.follow(&policy).await;
         stage
+    }
+
+    /// The tenant follows another policy from now on, which `pat` changed.
+    pub async fn follow(&self, policy: &MitigationPolicy) {
+        sqlx::query(
+            "INSERT INTO api.mitigation_policies (tenant_id, version, policy, reason, updated_by, updater_name)
+             SELECT $1, count(*) + 1, $2, 'because', 'pat', 'Pat' FROM api.mitigation_policies WHERE tenant_id = $1",
+        )
+        .bind(self.tenant)
+        .bind(sqlx::types::Json(policy))
+        .execute(&mut self.bus.superuser().await)
+        .await
+        .unwrap();
+    }
+
+    /// Approvals that are open, oldest first, with what holds them.
+    pub async fn open(&self) -> Vec<(ApprovalId, String)> {
+        sqlx::query_as(
+            "SELECT approval_id, held_by FROM mitigation.approvals WHERE state = 'open' ORDER BY opened_at",
+        )
+        .fetch_all(&mut self.bus.superuser().await)
+        .await
+        .unwrap()
+    }
+
+    /// A person decides about an approval.
+    pub async fn decide(
+        &self,
+        who: &str,
+        approval: ApprovalId,
+        approve: bool,
+        only: &[MitigationId],
+    ) -> Result<(), Refused> {
+        let decision = Decision {
+            tenant: self.tenant,
+            approval,
+            approve,
+            only: only.to_vec(),
+            actor: (who.to_owned(), who.to_owned()),
+            reason: "looked at it".to_owned(),
+        };
+        approvals::decide(&self.db, &decision).await
+    }
+
+    /// A person approves everything that waits; what was refused to them stays.
+    pub async fn approve(&self, who: &str) -> Vec<Result<(), Refused>> {
+        let mut decided = Vec::new();
+        for (approval, _) in self.open().await {
+            decided.push(self.decide(who, approval, true, &[]).await);
+        }
+        decided
     }
 
     /// Copies the directory's accounts to where identity-sync-worker would.
@@ -253,16 +334,12 @@ impl Stage {
     /// Starts an executor as a process of its own, which takes one action at a time; `fail_point`: where it is to die.
     #[cfg(feature = "fail-points")]
     pub fn process(&self, program: &std::path::Path, fail_point: Option<&str>) -> tokio::process::Child {
-        let Config { common, idp, keys, executor, brake } = &self.config;
+        let Config { common, idp, keys, executor } = &self.config;
         let options = json!({
             "common": process::common(common),
             "idp": process::egress(idp),
             "keys": { "integration": keys.integration },
             "executor": { "concurrency": 1, "check_after_seconds": executor.check_after_seconds },
-            "brake": {
-                "accounts_per_hour": brake.accounts_per_hour, "percent_of_accounts": brake.percent_of_accounts,
-                "share_from_accounts": brake.share_from_accounts, "hold_first_run": brake.hold_first_run,
-            },
         });
         process::start(program, &process::file(self.files.path(), &options), fail_point)
     }
@@ -283,7 +360,7 @@ impl Stage {
         ContainmentServiceClient::new(channel).max_decoding_message_size(16 * 1024 * 1024)
     }
 
-    async fn account(&self, login: &str) -> uuid::Uuid {
+    pub async fn account(&self, login: &str) -> Uuid {
         sqlx::query_scalar("SELECT account_id FROM sync.accounts WHERE login = $1")
             .bind(login)
             .fetch_one(&mut self.bus.superuser().await)
@@ -292,7 +369,7 @@ impl Stage {
     }
 
     /// A person asks, as integration-api stores it; the message is sent as often as said.
-    pub async fn ask(&self, who: &str, logins: &[&str], actions: &[Action], release: bool, times: usize) {
+    pub async fn ask(&self, who: &str, logins: &[&str], actions: &[Action], times: usize) {
         let request = MitigationRequestId::new();
         let mut accounts = Vec::new();
         for login in logins {
@@ -300,15 +377,14 @@ impl Stage {
         }
         sqlx::query(
             "INSERT INTO api.mitigation_requests (tenant_id, request_id, requested_by, requester_name, actions, account_ids,
-                 exposure_ids, release, reason)
-             VALUES ($1, $2, $3, $3, $4, $5, '{}', $6, 'because')",
+                 exposure_ids, accounts, reason)
+             VALUES ($1, $2, $3, $3, $4, $5, '{}', cardinality($5), 'because')",
         )
         .bind(self.tenant)
         .bind(request)
         .bind(who)
         .bind(actions.iter().map(|a| a.as_str()).collect::<Vec<_>>())
         .bind(accounts)
-        .bind(release)
         .execute(&mut self.bus.superuser().await)
         .await
         .unwrap();
@@ -320,8 +396,8 @@ impl Stage {
         let request = MitigationRequestId::new();
         sqlx::query(
             "INSERT INTO api.mitigation_requests (tenant_id, request_id, requested_by, requester_name, actions, account_ids,
-                 exposure_ids, release, reason, undo, mitigation_ids, undo_since, dismiss_risk)
-             VALUES ($1, $2, $3, $3, '{}', '{}', '{}', false, 'a false alarm', true, $4, $5, $6)",
+                 exposure_ids, reason, undo, mitigation_ids, undo_since, dismiss_risk)
+             VALUES ($1, $2, $3, $3, '{}', '{}', '{}', 'a false alarm', true, $4, $5, $6)",
         )
         .bind(self.tenant)
         .bind(request)

@@ -24,7 +24,7 @@ const SETTLES: time::Duration = time::Duration::minutes(1);
 impl Executor {
     /// Looks whether an action took effect, and later whether it stuck.
     pub(super) async fn check(&self, delivery: &Delivery, open: Open) -> Result<(), Stop> {
-        let Open { mut m, work, provider } = open;
+        let Open { mut m, work, provider, .. } = open;
         let now = match provider.containment(&m.object_id, m.action).await {
             Ok(now) => now,
             Err(error) => return self.unreadable(delivery, m, work, &error).await,
