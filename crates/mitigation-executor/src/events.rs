@@ -81,7 +81,7 @@ pub async fn observed(
     Ok(())
 }
 
-fn timestamp(at: OffsetDateTime) -> prost_types::Timestamp {
+pub(crate) fn timestamp(at: OffsetDateTime) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: at.unix_timestamp(),
         nanos: i32::try_from(at.nanosecond()).unwrap_or_default(),
