@@ -13,6 +13,7 @@ use idp_simulator::model::Directory;
 use mitigation_executor::{
     approvals::{self, Decision, Refused},
     config::{Config, Keys, Tuning},
+    planner,
 };
 use parapet::{
     certs::{Certificates, service_name},
@@ -24,7 +25,7 @@ use shared::{
     grpc,
     id::{
         AccountId, ApprovalId, ExposureId, IntegrationId, MitigationId, MitigationRequestId, ProviderKind,
-        TenantId,
+        TenantId, WorkId,
     },
     outbox::{self, Topic},
     policy::{Approval, Brake, MitigationPolicy, Protected},
@@ -32,6 +33,7 @@ use shared::{
     sealing::{Owner, Purpose, TopKey, column},
     service::{ListenConfig, PeerConfig, TlsFiles},
     wire::{events::MitigationRequested, internal::containment_service_client::ContainmentServiceClient},
+    work::{self, NewWork},
 };
 use sqlx::Row as _;
 use time::OffsetDateTime;
@@ -434,7 +436,7 @@ impl Stage {
     }
 
     /// The validator proves a leaked password of this account.
-    pub async fn prove(&self, login: &str, verdict: &str, times: usize) {
+    pub async fn prove(&self, login: &str, verdict: &str, times: usize) -> ExposureId {
         let exposure = ExposureId::new();
         sqlx::query(
             "INSERT INTO validator.exposures (tenant_id, exposure_id, record_id, batch_id, feed, account_id, identifier_id,
@@ -450,12 +452,64 @@ impl Stage {
         .execute(&mut self.bus.superuser().await)
         .await
         .unwrap();
+        self.tell(exposure, times).await;
+        exposure
+    }
+
+    /// The validator proves the same exposure once more, now.
+    pub async fn proven(&self, exposure: ExposureId) {
+        sqlx::query("UPDATE validator.exposures SET verdict_at = clock_timestamp() WHERE exposure_id = $1")
+            .bind(exposure)
+            .execute(&mut self.bus.superuser().await)
+            .await
+            .unwrap();
+        self.tell(exposure, 1).await;
+    }
+
+    async fn tell(&self, exposure: ExposureId, times: usize) {
         let message = MitigationRequested {
             tenant_id: self.tenant.to_string(),
             exposure_id: exposure.to_string(),
             ..MitigationRequested::default()
         };
         self.send(message, times).await;
+    }
+
+    /// A person asks about every account there is, in one large request.
+    pub async fn ask_bulk(&self, who: &str, actions: &[Action], times: usize) {
+        let request = MitigationRequestId::new();
+        sqlx::query(
+            "WITH items AS (
+                 INSERT INTO api.mitigation_items (tenant_id, request_id, account_id)
+                 SELECT tenant_id, $2, account_id FROM sync.accounts WHERE tenant_id = $1 RETURNING 1)
+             INSERT INTO api.mitigation_requests (tenant_id, request_id, requested_by, requester_name, actions, account_ids,
+                 exposure_ids, bulk, accounts, reason)
+             SELECT $1, $2, $3, $3, $4, '{}', '{}', true, count(*), 'because' FROM items",
+        )
+        .bind(self.tenant)
+        .bind(request)
+        .bind(who)
+        .bind(actions.iter().map(|a| a.as_str()).collect::<Vec<_>>())
+        .execute(&mut self.bus.superuser().await)
+        .await
+        .unwrap();
+        self.hand_on(request, times).await;
+    }
+
+    /// The mitigations that this query selects get their turn once more.
+    pub async fn due_again(&self, query: &'static str) {
+        let work: Vec<_> = self.ids(query).await.into_iter().map(|subject| NewWork {
+            work_id: WorkId::new(),
+            tenant: self.tenant,
+            directory: self.directory_id.to_owned(),
+            kind: planner::WORK,
+            subject,
+            priority: 0,
+            due_at: None,
+        });
+        let mut tx = self.db.system().await.unwrap();
+        work::schedule_many(&mut tx, &work.collect::<Vec<_>>()).await.unwrap();
+        tx.commit().await.unwrap();
     }
 
     /// Waits until this query over mitigations counts so many.

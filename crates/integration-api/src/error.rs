@@ -77,8 +77,13 @@ pub enum ApiError {
         message: String,
     },
     /// Somebody else changed it meanwhile.
-    #[error("{0}")]
-    Stale(&'static str),
+    #[error("{message}")]
+    Stale {
+        /// Stable reason.
+        reason: &'static str,
+        /// For the caller.
+        message: &'static str,
+    },
     /// Too much is under way.
     #[error("{0}")]
     Busy(&'static str),
@@ -163,8 +168,8 @@ impl From<ApiError> for Status {
                 info(reason, HashMap::new());
                 Code::AlreadyExists
             }
-            ApiError::Stale(_) => {
-                info("STALE_ETAG", HashMap::new());
+            ApiError::Stale { reason, .. } => {
+                info(reason, HashMap::new());
                 Code::Aborted
             }
             ApiError::Busy(_) => {

@@ -111,8 +111,8 @@ pub async fn run(
         ))
         .add(guarded!(
             MitigationServiceServer,
-            rpc::mitigation::Mitigations::new(db.clone()),
-            MOST_REQUEST_BYTES
+            rpc::mitigation::Mitigations::new(db.clone(), peers.clone()),
+            rpc::mitigation::MOST_BYTES
         ))
         .add(guarded!(
             RemovalServiceServer,

@@ -8,10 +8,11 @@ use shared::{
     id::{IntegrationId, TenantId},
     service::Common,
     wire::internal::{
-        ApplyRemovalsRequest, Draft, DropRemovalsRequest, EnsureClientKeyRequest, PreviewScopeRequest,
-        PreviewScopeResponse, RemovalDecision, SearchRequest, SearchResponse, TestConnectionRequest,
-        TestConnectionResponse, VerifyRequest, VerifyResponse,
-        audit_query_service_client::AuditQueryServiceClient,
+        ApplyRemovalsRequest, DecideRequest, Draft, DropRemovalsRequest, EnsureClientKeyRequest, PlanRequest,
+        PlanResponse, PreviewScopeRequest, PreviewScopeResponse, RemovalDecision, SearchRequest,
+        SearchResponse, SimulateRequest, SimulateResponse, TestConnectionRequest, TestConnectionResponse,
+        VerifyRequest, VerifyResponse, audit_query_service_client::AuditQueryServiceClient,
+        containment_service_client::ContainmentServiceClient,
         directory_service_client::DirectoryServiceClient, removal_service_client::RemovalServiceClient,
     },
 };
@@ -19,7 +20,7 @@ use tonic::{Code, Request, Status, Streaming, transport::Channel};
 use tonic_types::StatusExt as _;
 
 use crate::{
-    config::{AUDIT_WRITER, SYNC_WORKER},
+    config::{AUDIT_WRITER, EXECUTOR, SYNC_WORKER},
     error::ApiError,
 };
 
@@ -30,17 +31,22 @@ const KEY_TIMEOUT: Duration = Duration::from_secs(10);
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(20);
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(28);
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(28);
+const PLAN_TIMEOUT: Duration = Duration::from_secs(28);
+const DECISION_TIMEOUT: Duration = Duration::from_secs(28);
+/// Ten thousand planned actions, or events, with their sentences.
+const MOST_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
 /// The other services.
 #[derive(Clone, Debug)]
 pub struct Peers {
     directory: DirectoryServiceClient<Channel>,
     removals: RemovalServiceClient<Channel>,
+    containment: ContainmentServiceClient<Channel>,
     audit: AuditQueryServiceClient<Channel>,
 }
 
 impl Peers {
-    /// Channels to both; they connect when they are first used.
+    /// Channels to all; they connect when they are first used.
     pub async fn connect(common: &Common) -> anyhow::Result<Self> {
         let tls = common.tls.as_ref().context("common.tls is required")?;
         let channel = async |name: &str| {
@@ -51,8 +57,10 @@ impl Peers {
         Ok(Self {
             directory: DirectoryServiceClient::new(worker.clone()),
             removals: RemovalServiceClient::new(worker),
+            containment: ContainmentServiceClient::new(channel(EXECUTOR).await?)
+                .max_decoding_message_size(MOST_ANSWER_BYTES),
             audit: AuditQueryServiceClient::new(channel(AUDIT_WRITER).await?)
-                .max_decoding_message_size(16 * 1024 * 1024),
+                .max_decoding_message_size(MOST_ANSWER_BYTES),
         })
     }
 
@@ -122,6 +130,32 @@ impl Peers {
         Ok(())
     }
 
+    /// Has a request planned; nothing is done.
+    pub async fn plan(&self, plan: PlanRequest) -> Result<PlanResponse, ApiError> {
+        let mut request = Request::new(plan);
+        request.set_timeout(PLAN_TIMEOUT);
+        let answer = self.containment.clone().plan(request).await;
+        Ok(answer.map_err(|status| away(&status, "the mitigation executor cannot plan now"))?.into_inner())
+    }
+
+    /// Has a policy simulated; nothing is done.
+    pub async fn simulate(&self, simulate: SimulateRequest) -> Result<SimulateResponse, ApiError> {
+        let mut request = Request::new(simulate);
+        request.set_timeout(PLAN_TIMEOUT);
+        let answer = self.containment.clone().simulate(request).await;
+        Ok(answer
+            .map_err(|status| away(&status, "the mitigation executor cannot simulate now"))?
+            .into_inner())
+    }
+
+    /// Has held mitigations approved or rejected.
+    pub async fn decide(&self, decision: DecideRequest) -> Result<(), ApiError> {
+        let mut request = Request::new(decision);
+        request.set_timeout(DECISION_TIMEOUT);
+        self.containment.clone().decide(request).await.map_err(|status| withheld(&status))?;
+        Ok(())
+    }
+
     /// Searches a chain.
     pub async fn search(&self, search: SearchRequest) -> Result<SearchResponse, ApiError> {
         let mut request = Request::new(search);
@@ -139,13 +173,32 @@ impl Peers {
     }
 }
 
+// The reason that a peer gives, if it is one of these.
+fn reason(status: &Status, known: &[&'static str]) -> Option<&'static str> {
+    let info = status.get_error_details().error_info().map(|info| info.reason.clone());
+    known.iter().copied().find(|known| info.as_deref() == Some(known))
+}
+
+// Why the executor did not do what was decided about an approval.
+fn withheld(status: &Status) -> ApiError {
+    let message = status.message().to_owned();
+    match (status.code(), reason(status, &["SAME_PERSON", "REJECTED", "APPROVED", "EXPIRED"])) {
+        (Code::NotFound, _) => ApiError::NotFound("approval, or not with such a mitigation"),
+        (Code::PermissionDenied, Some(reason)) => ApiError::Denied { reason, message },
+        (Code::FailedPrecondition, Some(reason)) => ApiError::Precondition { reason, message },
+        _ => away(
+            status,
+            "the mitigation executor did not answer in time; repeat the call, nothing happens twice",
+        ),
+    }
+}
+
 // Why the worker did not do what was decided about a plan.
 fn undecided(status: &Status) -> ApiError {
-    let info = status.get_error_details().error_info().map(|info| info.reason.clone());
-    let known = ["EMPTY_ANSWER", "PLAN_SUPERSEDED", "PLAN_DROPPED", "PLAN_APPLIED"]
-        .into_iter()
-        .find(|known| info.as_deref() == Some(known));
-    match (status.code(), known) {
+    match (
+        status.code(),
+        reason(status, &["EMPTY_ANSWER", "PLAN_SUPERSEDED", "PLAN_DROPPED", "PLAN_APPLIED"]),
+    ) {
         (Code::NotFound, _) => ApiError::NotFound("removal plan"),
         (Code::FailedPrecondition, Some(reason)) => {
             ApiError::Precondition { reason, message: status.message().to_owned() }

@@ -314,6 +314,7 @@ pub(super) fn mitigation(row: Mitigation, with_details: bool) -> v1::Mitigation 
         held_by,
         details,
         undoes,
+        approval_id,
     } = row;
     v1::Mitigation {
         id: mitigation_id.to_string(),
@@ -326,6 +327,7 @@ pub(super) fn mitigation(row: Mitigation, with_details: bool) -> v1::Mitigation 
         reason: reason.unwrap_or_default(),
         held_by: held_by.unwrap_or_default(),
         undoes: undoes.map(|i| i.to_string()).unwrap_or_default(),
+        approval_id: approval_id.map(|i| i.to_string()).unwrap_or_default(),
         automatic,
         login: login.unwrap_or_default(),
         requested_by: requested_by.unwrap_or_default(),
@@ -336,6 +338,25 @@ pub(super) fn mitigation(row: Mitigation, with_details: bool) -> v1::Mitigation 
         undone_at: undone_at.map(timestamp),
         reverted_at: reverted_at.map(timestamp),
         details: if with_details { facts(&details) } else { HashMap::new() },
+    }
+}
+
+/// What holds mitigations, as a sentence. The words are the executor's.
+pub(super) fn hold(word: &str) -> &'static str {
+    match word {
+        "privileged_account" => "the account is an administrator of the directory and protected",
+        "protected_account" => "the account is protected by the policy",
+        "first_run" => {
+            "nobody has let automated mitigations run yet since the integration or the policy was last changed"
+        }
+        "brake_hourly" => "too many accounts were contained automatically within an hour",
+        "brake_share" => {
+            "too large a share of the tenant's accounts was contained automatically within a day"
+        }
+        "brake_administrators" => "too many administrators were contained automatically within an hour",
+        "brake_feed" => "a feed matched far more exposures within a day than it usually does",
+        "many_accounts" => "the request is about more accounts than one person may contain",
+        _ => "it waits for a second person",
     }
 }
 

@@ -350,7 +350,8 @@ pub(super) fn differences(before: &Integration, after: &Integration) -> Vec<(Str
     found
 }
 
-fn differ(path: &str, before: &Value, after: &Value, found: &mut Vec<(String, String, String)>) {
+/// What differs between two values: the path, what was there and what is there.
+pub(super) fn differ(path: &str, before: &Value, after: &Value, found: &mut Vec<(String, String, String)>) {
     if before == after {
         return;
     }

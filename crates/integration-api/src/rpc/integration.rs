@@ -33,6 +33,7 @@ use crate::{
 
 /// How long the first run of an active integration may be on its way.
 const FIRST_RUN_WITHIN: Duration = Duration::from_secs(15);
+const STALE_ETAG: &str = "STALE_ETAG";
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -157,7 +158,10 @@ impl Integrations {
         let before = locked(&mut tx, tenant, integration, "").await?;
         // A result counts only for what was tested.
         if before.version != begun.version {
-            return Err(ApiError::Stale("the integration was changed while the test ran; test again"));
+            return Err(ApiError::Stale {
+                reason: STALE_ETAG,
+                message: "the integration was changed while the test ran; test again",
+            });
         }
         let now = tx.clock().await?;
         let TestConnectionResponse { results, directory_id, directory_name, warnings, edition } = report;
@@ -334,7 +338,10 @@ pub(super) async fn locked(
 ) -> Result<Integration, ApiError> {
     let found = integrations::lock(tx, tenant, id).await?.ok_or(ApiError::NotFound("integration"))?;
     if !etag.is_empty() && etag != found.version.to_string() {
-        return Err(ApiError::Stale("somebody changed the integration since you read it; read it again"));
+        return Err(ApiError::Stale {
+            reason: STALE_ETAG,
+            message: "somebody changed the integration since you read it; read it again",
+        });
     }
     Ok(found)
 }

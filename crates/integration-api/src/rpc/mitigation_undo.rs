@@ -10,7 +10,10 @@ use shared::{
 };
 use time::OffsetDateTime;
 
-use super::{convert, id, is_text, mitigation::hand_on};
+use super::{
+    convert, id, is_text,
+    mitigation_request::{hand_on, kept},
+};
 use crate::{
     auth::Caller,
     error::{ApiError, Check},
@@ -87,7 +90,7 @@ async fn ask(
                 .into(),
         });
     }
-    let created_at = mitigations::insert_undo(&mut tx, tenant, &wanted).await?;
+    mitigations::insert_undo(&mut tx, tenant, &wanted).await?;
     let message = "the undo of mitigations requested";
     let mut event =
         Event::new(Some(tenant), "mitigation.undo_requested", caller.actor(), Outcome::Success, message)
@@ -101,17 +104,6 @@ async fn ask(
     };
     audit::record(&mut tx, &event).await?;
     hand_on(&mut tx, tenant, wanted.id).await?;
-    let shown = v1::MitigationRequest {
-        id: wanted.id.to_string(),
-        requested_by: wanted.requested_by,
-        requester_name: wanted.requester_name,
-        reason: wanted.reason,
-        created_at: Some(convert::timestamp(created_at)),
-        undo: true,
-        mitigation_ids: wanted.of.iter().map(ToString::to_string).collect(),
-        automated_since: wanted.since.map(convert::timestamp),
-        dismiss_risk: wanted.dismiss_risk,
-        ..Default::default()
-    };
-    Ok((tx, shown))
+    let request = kept(&mut tx, tenant, wanted.id).await?;
+    Ok((tx, request))
 }

@@ -158,6 +158,14 @@ pub async fn by_ids(tx: &mut Tx, tenant: TenantId, ids: &[AccountId]) -> Result<
         .await?)
 }
 
+/// How many of these the tenant has.
+pub async fn count(tx: &mut Tx, tenant: TenantId, ids: &[AccountId]) -> Result<usize, StoreError> {
+    let query = "SELECT count(*) FROM sync.accounts_v WHERE tenant_id = $1 AND account_id = ANY ($2)";
+    let ids: Vec<Uuid> = ids.iter().map(|i| i.uuid()).collect();
+    let count: i64 = sqlx::query_scalar(query).bind(tenant).bind(ids).fetch_one(&mut **tx).await?;
+    Ok(usize::try_from(count).unwrap_or_default())
+}
+
 /// The identifiers of an identity.
 pub async fn identifiers(
     tx: &mut Tx,

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use shared::{
     db::{StoreError, Tx},
     id::{
-        AccountId, ExposureId, FeedRecordId, IdentifierId, IdentityId, IntegrationId, TenantId, ValidationId,
+        AccountId, ExposureId, FeedRecordId, IdentifierId, IdentityId, IntegrationId, MitigationRequestId,
+        TenantId, ValidationId,
     },
 };
 use sqlx::{
@@ -389,4 +390,67 @@ pub async fn select_into(
         .execute(&mut **tx)
         .await?
         .rows_affected())
+}
+
+// Accounts of the selected exposures, each once. An exposure whose account is not known any more has none.
+macro_rules! accounts {
+    ($columns:literal) => {
+        concat!(
+            "SELECT DISTINCT ",
+            $columns,
+            filtered!(),
+            "AND EXISTS (SELECT FROM sync.accounts_v a
+                         WHERE a.tenant_id = e.tenant_id AND a.account_id = e.account_id) "
+        )
+    };
+}
+
+/// Makes the accounts of the selected exposures the items of a request for mitigations, at most `limit`; how many there
+/// are.
+pub async fn select_accounts_into(
+    tx: &mut Tx,
+    tenant: TenantId,
+    filter: &Filter,
+    request: MitigationRequestId,
+    limit: i64,
+) -> Result<u64, StoreError> {
+    let statement = concat!(
+        "INSERT INTO mitigation_items (tenant_id, request_id, account_id) ",
+        accounts!("$1::uuid, $19::uuid, e.account_id"),
+        "LIMIT $20"
+    );
+    Ok(bind(sqlx::query(statement), tenant, filter)
+        .bind(request)
+        .bind(limit)
+        .execute(&mut **tx)
+        .await?
+        .rows_affected())
+}
+
+/// The accounts of the selected exposures, at most `limit`.
+pub async fn selected_accounts(
+    tx: &mut Tx,
+    tenant: TenantId,
+    filter: &Filter,
+    limit: i64,
+) -> Result<Vec<AccountId>, StoreError> {
+    let statement = concat!(accounts!("e.account_id"), "LIMIT $19");
+    let rows: Vec<(AccountId,)> =
+        bind_rows(sqlx::query_as(statement), tenant, filter).bind(limit).fetch_all(&mut **tx).await?;
+    Ok(rows.into_iter().map(|(account,)| account).collect())
+}
+
+/// The accounts of these exposures, one for each that is known.
+pub async fn accounts_of(
+    tx: &mut Tx,
+    tenant: TenantId,
+    ids: &[ExposureId],
+) -> Result<Vec<AccountId>, StoreError> {
+    Ok(sqlx::query_scalar(
+        "SELECT account_id FROM validator.exposures_v WHERE tenant_id = $1 AND exposure_id = ANY ($2)",
+    )
+    .bind(tenant)
+    .bind(ids.iter().map(|i| i.uuid()).collect::<Vec<Uuid>>())
+    .fetch_all(&mut **tx)
+    .await?)
 }

@@ -2,15 +2,15 @@
 
 use shared::{
     db::{StoreError, Tx},
-    id::{AccountId, ExposureId, IntegrationId, MitigationId, MitigationRequestId, TenantId},
+    id::{AccountId, ApprovalId, ExposureId, IntegrationId, MitigationId, MitigationRequestId, TenantId},
 };
 use sqlx::{FromRow, types::Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// A request.
+/// What a person asks for.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct New {
     /// Id.
     pub id: MitigationRequestId,
     /// Who asks.
@@ -20,33 +20,157 @@ pub struct Request {
     /// Actions.
     pub actions: Vec<&'static str>,
     /// Accounts named directly.
-    pub accounts: Vec<AccountId>,
+    pub named: Vec<AccountId>,
     /// Exposures whose accounts are meant.
     pub exposures: Vec<ExposureId>,
-    /// Release what is held.
-    pub release: bool,
+    /// The accounts are items of the request, and neither named nor those of named exposures.
+    pub bulk: bool,
+    /// How many accounts it is about.
+    pub accounts: i32,
     /// Why.
     pub reason: String,
 }
 
 /// Stores a request.
-pub async fn insert(tx: &mut Tx, tenant: TenantId, new: &Request) -> Result<OffsetDateTime, StoreError> {
-    let Request { id, requested_by, requester_name, actions, accounts, exposures, release, reason } = new;
-    Ok(sqlx::query_scalar(
+pub async fn insert(tx: &mut Tx, tenant: TenantId, new: &New) -> Result<(), StoreError> {
+    let New { id, requested_by, requester_name, actions, named, exposures, bulk, accounts, reason } = new;
+    sqlx::query(
         "INSERT INTO mitigation_requests (tenant_id, request_id, requested_by, requester_name, actions, account_ids,
-                                          exposure_ids, release, reason)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING created_at",
+                                          exposure_ids, bulk, accounts, reason)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(tenant)
     .bind(id)
     .bind(requested_by)
     .bind(requester_name)
     .bind(actions)
-    .bind(accounts.iter().map(|a| a.uuid()).collect::<Vec<Uuid>>())
+    .bind(named.iter().map(|a| a.uuid()).collect::<Vec<Uuid>>())
     .bind(exposures.iter().map(|e| e.uuid()).collect::<Vec<Uuid>>())
-    .bind(release)
+    .bind(bulk)
+    .bind(accounts)
     .bind(reason)
-    .fetch_one(&mut **tx)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Makes these accounts the items of a bulk request.
+pub async fn insert_items(
+    tx: &mut Tx,
+    tenant: TenantId,
+    request: MitigationRequestId,
+    accounts: &[AccountId],
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO mitigation_items (tenant_id, request_id, account_id) SELECT $1, $2, unnest($3::uuid[])
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(tenant)
+    .bind(request)
+    .bind(accounts.iter().map(|a| a.uuid()).collect::<Vec<Uuid>>())
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// The integrations through which a bulk request's accounts are reached. What is deleted is not among them: the executor
+/// refuses its accounts, one by one.
+pub async fn integrations_of_items(
+    tx: &mut Tx,
+    tenant: TenantId,
+    request: MitigationRequestId,
+) -> Result<Vec<IntegrationId>, StoreError> {
+    Ok(sqlx::query_scalar(
+        "SELECT n.integration_id FROM integrations n
+         WHERE n.tenant_id = $1 AND n.integration_id IN (
+             SELECT a.integration_id FROM mitigation_items i
+             JOIN sync.accounts_v a ON a.tenant_id = i.tenant_id AND a.account_id = i.account_id
+             WHERE i.tenant_id = $1 AND i.request_id = $2)
+         ORDER BY n.integration_id",
+    )
+    .bind(tenant)
+    .bind(request)
+    .fetch_all(&mut **tx)
+    .await?)
+}
+
+/// A request as it is kept.
+#[derive(Clone, Debug, FromRow)]
+pub struct Request {
+    /// Id.
+    pub request_id: MitigationRequestId,
+    /// Who asked.
+    pub requested_by: String,
+    /// Their name.
+    pub requester_name: String,
+    /// Actions.
+    pub actions: Vec<String>,
+    /// Accounts, those of the exposures included; none of a bulk request.
+    pub account_ids: Vec<Uuid>,
+    /// Exposures named.
+    pub exposure_ids: Vec<Uuid>,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub created_at: OffsetDateTime,
+    /// It takes back,
+    pub undo: bool,
+    /// these mitigations
+    pub mitigation_ids: Vec<Uuid>,
+    /// or all automated ones since.
+    pub undo_since: Option<OffsetDateTime>,
+    /// Risk may be dismissed.
+    pub dismiss_risk: bool,
+    /// Its accounts are items.
+    pub bulk: bool,
+    /// How many there are.
+    pub accounts: i32,
+}
+
+/// One request.
+pub async fn request(
+    tx: &mut Tx,
+    tenant: TenantId,
+    id: MitigationRequestId,
+) -> Result<Option<Request>, StoreError> {
+    Ok(sqlx::query_as(
+        "SELECT request_id, requested_by, requester_name, actions, exposure_ids, reason, created_at, undo,
+                mitigation_ids, undo_since, dismiss_risk, bulk, accounts,
+                ARRAY(SELECT unnest(r.account_ids) UNION
+                      SELECT e.account_id FROM validator.exposures_v e
+                      WHERE e.tenant_id = $1 AND e.exposure_id = ANY (r.exposure_ids)) AS account_ids
+         FROM mitigation_requests r WHERE tenant_id = $1 AND request_id = $2",
+    )
+    .bind(tenant)
+    .bind(id)
+    .fetch_optional(&mut **tx)
+    .await?)
+}
+
+/// How many mitigations of a request stand alike.
+#[derive(Clone, Debug, FromRow)]
+pub struct Count {
+    /// State.
+    pub state: String,
+    /// Its reason, or empty.
+    pub reason: String,
+    /// How many.
+    pub count: i64,
+}
+
+/// The mitigations of a request, counted by state and reason.
+pub async fn counts(
+    tx: &mut Tx,
+    tenant: TenantId,
+    request: MitigationRequestId,
+) -> Result<Vec<Count>, StoreError> {
+    Ok(sqlx::query_as(
+        "SELECT state, coalesce(reason, '') AS reason, count(*) AS count FROM mitigation.mitigations_v
+         WHERE tenant_id = $1 AND request_id = $2 GROUP BY 1, 2 ORDER BY 1, 2",
+    )
+    .bind(tenant)
+    .bind(request)
+    .fetch_all(&mut **tx)
     .await?)
 }
 
@@ -70,12 +194,12 @@ pub struct Undo {
 }
 
 /// Stores a request to take back.
-pub async fn insert_undo(tx: &mut Tx, tenant: TenantId, new: &Undo) -> Result<OffsetDateTime, StoreError> {
+pub async fn insert_undo(tx: &mut Tx, tenant: TenantId, new: &Undo) -> Result<(), StoreError> {
     let Undo { id, requested_by, requester_name, of, since, dismiss_risk, reason } = new;
-    Ok(sqlx::query_scalar(
+    sqlx::query(
         "INSERT INTO mitigation_requests (tenant_id, request_id, requested_by, requester_name, actions, account_ids,
-                                          exposure_ids, release, reason, undo, mitigation_ids, undo_since, dismiss_risk)
-         VALUES ($1, $2, $3, $4, '{}', '{}', '{}', false, $5, true, $6, $7, $8) RETURNING created_at",
+                                          exposure_ids, reason, undo, mitigation_ids, undo_since, dismiss_risk)
+         VALUES ($1, $2, $3, $4, '{}', '{}', '{}', $5, true, $6, $7, $8)",
     )
     .bind(tenant)
     .bind(id)
@@ -85,8 +209,9 @@ pub async fn insert_undo(tx: &mut Tx, tenant: TenantId, new: &Undo) -> Result<Of
     .bind(of.iter().map(|m| m.uuid()).collect::<Vec<Uuid>>())
     .bind(since)
     .bind(dismiss_risk)
-    .fetch_one(&mut **tx)
-    .await?)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }
 
 /// How many of these the tenant has.
@@ -154,12 +279,15 @@ pub struct Mitigation {
     pub details: Json<serde_json::Value>,
     /// What it takes back.
     pub undoes: Option<MitigationId>,
+    /// What it waits or waited for.
+    pub approval_id: Option<ApprovalId>,
 }
 
 macro_rules! columns {
     () => {
         "SELECT mitigation_id, exposure_id, request_id, account_id, integration_id, action, state, reason, automatic,
                 requested_by, released_by, created_at, finished_at, verified_at, undone_at, reverted_at, held_by, undoes,
+                approval_id,
                 coalesce(details, '{}'::jsonb) AS details,
                 (SELECT a.login FROM sync.accounts_v a
                  WHERE a.tenant_id = m.tenant_id AND a.account_id = m.account_id) AS login
@@ -195,6 +323,8 @@ pub struct Filter {
     pub automatic: Option<bool>,
     /// Planned in this time.
     pub created: (Option<OffsetDateTime>, Option<OffsetDateTime>),
+    /// Approval.
+    pub approval: Option<Uuid>,
 }
 
 /// Mitigations after a place, newest first.
@@ -206,7 +336,8 @@ pub async fn list(
     limit: i64,
 ) -> Result<Vec<Mitigation>, StoreError> {
     let (at, id) = after.unzip();
-    let Filter { states, actions, accounts, exposures, request, integration, automatic, created } = filter;
+    let Filter { states, actions, accounts, exposures, request, integration, automatic, created, approval } =
+        filter;
     Ok(sqlx::query_as(concat!(
         columns!(),
         "WHERE tenant_id = $1
@@ -219,8 +350,9 @@ pub async fn list(
            AND ($8::boolean IS NULL OR automatic = $8)
            AND ($9::timestamptz IS NULL OR created_at >= $9)
            AND ($10::timestamptz IS NULL OR created_at < $10)
-           AND ($11::timestamptz IS NULL OR (created_at, mitigation_id) < ($11, $12))
-         ORDER BY created_at DESC, mitigation_id DESC LIMIT $13"
+           AND ($11::uuid IS NULL OR approval_id = $11)
+           AND ($12::timestamptz IS NULL OR (created_at, mitigation_id) < ($12, $13))
+         ORDER BY created_at DESC, mitigation_id DESC LIMIT $14"
     ))
     .bind(tenant)
     .bind(states)
@@ -232,28 +364,10 @@ pub async fn list(
     .bind(automatic)
     .bind(created.0)
     .bind(created.1)
+    .bind(approval)
     .bind(at)
     .bind(id)
     .bind(limit)
-    .fetch_all(&mut **tx)
-    .await?)
-}
-
-/// Who asked for what is held on these accounts, by action. `NULL`: a rule.
-pub async fn held_requesters(
-    tx: &mut Tx,
-    tenant: TenantId,
-    accounts: &[AccountId],
-    actions: &[&'static str],
-) -> Result<Vec<Option<String>>, StoreError> {
-    Ok(sqlx::query_scalar(
-        "SELECT requested_by FROM mitigation.mitigations_v
-         WHERE tenant_id = $1 AND state = 'held' AND account_id = ANY ($2)
-               AND (cardinality($3::text[]) = 0 OR action = ANY ($3))",
-    )
-    .bind(tenant)
-    .bind(accounts.iter().map(|a| a.uuid()).collect::<Vec<Uuid>>())
-    .bind(actions)
     .fetch_all(&mut **tx)
     .await?)
 }

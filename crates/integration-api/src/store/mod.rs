@@ -3,6 +3,7 @@
 #![expect(clippy::struct_field_names, reason = "row types are named like their columns")]
 
 pub mod accounts;
+pub mod approvals;
 pub mod daily_max;
 pub mod exposures;
 pub mod feeds;
@@ -11,6 +12,7 @@ pub mod idempotency;
 pub mod integrations;
 pub mod ledger;
 pub mod mitigations;
+pub mod policies;
 pub mod registry;
 pub mod removals;
 pub mod retention;
