@@ -19,7 +19,10 @@ use shared::{
     id::{MitigationId, TenantId, WorkId},
     integration::ActionSwitch,
     integration_store::Status,
-    provider::{Account, Acted, Containment, Missing, Provider, ProviderError, directory::Directories},
+    provider::{
+        Account, Acted, Capability, Containment, GroupsAndRoles, Membership, Missing, Provider, ProviderError,
+        directory::Directories,
+    },
     queue::{Delivery, Handler, HandlerError, Outcome},
     wire::events::MitigationDue,
     work::{self, lane::Standing},
@@ -28,7 +31,7 @@ use time::OffsetDateTime;
 
 use crate::{
     events, intake,
-    plan::{self, Admission, Facts, Protection, Refusal, Step},
+    plan::{self, Admission, Facts, Hold, Protection, Refusal, Step},
     planner::{self, World},
     state::{InvalidTransition, State},
     store::{self, Mitigation},
@@ -194,7 +197,18 @@ impl Executor {
         let Open { mut m, work, provider, world, proof } = open;
         let before = match read(&*provider, &m).await {
             Ok(before) => before,
-            Err(error) => return self.unreadable(delivery, m, work, &error).await,
+            Err(error) => return self.unreadable(delivery, m, work, &error, Capability::Read).await,
+        };
+        // INVARIANT (I7): whether the policy protects the account is known before it is acted on, or it is not acted on.
+        let member_of = match memberships(&*provider, &m, &world).await {
+            Ok(member_of) => member_of,
+            Err(error) => {
+                if let ProviderError::Refused(missing) = &error {
+                    m.details.insert("permission".to_owned(), missing.message.clone());
+                }
+                let capability = m.action.capability();
+                return self.unreadable(delivery, m, work, &error, capability).await;
+            }
         };
         let mut tx = self.db.tenant(m.tenant).await?;
         m.lane().answered(&mut tx).await?;
@@ -226,6 +240,11 @@ impl Executor {
             Step::Act => {}
         }
         let Some(seen) = before else { return Err(Stop::Over) };
+        if let Some(of) = member_of.first() {
+            let (Membership::Group(name) | Membership::Role(name)) = of;
+            m.details.insert("protected_by".to_owned(), name.clone());
+            return self.hold(delivery, tx, m, work, Hold::Protected, &world).await;
+        }
         // What the directory shows now may be more than what was known at planning.
         match plan::admit(m.action, &facts(&world, &m, Some(&seen)), None) {
             Admission::Go => {}
@@ -342,6 +361,22 @@ async fn read(provider: &dyn Provider, m: &Mitigation) -> Result<Option<Seen>, P
     let Some(containment) = provider.containment(&m.object_id, m.action).await? else { return Ok(None) };
     let Account { is_admin, hybrid, password_changed_at, .. } = account;
     Ok(Some(Seen { containment, is_admin, hybrid, password_changed_at }))
+}
+
+/// The protected groups and roles that the account has. What takes something back, and what a second person released, may
+/// go on.
+async fn memberships(
+    provider: &dyn Provider,
+    m: &Mitigation,
+    world: &World,
+) -> Result<Vec<Membership>, ProviderError> {
+    if m.undoes.is_some() || m.released_by.is_some() {
+        return Ok(Vec::new());
+    }
+    let protected = &world.policy.policy.protected;
+    let groups: Vec<_> = protected.group_ids.iter().cloned().collect();
+    let roles: Vec<_> = protected.roles.iter().cloned().collect();
+    provider.memberships(&m.object_id, GroupsAndRoles { groups: &groups, roles: &roles }).await
 }
 
 /// What is known of a mitigation before it is begun; what its account shows is known once it was read.

@@ -31,10 +31,11 @@ impl Executor {
         m: Mitigation,
         work: WorkId,
         error: &ProviderError,
+        capability: Capability,
     ) -> Result<(), Stop> {
         let mut tx = self.db.tenant(m.tenant).await?;
         let now = tx.clock().await?;
-        let (until, reason) = self.put_off(&mut tx, &m, error, Capability::Read, now).await?;
+        let (until, reason) = self.put_off(&mut tx, &m, error, capability, now).await?;
         self.wait(delivery, tx, m, work, until, reason).await
     }
 
