@@ -16,6 +16,7 @@ mod auditor;
 mod changes;
 mod commands;
 mod conformance;
+mod containment;
 mod daily_max;
 mod database;
 mod doctor;

@@ -100,7 +100,7 @@ pub async fn contained(tx: &mut Tx, m: &Mitigation) -> Result<(), StoreError> {
     outbound::mitigated(tx, subject, m.id, m.action, m.exposure, m.cause).await
 }
 
-fn timestamp(at: OffsetDateTime) -> prost_types::Timestamp {
+pub(crate) fn timestamp(at: OffsetDateTime) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: at.unix_timestamp(),
         nanos: i32::try_from(at.nanosecond()).unwrap_or_default(),
