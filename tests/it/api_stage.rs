@@ -183,7 +183,8 @@ impl Stage {
         common.tls = Some(tls(dir, "integration-api"));
         let (grpc, http, sync_worker) = (free_port(), free_port(), free_port());
         // Nobody answers at port 1: what needs a peer is tested where the peer is.
-        for (peer, port) in [("identity-sync-worker", sync_worker), ("audit-writer", 1)] {
+        let peers = [("identity-sync-worker", sync_worker), ("mitigation-executor", 1), ("audit-writer", 1)];
+        for (peer, port) in peers {
             let away = PeerConfig {
                 address: format!("https://127.0.0.1:{port}"),
                 server_name: Some(service_name(peer)),

@@ -212,26 +212,14 @@ impl MitigationPolicy {
                 "brake.accounts_per_hour",
                 "must be 1 to 10000",
             ),
-            (
-                (1..=100).contains(&brake.percent_of_accounts),
-                "brake.percent_of_accounts",
-                "must be 1 to 100",
-            ),
-            (
-                brake.share_from_accounts <= 10_000,
-                "brake.share_from_accounts",
-                "must be at most 10000",
-            ),
+            ((1..=100).contains(&brake.percent_of_accounts), "brake.percent_of_accounts", "must be 1 to 100"),
+            (brake.share_from_accounts <= 10_000, "brake.share_from_accounts", "must be at most 10000"),
             (
                 brake.administrators_per_hour <= 10_000,
                 "brake.administrators_per_hour",
                 "must be at most 10000",
             ),
-            (
-                (2..=1000).contains(&brake.feed_times_usual),
-                "brake.feed_times_usual",
-                "must be 2 to 1000",
-            ),
+            ((2..=1000).contains(&brake.feed_times_usual), "brake.feed_times_usual", "must be 2 to 1000"),
             (
                 (1..=1_000_000).contains(&brake.feed_from_exposures),
                 "brake.feed_from_exposures",
