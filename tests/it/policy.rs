@@ -408,13 +408,11 @@ async fn what_waits_for_a_second_person_is_listed_oldest_first_with_who_asked_an
     let newest = hold(&stage, "many_accounts", Some(asked.id.parse().unwrap()), &accounts, 1).await;
     let braked = hold(&stage, "brake_hourly", None, &accounts[..1], 60).await;
     let over = hold(&stage, "first_run", None, &accounts[..1], 90).await;
-    stage
-        .bus
-        .execute(&format!(
-            "UPDATE mitigation.approvals SET state = 'expired', decided_at = now() WHERE approval_id = '{over}';
-             UPDATE mitigation.mitigations SET state = 'refused' WHERE approval_id = '{over}'"
-        ))
-        .await;
+    let expire = format!(
+        "UPDATE mitigation.approvals SET state = 'expired', decided_at = now() WHERE approval_id = '{over}';
+         UPDATE mitigation.mitigations SET state = 'refused' WHERE approval_id = '{over}'"
+    );
+    stage.bus.execute(&expire).await;
     let mut seen = Vec::new();
     let mut page_token = String::new();
     loop {

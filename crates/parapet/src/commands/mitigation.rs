@@ -40,7 +40,7 @@ impl Mitigate {
         let actions = action.into_iter().map(Action::wire).collect();
         let idempotency_key = idempotency_key();
         let many = match selection.resolve(&api).await? {
-            Chosen::Filter(filter) => Ok(Selection::Filter(filter)),
+            Chosen::Filter(filter) => Ok(Selection::Filter(*filter)),
             Chosen::Named { account_ids, exposure_ids }
                 if exposure_ids.is_empty() && account_ids.len() > MOST_NAMED =>
             {
@@ -235,7 +235,7 @@ impl Mitigation {
                 let Plan { selection, action, limit } = *wanted;
                 let (account_ids, exposure_ids, filter) = match selection.resolve(&api).await? {
                     Chosen::Named { account_ids, exposure_ids } => (account_ids, exposure_ids, None),
-                    Chosen::Filter(filter) => (Vec::new(), Vec::new(), Some(filter)),
+                    Chosen::Filter(filter) => (Vec::new(), Vec::new(), Some(*filter)),
                 };
                 let request = api::PlanMitigationRequest {
                     account_ids,

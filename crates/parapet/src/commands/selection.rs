@@ -32,7 +32,7 @@ pub enum Chosen {
         exposure_ids: Vec<String>,
     },
     /// The accounts of the exposures that match.
-    Filter(api::ExposureFilter),
+    Filter(Box<api::ExposureFilter>),
 }
 
 impl Selection {
@@ -49,7 +49,8 @@ impl Selection {
             (true, false) => Ok(Chosen::Named { account_ids: account, exposure_ids: exposure }),
             (false, true) => {
                 let filter = matching.resolve(api).await?;
-                Ok(Chosen::Filter(api::ExposureFilter { reasons: verdict_reason, ..filter }))
+                let filter = api::ExposureFilter { reasons: verdict_reason, ..filter };
+                Ok(Chosen::Filter(Box::new(filter)))
             }
         }
     }
