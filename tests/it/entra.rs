@@ -1,5 +1,7 @@
 //! The Entra adapter against the simulator: real names, real TLS, real permits.
 
+mod memberships;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

@@ -10,6 +10,7 @@
 mod api;
 mod api_lists;
 mod api_stage;
+mod approvals;
 mod audit;
 mod auditor;
 mod changes;

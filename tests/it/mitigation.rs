@@ -1,10 +1,10 @@
 //! The executor against both simulated directories, on a real database and a real broker.
 
-use mitigation_executor::config::Brake;
+use mitigation_executor::approvals::Refused;
 use serde_json::json;
 use shared::{id::ProviderKind, provider::Action};
 
-use crate::mitigation_stage::{Stage, free, people, switched};
+use crate::mitigation_stage::{Stage, braked, free, people, switched};
 
 const VERIFIED: &str = "SELECT count(*) FROM mitigation.mitigations WHERE state = 'verified'";
 const HELD: &str = "SELECT count(*) FROM mitigation.mitigations WHERE state = 'held'";
@@ -14,7 +14,7 @@ const REFUSED: &str = "SELECT count(*) FROM mitigation.mitigations WHERE state =
 async fn every_action_on_an_okta_account_ends_contained_and_verified() {
     let actions = [Action::RevokeSessions, Action::DisableAccount];
     let mut stage = Stage::new(ProviderKind::Okta, people(1), switched(&actions, false, true), free()).await;
-    stage.ask("ann", &["u000@acme.example"], &actions, false, 1).await;
+    stage.ask("ann", &["u000@acme.example"], &actions, 1).await;
     stage.until(VERIFIED, 2).await;
     let account = stage.directory.accounts.by_login("u000@acme.example").unwrap();
     assert_eq!(format!("{:?}", account.status), "Suspended");
@@ -31,7 +31,7 @@ async fn every_action_on_an_okta_account_ends_contained_and_verified() {
 async fn every_action_on_an_entra_account_ends_contained_and_verified() {
     let mut stage =
         Stage::new(ProviderKind::EntraId, people(1), switched(&Action::ALL, false, true), free()).await;
-    stage.ask("ann", &["u000@acme.example"], &Action::ALL, false, 1).await;
+    stage.ask("ann", &["u000@acme.example"], &Action::ALL, 1).await;
     stage.until(VERIFIED, 3).await;
     let account = stage.directory.accounts.by_login("u000@acme.example").unwrap();
     assert_eq!(format!("{:?}", account.status), "Disabled");
@@ -45,9 +45,7 @@ async fn every_action_on_an_entra_account_ends_contained_and_verified() {
 async fn what_is_not_switched_on_or_proven_is_refused_before_any_call() {
     let automated = switched(&[Action::RevokeSessions], true, false);
     let mut stage = Stage::new(ProviderKind::Okta, people(2), automated, free()).await;
-    stage
-        .ask("ann", &["u000@acme.example"], &[Action::RevokeSessions, Action::DisableAccount], false, 1)
-        .await;
+    stage.ask("ann", &["u000@acme.example"], &[Action::RevokeSessions, Action::DisableAccount], 1).await;
     stage.until(REFUSED, 2).await;
     stage.prove("u001@acme.example", "invalid", 1).await;
     stage.prove("u001@acme.example", "valid_second_factor", 1).await;
@@ -66,8 +64,8 @@ async fn what_is_not_switched_on_or_proven_is_refused_before_any_call() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_brake_holds_what_is_beyond_its_limit_until_a_person_releases_it() {
     let settings = switched(&[Action::DisableAccount], true, false);
-    let brake = Brake { accounts_per_hour: 3, ..free() };
-    let mut stage = Stage::new(ProviderKind::Okta, people(8), settings, brake).await;
+    let policy = braked(|b| b.accounts_per_hour = 3);
+    let mut stage = Stage::new(ProviderKind::Okta, people(8), settings, policy).await;
     let logins: Vec<String> = (0..8).map(|n| format!("u{n:03}@acme.example")).collect();
     for login in &logins {
         stage.prove(login, "valid", 1).await;
@@ -75,8 +73,7 @@ async fn the_brake_holds_what_is_beyond_its_limit_until_a_person_releases_it() {
     stage.until(HELD, 5).await;
     stage.until(VERIFIED, 3).await;
     assert_eq!(stage.done().len(), 3);
-    let all: Vec<&str> = logins.iter().map(String::as_str).collect();
-    stage.ask("bob", &all, &[], true, 1).await;
+    stage.approve("bob").await;
     stage.until(VERIFIED, 8).await;
     assert_eq!(stage.done().len(), 8);
     let released = "SELECT count(*) FROM mitigation.mitigations WHERE released_by = 'bob'";
@@ -102,14 +99,14 @@ async fn an_administrator_is_held_and_whoever_asked_cannot_release() {
         json!({ "login": "boss@acme.example", "password": "right horse battery", "roles": ["ORG_ADMIN"] });
     let settings = switched(&[Action::DisableAccount], true, true);
     let mut stage = Stage::new(ProviderKind::Okta, vec![boss], settings, free()).await;
-    stage.ask("ann", &["boss@acme.example"], &[Action::DisableAccount], false, 1).await;
+    stage.ask("ann", &["boss@acme.example"], &[Action::DisableAccount], 1).await;
     stage.prove("boss@acme.example", "valid", 1).await;
     stage.until(HELD, 2).await;
-    stage.ask("ann", &["boss@acme.example"], &[], true, 1).await;
+    stage.approve("ann").await;
     // Ann releases the rule's, not her own.
     stage.until(VERIFIED, 1).await;
     assert_eq!(stage.bus.count(HELD).await, 1);
-    stage.ask("bob", &["boss@acme.example"], &[], true, 1).await;
+    stage.approve("bob").await;
     stage.until(VERIFIED, 2).await;
     assert_eq!(stage.done(), ["suspend"], "the second one found it done");
     stage.stop().await;
@@ -118,17 +115,30 @@ async fn an_administrator_is_held_and_whoever_asked_cannot_release() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_automated_run_waits_for_a_person_and_the_next_does_not() {
     let settings = switched(&[Action::RevokeSessions], true, false);
-    let brake = Brake { hold_first_run: true, ..free() };
-    let mut stage = Stage::new(ProviderKind::Okta, people(3), settings, brake).await;
+    let mut policy = free();
+    policy.approval.first_run = true;
+    let mut stage = Stage::new(ProviderKind::Okta, people(4), settings, policy.clone()).await;
     stage.prove("u000@acme.example", "valid", 1).await;
     stage.until(HELD, 1).await;
-    stage.ask("bob", &["u000@acme.example"], &[], true, 1).await;
+    stage.approve("bob").await;
     stage.until(VERIFIED, 1).await;
     stage.prove("u001@acme.example", "valid", 1).await;
     stage.until(VERIFIED, 2).await;
     stage.bus.execute("UPDATE api.integrations SET version = version + 1").await;
     stage.prove("u002@acme.example", "valid", 1).await;
     stage.until(HELD, 1).await;
+    stage.approve("bob").await;
+    stage.until(VERIFIED, 3).await;
+    stage.follow(&policy).await;
+    stage.prove("u003@acme.example", "valid", 1).await;
+    stage.until(HELD, 1).await;
+    let decided = stage.approve("pat").await;
+    assert!(
+        matches!(decided[..], [Err(Refused::SamePerson)]),
+        "who changed the policy does not let it run alone: {decided:?}"
+    );
+    stage.approve("bob").await;
+    stage.until(VERIFIED, 4).await;
     stage.stop().await;
 }
 
@@ -136,7 +146,7 @@ async fn the_first_automated_run_waits_for_a_person_and_the_next_does_not() {
 async fn a_thousand_repetitions_have_one_effect() {
     let settings = switched(&[Action::DisableAccount], true, true);
     let mut stage = Stage::new(ProviderKind::Okta, people(2), settings, free()).await;
-    stage.ask("ann", &["u000@acme.example"], &[Action::DisableAccount], false, 1000).await;
+    stage.ask("ann", &["u000@acme.example"], &[Action::DisableAccount], 1000).await;
     stage.prove("u001@acme.example", "valid", 1000).await;
     stage.until(VERIFIED, 2).await;
     stage.until("SELECT count(*) FROM mitigation.outbox WHERE topic = 'mitigation.requested'", 0).await;
@@ -150,7 +160,7 @@ async fn a_thousand_repetitions_have_one_effect() {
 async fn what_somebody_takes_back_at_the_directory_is_noticed() {
     let settings = switched(&[Action::DisableAccount], true, true);
     let mut stage = Stage::new(ProviderKind::Okta, people(1), settings, free()).await;
-    stage.ask("ann", &["u000@acme.example"], &[Action::DisableAccount], false, 1).await;
+    stage.ask("ann", &["u000@acme.example"], &[Action::DisableAccount], 1).await;
     stage.until(VERIFIED, 1).await;
     let id = stage.directory.accounts.by_login("u000@acme.example").unwrap().id;
     let now = stage.idp.simulator.world.now();
@@ -165,7 +175,7 @@ async fn an_answer_lost_after_the_deed_ends_verified_without_a_second_call() {
     let settings = switched(&[Action::DisableAccount], false, true);
     let mut stage = Stage::new(ProviderKind::Okta, people(1), settings, free()).await;
     stage.idp.fault(json!({ "operation": "okta.users.lifecycle", "effect": "reset", "evaluate": true }));
-    stage.ask("ann", &["u000@acme.example"], &[Action::DisableAccount], false, 1).await;
+    stage.ask("ann", &["u000@acme.example"], &[Action::DisableAccount], 1).await;
     stage.until(VERIFIED, 1).await;
     assert_eq!(stage.done(), ["suspend"]);
     assert_eq!(stage.bus.count("SELECT count(*) FROM mitigation.ledger WHERE outcome = 'unknown'").await, 1);
@@ -178,7 +188,7 @@ async fn a_throttle_postpones_everything_and_spends_nothing() {
     let mut stage = Stage::new(ProviderKind::Okta, people(3), settings, free()).await;
     stage.idp.fault(json!({ "operation": "okta.users.lifecycle", "times": 2, "effect": { "throttle": { "hint": { "rate_limit_reset": 1 } } } }));
     let logins = ["u000@acme.example", "u001@acme.example", "u002@acme.example"];
-    stage.ask("ann", &logins, &[Action::DisableAccount], false, 1).await;
+    stage.ask("ann", &logins, &[Action::DisableAccount], 1).await;
     stage.until(VERIFIED, 3).await;
     assert_eq!(stage.done(), ["suspend", "suspend", "suspend"]);
     assert_eq!(stage.bus.count("SELECT count(*) FROM mitigation.work WHERE state = 'parked'").await, 0);

@@ -25,7 +25,7 @@ async fn stage() -> Stage {
     let stage = Stage::prepare(ProviderKind::Okta, people(kills() + 4), settings, free()).await;
     let logins: Vec<String> = (0..kills() + 4).map(|n| format!("u{n:03}@acme.example")).collect();
     let logins: Vec<&str> = logins.iter().map(String::as_str).collect();
-    stage.ask("ann", &logins, &[Action::DisableAccount], false, 1).await;
+    stage.ask("ann", &logins, &[Action::DisableAccount], 1).await;
     stage
 }
 

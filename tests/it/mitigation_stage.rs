@@ -1,26 +1,47 @@
 //! A tenant with a directory of either kind, its accounts synced, and an executor: the world of mitigation tests.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 #[cfg(feature = "fail-points")]
 use e2e::process;
 use e2e::{Bus, Idp};
 use idp_simulator::model::Directory;
-use mitigation_executor::config::{Brake, Config, Keys, Tuning};
+use mitigation_executor::{
+    approvals::{self, Decision, Refused},
+    config::{Config, Keys, Tuning},
+    planner,
+};
+use parapet::{
+    certs::{Certificates, service_name},
+    servers::free_ports,
+};
 use serde_json::{Value, json};
 use shared::{
     db::Db,
-    id::{AccountId, ExposureId, IntegrationId, MitigationRequestId, ProviderKind, TenantId},
+    grpc,
+    id::{
+        AccountId, ApprovalId, ExposureId, IntegrationId, MitigationId, MitigationRequestId, ProviderKind,
+        TenantId, WorkId,
+    },
     outbox::{self, Topic},
+    policy::{Approval, Brake, MitigationPolicy, Protected},
     provider::{Action, okta::keys},
     sealing::{Owner, Purpose, TopKey, column},
-    wire::events::MitigationRequested,
+    service::{ListenConfig, PeerConfig, TlsFiles},
+    wire::{events::MitigationRequested, internal::containment_service_client::ContainmentServiceClient},
+    work::{self, NewWork},
 };
 use sqlx::Row as _;
 use time::OffsetDateTime;
 use tokio::{sync::oneshot, task::JoinHandle};
+use tonic::transport::Channel;
 use uuid::Uuid;
 
+const SERVICE: &str = "parapet.internal.v1.ContainmentService";
 const ORG: &str = "00oacme0000000000001";
 const ENTRA: &str = "7c2f1f6e-1111-4222-8333-444455556666";
 const CLIENT: &str = "0oaparapet0000000001";
@@ -51,14 +72,34 @@ pub fn switched(actions: &[Action], automated: bool, manual: bool) -> Value {
     json!({ "identity_creation": true, "mitigation": switches })
 }
 
-/// No brake: each test puts on the one it is about.
-pub fn free() -> Brake {
-    Brake {
-        accounts_per_hour: 1000,
-        percent_of_accounts: 100,
-        share_from_accounts: 1000,
-        hold_first_run: false,
+/// No brake and no approval but for what is protected: each test puts on what it is about.
+pub fn free() -> MitigationPolicy {
+    MitigationPolicy {
+        approval: Approval { more_than_accounts: 100_000, first_run: false, ..Approval::default() },
+        brake: Brake {
+            accounts_per_hour: 1000,
+            percent_of_accounts: 100,
+            share_from_accounts: 1000,
+            administrators_per_hour: 1000,
+            feed_from_exposures: 1_000_000,
+            ..Brake::default()
+        },
+        ..MitigationPolicy::default()
     }
+}
+
+/// [`free`] with another brake.
+pub fn braked(change: impl Fn(&mut Brake)) -> MitigationPolicy {
+    let mut policy = free();
+    change(&mut policy.brake);
+    policy
+}
+
+/// [`free`] with other protections.
+pub fn protecting(change: impl Fn(&mut Protected)) -> MitigationPolicy {
+    let mut policy = free();
+    change(&mut policy.protected);
+    policy
 }
 
 /// Accounts without any role.
@@ -69,8 +110,13 @@ pub fn people(count: usize) -> Vec<Value> {
 }
 
 impl Stage {
-    pub async fn new(provider: ProviderKind, accounts: Vec<Value>, settings: Value, brake: Brake) -> Self {
-        let mut stage = Self::prepare(provider, accounts, settings, brake).await;
+    pub async fn new(
+        provider: ProviderKind,
+        accounts: Vec<Value>,
+        settings: Value,
+        policy: MitigationPolicy,
+    ) -> Self {
+        let mut stage = Self::prepare(provider, accounts, settings, policy).await;
         stage.start();
         stage
     }
@@ -80,7 +126,7 @@ impl Stage {
         provider: ProviderKind,
         accounts: Vec<Value>,
         settings: Value,
-        brake: Brake,
+        policy: MitigationPolicy,
     ) -> Self {
         let (bus, idp) = (Bus::new().await, Idp::start().await);
         let files = tempfile::tempdir().unwrap();
@@ -167,12 +213,20 @@ impl Stage {
                 .await
                 .unwrap();
         }
+        Certificates::prepare(files.path(), &["mitigation-executor", "integration-api", "audit-writer"])
+            .unwrap();
+        let mut common = bus.common_as("parapet_mitigation");
+        common.tls = Some(tls(files.path(), "mitigation-executor"));
+        common.grpc = ListenConfig {
+            listen: ([127, 0, 0, 1], free_ports::<1>().unwrap()[0]).into(),
+            allow: [(SERVICE.to_owned(), vec![service_name("integration-api")])].into(),
+            ..ListenConfig::default()
+        };
         let config = Config {
-            common: bus.common_as("parapet_mitigation"),
+            common,
             idp: idp.egress_config(),
             keys: Keys { integration: key_file },
             executor: Tuning { check_after_seconds: vec![0, 2], ..Tuning::default() },
-            brake,
         };
         let db = Db::connect(&config.common.database).await.unwrap();
         let stage = Self {
@@ -189,7 +243,59 @@ impl Stage {
             running: None,
         };
         stage.sync().await;
+        stage.follow(&policy).await;
         stage
+    }
+
+    /// The tenant follows another policy from now on, which `pat` changed.
+    pub async fn follow(&self, policy: &MitigationPolicy) {
+        sqlx::query(
+            "INSERT INTO api.mitigation_policies (tenant_id, version, policy, reason, updated_by, updater_name)
+             SELECT $1, count(*) + 1, $2, 'because', 'pat', 'Pat' FROM api.mitigation_policies WHERE tenant_id = $1",
+        )
+        .bind(self.tenant)
+        .bind(sqlx::types::Json(policy))
+        .execute(&mut self.bus.superuser().await)
+        .await
+        .unwrap();
+    }
+
+    /// Approvals that are open, oldest first, with what holds them.
+    pub async fn open(&self) -> Vec<(ApprovalId, String)> {
+        sqlx::query_as(
+            "SELECT approval_id, held_by FROM mitigation.approvals WHERE state = 'open' ORDER BY opened_at",
+        )
+        .fetch_all(&mut self.bus.superuser().await)
+        .await
+        .unwrap()
+    }
+
+    /// A person decides about an approval.
+    pub async fn decide(
+        &self,
+        who: &str,
+        approval: ApprovalId,
+        approve: bool,
+        only: &[MitigationId],
+    ) -> Result<(), Refused> {
+        let decision = Decision {
+            tenant: self.tenant,
+            approval,
+            approve,
+            only: only.to_vec(),
+            actor: (who.to_owned(), who.to_owned()),
+            reason: "looked at it".to_owned(),
+        };
+        approvals::decide(&self.db, &decision).await
+    }
+
+    /// A person approves everything that waits; what was refused to them stays.
+    pub async fn approve(&self, who: &str) -> Vec<Result<(), Refused>> {
+        let mut decided = Vec::new();
+        for (approval, _) in self.open().await {
+            decided.push(self.decide(who, approval, true, &[]).await);
+        }
+        decided
     }
 
     /// Copies the directory's accounts to where identity-sync-worker would.
@@ -230,16 +336,12 @@ impl Stage {
     /// Starts an executor as a process of its own, which takes one action at a time; `fail_point`: where it is to die.
     #[cfg(feature = "fail-points")]
     pub fn process(&self, program: &std::path::Path, fail_point: Option<&str>) -> tokio::process::Child {
-        let Config { common, idp, keys, executor, brake } = &self.config;
+        let Config { common, idp, keys, executor } = &self.config;
         let options = json!({
             "common": process::common(common),
             "idp": process::egress(idp),
             "keys": { "integration": keys.integration },
             "executor": { "concurrency": 1, "check_after_seconds": executor.check_after_seconds },
-            "brake": {
-                "accounts_per_hour": brake.accounts_per_hour, "percent_of_accounts": brake.percent_of_accounts,
-                "share_from_accounts": brake.share_from_accounts, "hold_first_run": brake.hold_first_run,
-            },
         });
         process::start(program, &process::file(self.files.path(), &options), fail_point)
     }
@@ -250,7 +352,17 @@ impl Stage {
         assert_eq!(format!("{:?}", ended.await.unwrap().unwrap()), format!("{:?}", ExitCode::SUCCESS));
     }
 
-    async fn account(&self, login: &str) -> uuid::Uuid {
+    /// A client of the executor that shows this service's certificate.
+    pub async fn client(&self, service: &str) -> ContainmentServiceClient<Channel> {
+        let peer = PeerConfig {
+            address: format!("https://{}", self.config.common.grpc.listen),
+            server_name: Some(service_name("mitigation-executor")),
+        };
+        let channel = grpc::channel(&peer, &tls(self.files.path(), service)).await.unwrap();
+        ContainmentServiceClient::new(channel).max_decoding_message_size(16 * 1024 * 1024)
+    }
+
+    pub async fn account(&self, login: &str) -> Uuid {
         sqlx::query_scalar("SELECT account_id FROM sync.accounts WHERE login = $1")
             .bind(login)
             .fetch_one(&mut self.bus.superuser().await)
@@ -259,7 +371,7 @@ impl Stage {
     }
 
     /// A person asks, as integration-api stores it; the message is sent as often as said.
-    pub async fn ask(&self, who: &str, logins: &[&str], actions: &[Action], release: bool, times: usize) {
+    pub async fn ask(&self, who: &str, logins: &[&str], actions: &[Action], times: usize) {
         let request = MitigationRequestId::new();
         let mut accounts = Vec::new();
         for login in logins {
@@ -267,15 +379,14 @@ impl Stage {
         }
         sqlx::query(
             "INSERT INTO api.mitigation_requests (tenant_id, request_id, requested_by, requester_name, actions, account_ids,
-                 exposure_ids, release, reason)
-             VALUES ($1, $2, $3, $3, $4, $5, '{}', $6, 'because')",
+                 exposure_ids, accounts, reason)
+             VALUES ($1, $2, $3, $3, $4, $5, '{}', cardinality($5), 'because')",
         )
         .bind(self.tenant)
         .bind(request)
         .bind(who)
         .bind(actions.iter().map(|a| a.as_str()).collect::<Vec<_>>())
         .bind(accounts)
-        .bind(release)
         .execute(&mut self.bus.superuser().await)
         .await
         .unwrap();
@@ -287,8 +398,8 @@ impl Stage {
         let request = MitigationRequestId::new();
         sqlx::query(
             "INSERT INTO api.mitigation_requests (tenant_id, request_id, requested_by, requester_name, actions, account_ids,
-                 exposure_ids, release, reason, undo, mitigation_ids, undo_since, dismiss_risk)
-             VALUES ($1, $2, $3, $3, '{}', '{}', '{}', false, 'a false alarm', true, $4, $5, $6)",
+                 exposure_ids, reason, undo, mitigation_ids, undo_since, dismiss_risk)
+             VALUES ($1, $2, $3, $3, '{}', '{}', '{}', 'a false alarm', true, $4, $5, $6)",
         )
         .bind(self.tenant)
         .bind(request)
@@ -325,7 +436,7 @@ impl Stage {
     }
 
     /// The validator proves a leaked password of this account.
-    pub async fn prove(&self, login: &str, verdict: &str, times: usize) {
+    pub async fn prove(&self, login: &str, verdict: &str, times: usize) -> ExposureId {
         let exposure = ExposureId::new();
         sqlx::query(
             "INSERT INTO validator.exposures (tenant_id, exposure_id, record_id, batch_id, feed, account_id, identifier_id,
@@ -341,12 +452,64 @@ impl Stage {
         .execute(&mut self.bus.superuser().await)
         .await
         .unwrap();
+        self.tell(exposure, times).await;
+        exposure
+    }
+
+    /// The validator proves the same exposure once more, now.
+    pub async fn proven(&self, exposure: ExposureId) {
+        sqlx::query("UPDATE validator.exposures SET verdict_at = clock_timestamp() WHERE exposure_id = $1")
+            .bind(exposure)
+            .execute(&mut self.bus.superuser().await)
+            .await
+            .unwrap();
+        self.tell(exposure, 1).await;
+    }
+
+    async fn tell(&self, exposure: ExposureId, times: usize) {
         let message = MitigationRequested {
             tenant_id: self.tenant.to_string(),
             exposure_id: exposure.to_string(),
             ..MitigationRequested::default()
         };
         self.send(message, times).await;
+    }
+
+    /// A person asks about every account there is, in one large request.
+    pub async fn ask_bulk(&self, who: &str, actions: &[Action], times: usize) {
+        let request = MitigationRequestId::new();
+        sqlx::query(
+            "WITH items AS (
+                 INSERT INTO api.mitigation_items (tenant_id, request_id, account_id)
+                 SELECT tenant_id, $2, account_id FROM sync.accounts WHERE tenant_id = $1 RETURNING 1)
+             INSERT INTO api.mitigation_requests (tenant_id, request_id, requested_by, requester_name, actions, account_ids,
+                 exposure_ids, bulk, accounts, reason)
+             SELECT $1, $2, $3, $3, $4, '{}', '{}', true, count(*), 'because' FROM items",
+        )
+        .bind(self.tenant)
+        .bind(request)
+        .bind(who)
+        .bind(actions.iter().map(|a| a.as_str()).collect::<Vec<_>>())
+        .execute(&mut self.bus.superuser().await)
+        .await
+        .unwrap();
+        self.hand_on(request, times).await;
+    }
+
+    /// The mitigations that this query selects get their turn once more.
+    pub async fn due_again(&self, query: &'static str) {
+        let work = self.ids(query).await.into_iter().map(|subject| NewWork {
+            work_id: WorkId::new(),
+            tenant: self.tenant,
+            directory: self.directory_id.to_owned(),
+            kind: planner::WORK,
+            subject,
+            priority: 0,
+            due_at: None,
+        });
+        let mut tx = self.db.system().await.unwrap();
+        work::schedule_many(&mut tx, &work.collect::<Vec<_>>()).await.unwrap();
+        tx.commit().await.unwrap();
     }
 
     /// Waits until this query over mitigations counts so many.
@@ -369,5 +532,15 @@ impl Stage {
     pub fn done(&self) -> Vec<String> {
         let ours = |actor: &str| actor == CLIENT || actor == ENTRA_CLIENT;
         self.idp.changes().into_iter().filter(|c| ours(&c.actor)).map(|c| c.action).collect()
+    }
+}
+
+/// The certificate of a service, from the authority of this directory.
+fn tls(dir: &Path, service: &str) -> TlsFiles {
+    let file = |name: &str| dir.join(name);
+    TlsFiles {
+        cert_file: file(&format!("{service}.pem")),
+        key_file: file(&format!("{service}-key.pem")),
+        ca_file: file("ca.pem"),
     }
 }

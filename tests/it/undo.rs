@@ -1,5 +1,6 @@
 //! Taking mitigations back, at both simulated directories.
 
+use mitigation_executor::approvals::Refused;
 use serde_json::json;
 use shared::{id::ProviderKind, provider::Action};
 use time::OffsetDateTime;
@@ -28,7 +29,7 @@ async fn refusals(stage: &Stage) -> Vec<(String, String)> {
 async fn disabled_and_enabled(provider: ProviderKind, disabled: &str) {
     let mut stage =
         Stage::new(provider, people(1), switched(&[Action::DisableAccount], false, true), free()).await;
-    stage.ask("ann", &["u000@acme.example"], &[Action::DisableAccount], false, 1).await;
+    stage.ask("ann", &["u000@acme.example"], &[Action::DisableAccount], 1).await;
     stage.until(VERIFIED, 1).await;
     assert_eq!(status(&stage, "u000@acme.example"), disabled);
     // Switching an action off is no reason to leave what it did.
@@ -66,7 +67,7 @@ async fn an_entra_account_that_was_disabled_is_enabled_again() {
 async fn a_mark_is_dismissed_only_if_that_is_confirmed_and_ended_sessions_stay_ended() {
     let mut stage =
         Stage::new(ProviderKind::EntraId, people(1), switched(&Action::ALL, false, true), free()).await;
-    stage.ask("ann", &["u000@acme.example"], &Action::ALL, false, 1).await;
+    stage.ask("ann", &["u000@acme.example"], &Action::ALL, 1).await;
     stage.until(VERIFIED, 3).await;
     stage.until(WORK, 0).await;
     let ids = stage.ids(ALL).await;
@@ -97,7 +98,7 @@ async fn everything_automated_since_a_time_is_taken_back_with_one_request_and_no
     }
     // A second leak of one of them finds it contained already.
     stage.prove(later[0], "valid", 1).await;
-    stage.ask("ann", &["u004@acme.example"], &[Action::DisableAccount], false, 1).await;
+    stage.ask("ann", &["u004@acme.example"], &[Action::DisableAccount], 1).await;
     stage.until(VERIFIED, 2 + 6 + 2 + 1).await;
     stage.undo("bob", &[], Some(since), false).await;
     stage.until(UNDOS, 3).await;
@@ -134,7 +135,7 @@ async fn what_somebody_else_did_before_or_since_is_left_alone() {
     };
     set("u000@acme.example", "disabled");
     let logins = ["u000@acme.example", "u001@acme.example", "u002@acme.example"];
-    stage.ask("ann", &logins, &[Action::DisableAccount], false, 1).await;
+    stage.ask("ann", &logins, &[Action::DisableAccount], 1).await;
     stage.until(VERIFIED, 3).await;
     stage.until(WORK, 0).await;
     set("u001@acme.example", "active");
@@ -166,18 +167,22 @@ async fn an_administrator_s_account_is_given_back_by_two_people_as_it_was_taken(
         Stage::new(ProviderKind::Okta, vec![boss], switched(&[Action::DisableAccount], false, true), free())
             .await;
     let held = "SELECT count(*) FROM mitigation.mitigations WHERE state = 'held'";
-    stage.ask("ann", &["boss@acme.example"], &[Action::DisableAccount], false, 1).await;
+    stage.ask("ann", &["boss@acme.example"], &[Action::DisableAccount], 1).await;
     stage.until(held, 1).await;
-    stage.ask("bob", &["boss@acme.example"], &[], true, 1).await;
+    stage.approve("bob").await;
     stage.until(VERIFIED, 1).await;
     let ids = stage.ids(ALL).await;
     stage.undo("bob", &ids, None, false).await;
     stage.until(held, 1).await;
-    stage.ask("bob", &["boss@acme.example"], &[], true, 1).await;
+    assert!(
+        matches!(stage.approve("bob").await[..], [Err(Refused::SamePerson)]),
+        "who asked does not approve"
+    );
     stage.undo("carl", &ids, None, false).await;
-    stage.until("SELECT count(*) FROM mitigation.inbox WHERE consumer = 'mitigation.requested' AND status = 'done'", 5).await;
-    assert_eq!(stage.bus.count(held).await, 1, "whoever asked cannot release it, and there is one undo only");
-    stage.ask("ann", &["boss@acme.example"], &[], true, 1).await;
+    stage.until("SELECT count(*) FROM mitigation.inbox WHERE consumer = 'mitigation.requested' AND status = 'done'", 3).await;
+    assert_eq!(stage.bus.count(held).await, 1, "there is one undo only");
+    assert_eq!(stage.open().await.len(), 1, "and one approval: what is not added opens none");
+    stage.approve("ann").await;
     stage.until(UNDOS, 1).await;
     assert_eq!(status(&stage, "boss@acme.example"), "Active");
     stage.stop().await;
@@ -188,7 +193,7 @@ async fn an_undo_waits_for_a_directory_that_does_not_answer_and_a_lost_answer_is
     let mut stage =
         Stage::new(ProviderKind::Okta, people(1), switched(&[Action::DisableAccount], false, true), free())
             .await;
-    stage.ask("ann", &["u000@acme.example"], &[Action::DisableAccount], false, 1).await;
+    stage.ask("ann", &["u000@acme.example"], &[Action::DisableAccount], 1).await;
     stage.until(VERIFIED, 1).await;
     stage.until(WORK, 0).await;
     stage.idp.fault(json!({ "operation": "okta.users.lifecycle", "effect": "reset", "evaluate": true }));

@@ -20,8 +20,6 @@ pub struct Config {
     pub keys: Keys,
     /// How it works.
     pub executor: Tuning,
-    /// What stops automated mitigations (design I7).
-    pub brake: Brake,
 }
 
 /// Files with keys.
@@ -47,27 +45,7 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { concurrency: 32, in_flight: 64, check_after_seconds: vec![0, 60, 2100] }
-    }
-}
-
-/// What stops automated mitigations until a second person releases them. Requests of people are not counted.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Brake {
-    /// Accounts of one tenant that may be contained automatically within an hour.
-    pub accounts_per_hour: u32,
-    /// Share of a tenant's accounts, in percent, that may be contained automatically within a day.
-    pub percent_of_accounts: u32,
-    /// So many accounts a day never count as too large a share: a small tenant would stop at the first.
-    pub share_from_accounts: u32,
-    /// Hold the first automated mitigations after an integration was made or changed, until a person releases one.
-    pub hold_first_run: bool,
-}
-
-impl Default for Brake {
-    fn default() -> Self {
-        Self { accounts_per_hour: 20, percent_of_accounts: 5, share_from_accounts: 10, hold_first_run: true }
+        Self { concurrency: 32, in_flight: 64, check_after_seconds: vec![0, 60, 2100, 3900] }
     }
 }
 
@@ -78,6 +56,7 @@ impl Configuration for Config {
 
     fn check(&self, faults: &mut Faults) {
         faults.require_file(&self.keys.integration, "keys.integration");
+        faults.require(self.common.tls.is_some(), "common.tls", "is required");
         let tuning = &self.executor;
         faults.require((1..=1000).contains(&tuning.concurrency), "executor.concurrency", "must be 1 to 1000");
         faults.require((1..=1000).contains(&tuning.in_flight), "executor.in_flight", "must be 1 to 1000");
@@ -86,22 +65,6 @@ impl Configuration for Config {
             (1..=10).contains(&checks.len()) && checks.is_sorted() && checks.iter().all(|s| *s <= 86_400),
             "executor.check_after_seconds",
             "must be 1 to 10 ascending numbers of at most 86400",
-        );
-        let brake = &self.brake;
-        faults.require(
-            (1..=10_000).contains(&brake.accounts_per_hour),
-            "brake.accounts_per_hour",
-            "must be 1 to 10000",
-        );
-        faults.require(
-            (1..=100).contains(&brake.percent_of_accounts),
-            "brake.percent_of_accounts",
-            "must be 1 to 100",
-        );
-        faults.require(
-            brake.share_from_accounts <= 10_000,
-            "brake.share_from_accounts",
-            "must be at most 10000",
         );
     }
 }

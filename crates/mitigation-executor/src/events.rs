@@ -35,6 +35,9 @@ pub fn about(m: &Mitigation, kind: &'static str, outcome: Outcome, message: impl
     if let Some(undone) = m.undoes {
         event = event.detail("undoes", undone);
     }
+    if let Some(approval) = m.approval {
+        event = event.detail("approval_id", approval);
+    }
     if let Some(by) = &m.released_by {
         event = event.detail("released_by", by);
     }
@@ -46,6 +49,7 @@ pub fn about(m: &Mitigation, kind: &'static str, outcome: Outcome, message: impl
 
 /// The same as an alert: something a person should look at now.
 pub fn alert(m: &Mitigation, kind: &'static str, message: impl Into<String>) -> Event {
+    metrics::counter!("parapet_alerts_total", "alert" => kind).increment(1);
     let mut event = about(m, kind, Outcome::Info, message);
     event.actor = Actor::Service("mitigation-executor");
     event

@@ -18,19 +18,26 @@ use shared::{
     failpoint::reach,
     id::{MitigationId, TenantId, WorkId},
     integration::ActionSwitch,
-    integration_store::{self, Status},
-    provider::{Acted, Action, Containment, Missing, Provider, ProviderError, directory::Directories},
+    integration_store::Status,
+    provider::{
+        Account, Acted, Capability, Containment, GroupsAndRoles, Membership, Missing, Provider,
+        ProviderError, directory::Directories,
+    },
     queue::{Delivery, Handler, HandlerError, Outcome},
     wire::events::MitigationDue,
     work::{self, lane::Standing},
 };
+use time::OffsetDateTime;
 
 use crate::{
     events, intake,
-    plan::{self, Admission, Facts, Hold, Refusal, Step},
+    plan::{self, Admission, Facts, Hold, Protection, Refusal, Step},
+    planner::{self, World},
     state::{InvalidTransition, State},
     store::{self, Mitigation},
-    store_brake, undo,
+    store_brake,
+    store_requests::{self, Proof},
+    undo,
 };
 
 /// Longer than any provider call: after that a call counts as unknown.
@@ -50,6 +57,9 @@ struct Open {
     m: Mitigation,
     work: WorkId,
     provider: Arc<dyn Provider>,
+    world: World,
+    /// What it follows, if it follows a verdict by itself and was not begun yet.
+    proof: Option<Proof>,
 }
 
 /// Why handling ends early.
@@ -143,28 +153,24 @@ impl Executor {
             State::Planned { .. } | State::Unknown | State::Done | State::Verified => {}
         }
 
-        let integration = integration_store::integration(&mut tx, m.integration).await?;
-        let Some(integration) = integration.filter(|i| i.status != Status::Disabled) else {
+        let world = World::read(&mut tx, tenant).await?;
+        let usable = world.integration(m.integration).filter(|i| i.status != Status::Disabled);
+        let Some(integration) = usable else {
             return self.without_integration(delivery, tx, m, work, now).await;
         };
+        let mut proof = None;
         if matches!(m.state, State::Planned { .. }) {
-            // What was done can be taken back whatever is switched off since: that may be the very reason.
-            let back = m.undoes.is_some();
-            let entitled =
-                back || integration_store::package(&mut tx, tenant).await?.is_some_and(|p| p.mitigation);
-            let allowed = ActionSwitch { automated: true, manual: true };
-            let facts = Facts {
-                entitled,
-                integration_usable: true,
-                switch: if back { allowed } else { integration.settings.mitigation.switch(m.action) },
-                automatic: m.automatic,
-                account_present: true, // decided by reading it
-                is_admin: m.is_admin && m.released_by.is_none(),
-                hybrid: false, // likewise
-            };
-            match plan::admit(m.action, &facts, None) {
+            if let Some(exposure) = m.exposure {
+                proof = store_requests::proof(&mut tx, exposure).await?;
+            }
+            // INVARIANT: an automated action is begun only while its verdict stands and the policy follows it.
+            let stands = |p: &Proof| world.policy.policy.verdicts.contains(&p.kind);
+            if m.automatic && !proof.as_ref().is_some_and(stands) {
+                return self.refuse(delivery, tx, m, work, Refusal::VerdictChanged).await;
+            }
+            match plan::admit(m.action, &facts(&world, &m, None), None) {
                 Admission::Go => {}
-                Admission::Hold(by) => return self.hold(delivery, tx, m, work, by).await,
+                Admission::Hold(by) => return self.hold(delivery, tx, m, work, by, &world).await,
                 Admission::Refuse(reason) => return self.refuse(delivery, tx, m, work, reason).await,
             }
         }
@@ -175,7 +181,7 @@ impl Executor {
         if let Standing::Held(until, reason) = m.lane().standing(&mut tx).await? {
             return self.wait(delivery, tx, m, work, until, &reason).await;
         }
-        let provider = match self.directories.connect(&mut tx, &integration).await {
+        let provider = match self.directories.connect(&mut tx, integration).await {
             Ok(provider) => provider,
             Err(error) => {
                 tracing::warn!(integration.id = %m.integration, %error, "no way to the directory");
@@ -184,14 +190,25 @@ impl Executor {
             }
         };
         tx.commit().await?;
-        Ok(Open { m, work, provider })
+        Ok(Open { m, work, provider, world, proof })
     }
 
     async fn act(&self, delivery: &Delivery, open: Open) -> Result<(), Stop> {
-        let Open { mut m, work, provider } = open;
+        let Open { mut m, work, provider, world, proof } = open;
         let before = match read(&*provider, &m).await {
             Ok(before) => before,
-            Err(error) => return self.unreadable(delivery, m, work, &error).await,
+            Err(error) => return self.unreadable(delivery, m, work, &error, Capability::Read).await,
+        };
+        // INVARIANT (I7): whether the policy protects the account is known before it is acted on, or it is not acted on.
+        let member_of = match memberships(&*provider, &m, &world).await {
+            Ok(member_of) => member_of,
+            Err(error) => {
+                if let ProviderError::Refused(missing) = &error {
+                    m.details.insert("permission".to_owned(), missing.message.clone());
+                }
+                let capability = m.action.capability();
+                return self.unreadable(delivery, m, work, &error, capability).await;
+            }
         };
         let mut tx = self.db.tenant(m.tenant).await?;
         m.lane().answered(&mut tx).await?;
@@ -217,17 +234,25 @@ impl Executor {
                 let message = "the directory shows the action's effect already";
                 let event = events::about(&m, "mitigation.verified", Audited::Success, message);
                 audit::record(&mut tx, &event).await?;
+                planner::advance(&mut tx, &m).await?;
                 return self.next_check(delivery, tx, m, work).await;
             }
             Step::Act => {}
         }
         let Some(seen) = before else { return Err(Stop::Over) };
-        // What the directory shows now may be more than what was known at planning.
-        if seen.is_admin && m.released_by.is_none() {
-            return self.hold(delivery, tx, m, work, Hold::Privileged).await;
+        if let Some(of) = member_of.first() {
+            let (Membership::Group(name) | Membership::Role(name)) = of;
+            m.details.insert("protected_by".to_owned(), name.clone());
+            return self.hold(delivery, tx, m, work, Hold::Protected, &world).await;
         }
-        if seen.hybrid && m.action == Action::DisableAccount && m.undoes.is_none() {
-            return self.refuse(delivery, tx, m, work, Refusal::AdMastered).await;
+        // What the directory shows now may be more than what was known at planning.
+        match plan::admit(m.action, &facts(&world, &m, Some(&seen)), None) {
+            Admission::Go => {}
+            Admission::Hold(by) => return self.hold(delivery, tx, m, work, by, &world).await,
+            Admission::Refuse(reason) => return self.refuse(delivery, tx, m, work, reason).await,
+        }
+        if proof.is_some_and(|p| p.is_outdated_by(seen.password_changed_at)) {
+            return self.refuse(delivery, tx, m, work, Refusal::PasswordChanged).await;
         }
 
         // The intent is committed before the call; only the transaction that moved the state may go on.
@@ -284,6 +309,7 @@ impl Executor {
                         .increment(1);
                 }
                 store::save(&mut tx, &mut m).await?;
+                planner::advance(&mut tx, &m).await?;
                 let first = self.checks.first().copied().unwrap_or_default();
                 work::postpone(&mut tx, work, now + first, "waits for its check").await?;
                 self.finished(delivery, tx).await
@@ -327,12 +353,52 @@ struct Seen {
     containment: Containment,
     is_admin: bool,
     hybrid: bool,
+    password_changed_at: Option<OffsetDateTime>,
 }
 
 async fn read(provider: &dyn Provider, m: &Mitigation) -> Result<Option<Seen>, ProviderError> {
     let Some(account) = provider.account(&m.object_id).await? else { return Ok(None) };
     let Some(containment) = provider.containment(&m.object_id, m.action).await? else { return Ok(None) };
-    Ok(Some(Seen { containment, is_admin: account.is_admin, hybrid: account.hybrid }))
+    let Account { is_admin, hybrid, password_changed_at, .. } = account;
+    Ok(Some(Seen { containment, is_admin, hybrid, password_changed_at }))
+}
+
+/// The protected groups and roles that the account has. What takes something back, and what a second person released, may
+/// go on.
+async fn memberships(
+    provider: &dyn Provider,
+    m: &Mitigation,
+    world: &World,
+) -> Result<Vec<Membership>, ProviderError> {
+    if m.undoes.is_some() || m.released_by.is_some() {
+        return Ok(Vec::new());
+    }
+    let protected = &world.policy.policy.protected;
+    let groups: Vec<_> = protected.group_ids.iter().cloned().collect();
+    let roles: Vec<_> = protected.roles.iter().cloned().collect();
+    provider.memberships(&m.object_id, GroupsAndRoles { groups: &groups, roles: &roles }).await
+}
+
+/// What is known of a mitigation before it is begun; what its account shows is known once it was read.
+fn facts(world: &World, m: &Mitigation, seen: Option<&Seen>) -> Facts {
+    let policy = &world.policy.policy;
+    // What was done can be taken back whatever is switched off since: that may be the very reason.
+    let back = m.undoes.is_some();
+    let settings = world.integration(m.integration).map(|i| i.settings.mitigation.switch(m.action));
+    let is_admin = m.is_admin || seen.is_some_and(|seen| seen.is_admin);
+    let protection = planner::protection(policy, m.account, is_admin)
+        .filter(|by| !back || *by == Protection::Administrator);
+    Facts {
+        entitled: back || world.entitled,
+        integration_usable: true,
+        switch: settings.filter(|_| !back).unwrap_or(ActionSwitch { automated: true, manual: true }),
+        automatic: m.automatic,
+        account_present: true,
+        ad_mastered: !back && !policy.disable_ad_mastered && seen.is_some_and(|seen| seen.hybrid),
+        protection,
+        many: false,
+        released: m.released_by.is_some(),
+    }
 }
 
 /// Whether a call that failed may have changed something.

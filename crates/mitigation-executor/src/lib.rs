@@ -3,14 +3,18 @@
 //! Belongs here: planning, the brake, holds and their release, provider actions, their verification, the undo ledger.
 //! Does not: finding out whether a password works; who may ask for what, which integration-api decides.
 
+pub mod approvals;
 pub mod config;
 pub mod events;
 pub mod executor;
 pub mod intake;
 pub mod plan;
+pub mod planner;
+mod rpc;
 pub mod state;
 pub mod store;
 pub mod store_brake;
+pub mod store_requests;
 pub mod undo;
 
 use std::{future::Future, process::ExitCode, sync::Arc};
@@ -18,11 +22,12 @@ use std::{future::Future, process::ExitCode, sync::Arc};
 use anyhow::Context;
 use prost::Message;
 use shared::{
+    grpc::{self, Callers},
     provider::{directory::Directories, http::Egress},
     queue::{self, Topic},
     sealing::TopKey,
     service::Service,
-    wire::events::MitigationDue,
+    wire::{events::MitigationDue, internal::containment_service_server::ContainmentServiceServer},
     work::{Caps, Dispatcher, WorkRow},
 };
 
@@ -41,7 +46,7 @@ pub async fn run(
     let service = Service::start("mitigation-executor", config.common.clone(), stop).await?;
     let directories = Arc::new(Directories::new(egress, top));
 
-    let intake = intake::Intake::new(service.db().clone(), config.brake.clone());
+    let intake = intake::Intake::new(service.db().clone());
     queue::spawn_consumer(&service, Topic::MitigationRequested, REQUESTS, Arc::new(intake));
     let executor =
         executor::Executor::new(service.db().clone(), directories, &config.executor.check_after_seconds);
@@ -50,7 +55,13 @@ pub async fn run(
     let caps = Caps { in_flight: i64::from(config.executor.in_flight), ..Caps::default() };
     let dispatcher = Dispatcher::new(service.db().clone(), due, caps);
     service.spawn("dispatcher", dispatcher.run(service.stop_token()));
+    service.spawn("approvals", approvals::expire(service.db().clone(), service.stop_token()));
     service.spawn_relay(&["outbox"]);
+    let common = &config.common;
+    grpc::Server::new()
+        .add(ContainmentServiceServer::new(rpc::Rpc { db: service.db().clone() }))
+        .listen(&service, &common.grpc, Callers::Peers, common.tls.as_ref())
+        .await?;
     service.run().await
 }
 

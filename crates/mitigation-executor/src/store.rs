@@ -1,12 +1,13 @@
-//! Mitigations, their targets and their ledger. Every function works in a transaction of the tenant.
+//! Mitigations and their ledger. Every function works in a transaction of the tenant.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
+use serde::Serialize;
 use shared::{
     db::{StoreError, Tx, parse},
     id::{
-        AccountId, CauseId, ExposureId, IntegrationId, MessageId, MitigationId, MitigationRequestId,
-        ProviderKind, TenantId, WorkId,
+        AccountId, ApprovalId, CauseId, ExposureId, IntegrationId, MessageId, MitigationId,
+        MitigationRequestId, ProviderKind, TenantId, WorkId,
     },
     provider::{Action, Containment},
     work::lane::Lane,
@@ -59,6 +60,14 @@ pub struct Mitigation {
     pub cause: Option<CauseId>,
     /// The mitigation that this one takes back; `None`: it contains.
     pub undoes: Option<MitigationId>,
+    /// What it is or was held with.
+    pub approval: Option<ApprovalId>,
+    /// Begun after the account's lower ones of the same origin.
+    pub place: i16,
+    /// Automated: the date of the password that the verdict was about; empty where the directory does not tell.
+    pub password_epoch: String,
+    /// The policy's version under which it was planned.
+    pub policy_version: i32,
     /// Provider calls begun.
     pub attempt: i32,
     /// Re-reads done after the action.
@@ -75,29 +84,6 @@ pub struct Mitigation {
     pub reverted_at: Option<OffsetDateTime>,
     /// The row's revision.
     pub revision: i32,
-}
-
-/// An account of the tenant, as synced.
-#[derive(Clone, Debug)]
-pub struct Target {
-    /// Id.
-    pub account: AccountId,
-    /// The integration that sees it.
-    pub integration: IntegrationId,
-    /// Kind of provider.
-    pub provider: ProviderKind,
-    /// The directory.
-    pub directory: String,
-    /// Object id there.
-    pub object_id: String,
-    /// Sign-in name.
-    pub login: String,
-    /// Known administrator.
-    pub is_admin: bool,
-    /// Mastered in Active Directory.
-    pub hybrid: bool,
-    /// In the directory.
-    pub present: bool,
 }
 
 fn state(row: &PgRow) -> Result<State, StoreError> {
@@ -150,6 +136,10 @@ pub(crate) fn mitigation(row: &PgRow) -> Result<Mitigation, StoreError> {
         released_by: row.try_get("released_by")?,
         cause: row.try_get("cause_id")?,
         undoes: row.try_get("undoes")?,
+        approval: row.try_get("approval_id")?,
+        place: row.try_get("place")?,
+        password_epoch: row.try_get("password_epoch")?,
+        policy_version: row.try_get("policy_version")?,
         attempt: row.try_get("attempt")?,
         checks: row.try_get("checks")?,
         details: row.try_get::<Json<BTreeMap<String, String>>, _>("details")?.0,
@@ -194,42 +184,95 @@ impl From<&State> for Parts {
     }
 }
 
-/// Adds a mitigation; `false`: the exposure or the request has this one already.
-pub async fn add(tx: &mut Tx, m: &Mitigation) -> Result<bool, StoreError> {
-    let parts = Parts::from(&m.state);
-    let (id, name) = m.requested_by.clone().unzip();
-    let added = sqlx::query(
+/// A mitigation as it is added; the names are those of the columns.
+#[derive(Serialize)]
+struct Added<'a> {
+    mitigation_id: Uuid,
+    exposure_id: Option<Uuid>,
+    request_id: Option<Uuid>,
+    account_id: Uuid,
+    integration_id: Uuid,
+    provider: &'static str,
+    directory_id: &'a str,
+    object_id: &'a str,
+    login: &'a str,
+    is_admin: bool,
+    action: &'static str,
+    state: &'static str,
+    reason: Option<String>,
+    held_by: Option<&'static str>,
+    automatic: bool,
+    requested_by: Option<&'a str>,
+    requester_name: Option<&'a str>,
+    cause_id: Option<Uuid>,
+    details: &'a BTreeMap<String, String>,
+    undoes: Option<Uuid>,
+    approval_id: Option<Uuid>,
+    place: i16,
+    password_epoch: &'a str,
+    policy_version: i32,
+}
+
+/// Adds mitigations of one tenant. Returns which of them: the others' exposure or request has them already.
+pub async fn add(
+    tx: &mut Tx,
+    tenant: TenantId,
+    mitigations: &[Mitigation],
+) -> Result<HashSet<MitigationId>, StoreError> {
+    let rows: Vec<_> = mitigations
+        .iter()
+        .map(|m| {
+            let parts = Parts::from(&m.state);
+            let (requested_by, requester_name) =
+                m.requested_by.as_ref().map(|(id, name)| (id.as_str(), name.as_str())).unzip();
+            Added {
+                mitigation_id: m.id.uuid(),
+                exposure_id: m.exposure.map(ExposureId::uuid),
+                request_id: m.request.map(MitigationRequestId::uuid),
+                account_id: m.account.uuid(),
+                integration_id: m.integration.uuid(),
+                provider: m.provider.as_str(),
+                directory_id: &m.directory,
+                object_id: &m.object_id,
+                login: &m.login,
+                is_admin: m.is_admin,
+                action: m.action.as_str(),
+                state: parts.name,
+                reason: parts.reason,
+                held_by: parts.held_by,
+                automatic: m.automatic,
+                requested_by,
+                requester_name,
+                cause_id: m.cause.map(CauseId::uuid),
+                details: &m.details,
+                undoes: m.undoes.map(MitigationId::uuid),
+                approval_id: m.approval.map(ApprovalId::uuid),
+                place: m.place,
+                password_epoch: &m.password_epoch,
+                policy_version: m.policy_version,
+            }
+        })
+        .collect();
+    let added: Vec<MitigationId> = sqlx::query_scalar(
         "INSERT INTO mitigations (tenant_id, mitigation_id, exposure_id, request_id, account_id, integration_id, provider,
              directory_id, object_id, login, is_admin, action, state, reason, held_by, automatic, requested_by,
-             requester_name, cause_id, details, undoes, finished_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
-             CASE WHEN $13 = 'refused' THEN clock_timestamp() END)
-         ON CONFLICT DO NOTHING",
+             requester_name, cause_id, details, undoes, approval_id, place, password_epoch, policy_version, finished_at)
+         SELECT $1, mitigation_id, exposure_id, request_id, account_id, integration_id, provider, directory_id, object_id,
+                login, is_admin, action, state, reason, held_by, automatic, requested_by, requester_name, cause_id, details,
+                undoes, approval_id, place, password_epoch, policy_version,
+                CASE WHEN state = 'refused' THEN clock_timestamp() END
+         FROM jsonb_to_recordset($2) AS m (mitigation_id uuid, exposure_id uuid, request_id uuid, account_id uuid,
+              integration_id uuid, provider text, directory_id text, object_id text, login text, is_admin boolean,
+              action text, state text, reason text, held_by text, automatic boolean, requested_by text,
+              requester_name text, cause_id uuid, details jsonb, undoes uuid, approval_id uuid, place smallint,
+              password_epoch text, policy_version integer)
+         ON CONFLICT DO NOTHING RETURNING mitigation_id",
     )
-    .bind(m.tenant)
-    .bind(m.id)
-    .bind(m.exposure)
-    .bind(m.request)
-    .bind(m.account)
-    .bind(m.integration)
-    .bind(m.provider.as_str())
-    .bind(&m.directory)
-    .bind(&m.object_id)
-    .bind(&m.login)
-    .bind(m.is_admin)
-    .bind(m.action.as_str())
-    .bind(parts.name)
-    .bind(parts.reason)
-    .bind(parts.held_by)
-    .bind(m.automatic)
-    .bind(id)
-    .bind(name)
-    .bind(m.cause)
-    .bind(Json(&m.details))
-    .bind(m.undoes)
-    .execute(&mut **tx)
+    .bind(tenant)
+    .bind(Json(rows))
+    .fetch_all(&mut **tx)
     .await?;
-    Ok(added.rows_affected() == 1)
+    Ok(added.into_iter().collect())
 }
 
 /// A mitigation.
@@ -249,7 +292,7 @@ pub async fn save(tx: &mut Tx, m: &mut Mitigation) -> Result<(), StoreError> {
         "UPDATE mitigations SET state = $3, reason = $4, held_by = $5, acting_message = $6, acting_until = $7,
              released_by = $8, released_at = CASE WHEN $8 IS NULL THEN NULL ELSE coalesce(released_at, clock_timestamp()) END,
              attempt = $9, checks = $10, details = $11, finished_at = $12, verified_at = $13, reverted_at = $14,
-             revision = revision + 1
+             approval_id = $15, revision = revision + 1
          WHERE mitigation_id = $1 AND revision = $2",
     )
     .bind(m.id)
@@ -266,6 +309,7 @@ pub async fn save(tx: &mut Tx, m: &mut Mitigation) -> Result<(), StoreError> {
     .bind(m.finished_at)
     .bind(m.verified_at)
     .bind(m.reverted_at)
+    .bind(m.approval)
     .execute(&mut **tx)
     .await?;
     if saved.rows_affected() != 1 {
@@ -275,126 +319,21 @@ pub async fn save(tx: &mut Tx, m: &mut Mitigation) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Held mitigations of these accounts, the listed actions only, or all when none is listed.
-pub async fn held(
-    tx: &mut Tx,
-    accounts: &[AccountId],
-    actions: &[Action],
-) -> Result<Vec<Mitigation>, StoreError> {
-    let rows = sqlx::query(
-        "SELECT * FROM mitigations WHERE state = 'held' AND account_id = ANY ($1)
-             AND (cardinality($2::text[]) = 0 OR action = ANY ($2))
-         ORDER BY created_at, mitigation_id",
-    )
-    .bind(accounts.iter().map(|a| a.uuid()).collect::<Vec<_>>())
-    .bind(actions.iter().map(|a| a.as_str()).collect::<Vec<_>>())
-    .fetch_all(&mut **tx)
-    .await?;
-    rows.iter().map(mitigation).collect()
-}
-
-/// The accounts, with those of the exposures, that the tenant has.
-pub async fn targets(tx: &mut Tx, accounts: &[Uuid], exposures: &[Uuid]) -> Result<Vec<Target>, StoreError> {
-    let rows = sqlx::query(
-        "SELECT account_id, integration_id, provider, directory_id, object_id, login, is_admin, hybrid,
-                removed_at IS NULL AS present
-         FROM sync.accounts_v
-         WHERE account_id = ANY ($1)
-            OR account_id IN (SELECT e.account_id FROM validator.exposures_v e WHERE e.exposure_id = ANY ($2))
-         ORDER BY account_id",
-    )
-    .bind(accounts)
-    .bind(exposures)
-    .fetch_all(&mut **tx)
-    .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Target {
-                account: row.try_get("account_id")?,
-                integration: row.try_get("integration_id")?,
-                provider: parse("accounts.provider", row.try_get("provider")?)?,
-                directory: row.try_get("directory_id")?,
-                object_id: row.try_get("object_id")?,
-                login: row.try_get("login")?,
-                is_admin: row.try_get("is_admin")?,
-                hybrid: row.try_get("hybrid")?,
-                present: row.try_get("present")?,
-            })
-        })
-        .collect()
-}
-
-/// What a person asked for.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// Token subject.
-    pub requested_by: String,
-    /// Name for display.
-    pub requester_name: String,
-    /// Actions; none in a release means all.
-    pub actions: Vec<Action>,
-    /// Accounts named directly.
-    pub accounts: Vec<Uuid>,
-    /// Exposures whose accounts are meant.
-    pub exposures: Vec<Uuid>,
-    /// Release instead of asking.
-    pub release: bool,
-    /// Take back instead of asking.
-    pub undo: Option<Undo>,
-    /// The reason given.
-    pub reason: String,
-}
-
-/// What a person wants taken back.
-#[derive(Clone, Debug)]
-pub struct Undo {
-    /// These mitigations,
-    pub of: Vec<Uuid>,
-    /// or all that was carried out automatically since.
-    pub since: Option<OffsetDateTime>,
-    /// Risk may be dismissed, with the directory's own detections.
-    pub dismiss_risk: bool,
-}
-
-/// A person's request, as integration-api stored it.
-pub async fn request(tx: &mut Tx, id: MitigationRequestId) -> Result<Option<Request>, StoreError> {
+/// The next action on the account of the same origin that was not tried yet.
+pub async fn next(tx: &mut Tx, m: &Mitigation) -> Result<Option<Mitigation>, StoreError> {
     let row = sqlx::query(
-        "SELECT requested_by, requester_name, actions, account_ids, exposure_ids, release, reason,
-                undo, mitigation_ids, undo_since, dismiss_risk
-         FROM api.mitigation_requests_v WHERE request_id = $1",
+        "SELECT * FROM mitigations
+         WHERE account_id = $1 AND exposure_id IS NOT DISTINCT FROM $2 AND request_id IS NOT DISTINCT FROM $3
+           AND undoes IS NULL AND place > $4 AND state = 'planned' AND attempt = 0 AND reason IS NULL
+         ORDER BY place LIMIT 1",
     )
-    .bind(id)
+    .bind(m.account)
+    .bind(m.exposure)
+    .bind(m.request)
+    .bind(m.place)
     .fetch_optional(&mut **tx)
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    let actions = row.try_get::<Vec<String>, _>("actions")?;
-    Ok(Some(Request {
-        requested_by: row.try_get("requested_by")?,
-        requester_name: row.try_get("requester_name")?,
-        actions: actions
-            .iter()
-            .map(|a| Action::parse(a))
-            .collect::<Option<_>>()
-            .ok_or_else(|| StoreError::Corrupt("mitigation_requests.actions has an unknown value".into()))?,
-        accounts: row.try_get("account_ids")?,
-        exposures: row.try_get("exposure_ids")?,
-        release: row.try_get("release")?,
-        undo: if row.try_get("undo")? {
-            let (of, since) = (row.try_get("mitigation_ids")?, row.try_get("undo_since")?);
-            Some(Undo { of, since, dismiss_risk: row.try_get("dismiss_risk")? })
-        } else {
-            None
-        },
-        reason: row.try_get("reason")?,
-    }))
-}
-
-/// The verdict of an exposure; `None`: there is no such exposure.
-pub async fn verdict(tx: &mut Tx, exposure: ExposureId) -> Result<Option<Option<String>>, StoreError> {
-    Ok(sqlx::query_scalar("SELECT verdict FROM validator.exposures_v WHERE exposure_id = $1")
-        .bind(exposure)
-        .fetch_optional(&mut **tx)
-        .await?)
+    row.as_ref().map(mitigation).transpose()
 }
 
 /// Notes what the account looks like before a provider call.

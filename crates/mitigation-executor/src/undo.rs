@@ -4,17 +4,18 @@ use shared::{
     audit::{self, Actor, Event, Outcome as Audited},
     db::{StoreError, Tx},
     id::{AccountId, CauseId, MitigationId, MitigationRequestId, TenantId},
+    policy,
     provider::{AccountState, Action, Containment},
-    work,
 };
 use sqlx::Row;
 use time::OffsetDateTime;
 
 use crate::{
-    events, intake,
     plan::{Evidence, Hold, Refusal, Step},
+    planner,
     state::State,
-    store::{self, Mitigation, Request, Undo},
+    store::{self, Mitigation},
+    store_requests::{Request, Undo},
 };
 
 /// What the ledger has of an account before a mitigation's first call.
@@ -87,7 +88,8 @@ pub async fn plan(
     undo: &Undo,
     cause: Option<CauseId>,
 ) -> Result<(), StoreError> {
-    let (mut work, mut events) = (Vec::new(), Vec::new());
+    let policy = policy::current(tx).await?;
+    let mut undos = Vec::new();
     for of in originals(tx, undo).await? {
         let mut m = Mitigation {
             id: MitigationId::new(),
@@ -98,6 +100,9 @@ pub async fn plan(
             released_by: None,
             cause,
             undoes: Some(of.id),
+            approval: None,
+            password_epoch: String::new(),
+            policy_version: policy.version,
             attempt: 0,
             checks: 0,
             details: [("request_reason".to_owned(), request.reason.clone())].into(),
@@ -108,28 +113,23 @@ pub async fn plan(
             revision: 0,
             ..of.clone()
         };
-        let (event, note) = if let Some(reason) = refusal(&of, undo.dismiss_risk) {
+        let note = if let Some(reason) = refusal(&of, undo.dismiss_risk) {
             m.state = State::Refused { reason };
-            let event = events::about(&m, "mitigation.refused", Audited::Refused, reason.sentence());
-            (event.detail("reason", reason.as_str()), Some(("refused", reason.sentence())))
-        } else if of.is_admin {
+            Some(("refused", reason.sentence()))
+        } else if of.is_admin && policy.policy.protected.administrators {
             let by = Hold::Privileged;
             m.state = State::Held { by };
-            let event = events::about(&m, "mitigation.held", Audited::Info, by.sentence());
-            (event.detail("held_by", by.as_str()), Some(("held", by.sentence())))
+            Some(("held", by.sentence()))
         } else {
             m.state = State::Planned { waits: None };
-            (events::about(&m, "mitigation.planned", Audited::Info, "the undo is planned"), None)
+            None
         };
         m.details.extend(note.map(|(name, text)| (name.to_owned(), text.to_owned())));
-        if !store::add(tx, &m).await? {
-            continue; // the account's other mitigation of this kind, or an undo that is under way
-        }
-        events.push(event);
-        if matches!(m.state, State::Planned { .. }) {
-            work.push(intake::work_of(&m));
-        }
+        undos.push(m);
     }
+    // The others: another mitigation of the account's is taken back with it, or it is being taken back already.
+    let undos = planner::add(tx, &policy, tenant, undos).await?;
+    let mut events: Vec<_> = undos.iter().map(planner::event).collect();
     let planned = Event::new(
         Some(tenant),
         "mitigation.undo_planned",
@@ -138,10 +138,9 @@ pub async fn plan(
         "what is to be taken back is planned",
     )
     .object("mitigation_request", id)
-    .detail("undos", events.len())
-    .detail("to_carry_out", work.len());
+    .detail("undos", undos.len())
+    .detail("to_carry_out", undos.iter().filter(|m| matches!(m.state, State::Planned { .. })).count());
     events.push(cause.into_iter().fold(planned, Event::cause));
-    work::schedule_many(tx, &work).await?;
     audit::record_many(tx, &events).await
 }
 

@@ -70,6 +70,17 @@ pub async fn integration(tx: &mut Tx, id: IntegrationId) -> Result<Option<Integr
     row.as_ref().map(|row| integration_of(id, row)).transpose()
 }
 
+/// Reads every integration of the transaction's tenant.
+pub async fn integrations(tx: &mut Tx) -> Result<Vec<Integration>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT tenant_id, integration_id, name, provider, config, settings, status, directory_id, version
+         FROM api.integrations_v",
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    rows.iter().map(|row| integration_of(row.try_get("integration_id")?, row)).collect()
+}
+
 /// Reads an integration of the transaction's tenant and the tenant's package: what it may do now is told by both.
 pub async fn entitled(tx: &mut Tx, id: IntegrationId) -> Result<Option<(Integration, Package)>, StoreError> {
     let row = sqlx::query(

@@ -1,6 +1,7 @@
 //! What every provider adapter must do, said once and run against each: through the traits only, against the
 //! simulator, with real names, real TLS and real permits. What only one provider has is tested in its own module.
 
+mod memberships;
 mod rows;
 mod subject;
 
@@ -16,6 +17,11 @@ use shared::provider::{
 };
 use shared::verdict::{Reason, Verdict};
 
+use memberships::{
+    a_membership_that_may_not_be_read_is_an_error_that_names_what_to_grant,
+    an_account_has_those_of_the_groups_and_roles_asked_for_that_are_its_own,
+    asking_for_nothing_costs_no_call,
+};
 use subject::{ENTRA_ID, Granted, OKTA, RIGHT, Stage, Subject, directory, people};
 
 /// One function for each sentence, one test for each sentence and provider.
@@ -35,6 +41,9 @@ conformance!(
     a_scope_covers_the_members_of_its_groups_and_another_scope_starts_again,
     a_scope_that_cannot_be_read_is_named_and_never_taken_for_an_empty_one,
     spoilt_listings_are_errors_of_their_kind_and_no_redirect_is_followed,
+    an_account_has_those_of_the_groups_and_roles_asked_for_that_are_its_own,
+    a_membership_that_may_not_be_read_is_an_error_that_names_what_to_grant,
+    asking_for_nothing_costs_no_call,
     each_password_gets_the_verdict_its_answer_proves,
     each_answer_proves_what_the_reference_says,
     a_locked_account_is_never_called_wrong_and_never_tried_again,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use e2e::{Idp, Permits};
-use idp_simulator::model::Directory;
+use idp_simulator::model::{Directory, Kind, Link};
 use serde_json::{Value, json};
 use shared::id::ProviderKind;
 use shared::integration::{EntraCloud, EntraConnection, OktaConnection, SyncScope};
@@ -39,6 +39,10 @@ pub struct Subject {
     pub nobody: &'static str,
     /// Ids that groups of a directory can have.
     pub groups: [&'static str; 3],
+    /// A role of the directory.
+    pub role: &'static str,
+    /// What it takes to read the groups of an account, and its roles.
+    pub membership_permissions: [&'static str; 2],
     /// How a disabled account is spelled in the simulator.
     pub disabled: &'static str,
     /// Entra says that an account is disabled; Okta answers a suspended one as it answers a wrong password.
@@ -70,6 +74,8 @@ pub const ENTRA_ID: Subject = Subject {
         "6d1f8f6e-1f0a-4a53-9d2e-000000000002",
         "6d1f8f6e-1f0a-4a53-9d2e-000000000003",
     ],
+    role: "User Administrator",
+    membership_permissions: ["GroupMember.Read.All", "RoleManagement.Read.Directory"],
     disabled: "disabled",
     disabled_verdict: Verdict::NotTestable(Reason::AccountDisabled),
     hint: |seconds| json!({ "seconds": seconds }),
@@ -90,6 +96,8 @@ pub const OKTA: Subject = Subject {
     listing_url: "https://acme.okta.com/api/v1/users?limit=200",
     nobody: "00unobody00000000000",
     groups: ["00gpilot000000000001", "00gpilot000000000002", "00gpilot000000000003"],
+    role: "USER_ADMIN",
+    membership_permissions: ["okta.groups.read", "okta.roles.read"],
     disabled: "suspended",
     disabled_verdict: Verdict::Inconclusive(Reason::AccountState),
     hint: |seconds| json!({ "rate_limit_reset": seconds }),
@@ -138,6 +146,12 @@ impl Stage {
     pub fn patch(&self, name: &str, patch: &Value) {
         let now = self.idp.simulator.world.now();
         self.directory.accounts.patch(&self.id(name), patch, now).unwrap().unwrap();
+    }
+
+    /// Makes somebody a member of a group.
+    pub fn join(&self, group: &str, name: &str) {
+        let link = Link::new(Kind::Member, group, &self.id(name));
+        self.directory.links.set(link, true, self.idp.simulator.world.now());
     }
 
     pub async fn account(&self, name: &str) -> Account {

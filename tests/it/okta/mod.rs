@@ -2,6 +2,7 @@
 
 mod connection;
 mod containment;
+mod memberships;
 mod reading;
 mod sign_in;
 

@@ -27,6 +27,7 @@ pub const APP_ROLES: &[(&str, &str)] = &[
     ("Group.ReadWrite.All", "62a82d76-70ea-41e2-9197-370581804d09"),
     ("GroupMember.Read.All", "98830695-27a2-44f7-8c18-0c3ebc9698f6"),
     ("GroupMember.ReadWrite.All", "dbaae8cf-10b5-4b86-a4a1-f871c94c6695"),
+    ("Member.Read.Hidden", "658aa5d8-239f-45c4-aa12-864f4fc7e490"),
     ("Application.Read.All", "9a5d68dd-52b0-4cc2-bd40-abcf44ac3a30"),
     ("AppRoleAssignment.ReadWrite.All", "06b708a9-e830-4db3-a914-8e69da51d44f"),
     ("RoleManagement.ReadWrite.Directory", "9e3f62cf-ca93-4989-b6ce-bf83c28f9fe8"),

@@ -65,6 +65,8 @@ enum Operation<'p> {
     Group(&'p str),
     Members(Members<'p>),
     Owners(&'p str),
+    /// Of which groups a user is a member, among those named in the body.
+    CheckMemberGroups(&'p str),
     Add(Relation, &'p str),
     Bind(&'p str),
     Remove(Relation, &'p str, &'p str),
@@ -92,6 +94,9 @@ impl<'p> Operation<'p> {
             ["directory", "deletedItems", id, "restore"] if post => Self::Restore(id),
             ["users", id, "revokeSignInSessions" | "microsoft.graph.revokeSignInSessions"] if post => {
                 Self::Revoke(id)
+            }
+            ["users", id, "checkMemberGroups" | "microsoft.graph.checkMemberGroups"] if post => {
+                Self::CheckMemberGroups(id)
             }
             ["identityProtection", "riskyUsers"] if get => Self::RiskyUsers,
             ["identityProtection", "riskyUsers", "confirmCompromised"] if post => Self::Confirm,
@@ -173,9 +178,12 @@ impl<'p> Operation<'p> {
             }
             Self::Grant(_) | Self::Ungrant(..) => "graph.app_roles.write",
             Self::Application(_) => "graph.application",
-            Self::Groups | Self::GroupDelta | Self::Group(_) | Self::Members(_) | Self::Owners(_) => {
-                "graph.groups"
-            }
+            Self::Groups
+            | Self::GroupDelta
+            | Self::Group(_)
+            | Self::Members(_)
+            | Self::Owners(_)
+            | Self::CheckMemberGroups(_) => "graph.groups",
             Self::Add(..) | Self::Bind(_) | Self::Remove(..) | Self::Trap(..) => "graph.groups.write",
             Self::AssignRole | Self::RemoveRole(_) => "graph.roles.write",
             Self::DeleteUser(_) | Self::Restore(_) => "graph.users.delete",
@@ -208,6 +216,7 @@ impl<'p> Operation<'p> {
             | Self::Restore(id)
             | Self::Revoke(id)
             | Self::RiskyUser(id)
+            | Self::CheckMemberGroups(id)
             | Self::Remove(_, _, id)
             | Self::Trap(_, id) => Some(id),
             _ => None,
@@ -243,7 +252,8 @@ pub(super) fn dispatch(world: &Arc<World>, request: &Request, outermost: bool) -
     let selected = u32::from(request.param("$select").is_some());
     let small = request.param("$top").and_then(|top| top.parse::<u32>().ok()).is_some_and(|top| top < 20);
     let units = operation.cost().saturating_sub(selected).saturating_sub(u32::from(small)).max(1);
-    let writes = request.method != Method::GET && operation != Operation::Batch;
+    let reads = matches!(operation, Operation::Batch | Operation::CheckMemberGroups(_));
+    let writes = request.method != Method::GET && !reads;
     let share = match world.meters.count(request, &caller, units, writes, world.now()) {
         Ok(share) => share,
         Err(throttled) => return throttled.into(),
@@ -301,6 +311,7 @@ fn perform(
         Operation::Members(members) => groups::members(world, request, caller, members),
         Operation::GroupDelta => group_delta::page(world, request, caller),
         Operation::Owners(id) => groups::owners(world, request, caller, id),
+        Operation::CheckMemberGroups(id) => groups::check(world, request, caller, id),
         Operation::Add(relation, group) => members::add(world, request, caller, relation, group),
         Operation::Bind(group) => members::bind(world, request, caller, group),
         Operation::Remove(relation, group, id) => {

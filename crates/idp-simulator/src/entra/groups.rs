@@ -6,11 +6,11 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::access::Caller;
+use super::access::{Caller, READ_USERS};
 use super::users::{self, Listed};
 use super::{errors, principals, query, user};
 use crate::model::{Account, Group, GroupKind, Membership};
-use crate::wire::Request;
+use crate::wire::{self, Request};
 use crate::world::World;
 
 /// Permissions that let a caller read groups and who belongs to them.
@@ -23,6 +23,8 @@ pub const READ: &[&str] = &[
     "Directory.ReadWrite.All",
 ];
 const MAX_NESTED: usize = 999;
+/// Most groups of one `checkMemberGroups`.
+const MAX_CHECKED: usize = 20;
 
 /// Which members of a group are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +126,37 @@ pub fn owners(world: &Arc<World>, request: &Request, caller: &Caller, id: &str) 
     query::paged(request, now, "directoryObjects", &shown)
 }
 
+/// `POST /users/{id}/checkMemberGroups`: those of the groups in the body that the user is in, at any depth. An id that no
+/// group has is left out, and so is a group whose members are hidden from the caller; a malformed one fails them all.
+pub fn check(world: &Arc<World>, request: &Request, caller: &Caller, id: &str) -> Response<Bytes> {
+    let now = world.now();
+    if !caller.has_any(READ_USERS) || !caller.has_any(READ) {
+        return errors::denied(request, now);
+    }
+    let Some(user) = users::find(caller, id) else { return errors::not_found(request, now, id) };
+    let body = request.json().unwrap_or_default();
+    let asked = body.get("groupIds").and_then(Value::as_array).cloned().unwrap_or_default();
+    if asked.is_empty() || asked.len() > MAX_CHECKED {
+        let message = format!("The number of 'groupIds' must be between 1 and {MAX_CHECKED}.");
+        return errors::bad(request, now, &message);
+    }
+    let asked: Option<Vec<String>> =
+        asked.iter().map(|id| Some(uuid::Uuid::try_parse(id.as_str()?).ok()?.to_string())).collect();
+    let Some(asked) = asked else {
+        return errors::bad(request, now, "Invalid GUID among 'groupIds'.");
+    };
+    let directory = &caller.tenant.directory;
+    let within = |group: &Group| {
+        let all = std::iter::once(group).chain(directory.nested(&group.id));
+        all.into_iter().any(|group| directory.membership(group, Some(now)).has(&user.id))
+    };
+    let seen = |group: &&Group| !group.hidden || caller.has("Member.Read.Hidden");
+    let found = asked.iter().filter_map(|id| directory.group(id)).filter(seen).filter(|group| within(group));
+    let value: Vec<&str> = found.map(|group| group.id.as_str()).collect();
+    let context = request.link("/v1.0/$metadata#Collection(Edm.String)");
+    wire::json(StatusCode::OK, &json!({"@odata.context": context, "value": value}))
+}
+
 /// A user, group or service principal as one object among others.
 pub fn object(caller: &Caller, id: &str) -> Option<Value> {
     let tenant = &caller.tenant;
@@ -150,10 +183,11 @@ pub fn render(group: &Group) -> Value {
     let dynamic = group.dynamic.then_some("DynamicMembership");
     let types: Vec<&str> = unified.into_iter().chain(dynamic).collect();
     let rule = group.dynamic.then_some("(user.accountEnabled -eq true)");
+    let visibility = group.hidden.then_some("HiddenMembership");
     let set = |property: bool| if property { json!(true) } else { Value::Null };
     json!({"id": group.id, "displayName": group.name, "description": null, "groupTypes": types,
         "securityEnabled": group.kind != GroupKind::Unified, "mailEnabled": group.kind != GroupKind::Security,
         "mail": null, "mailNickname": group.name, "membershipRule": rule,
         "membershipRuleProcessingState": rule.map(|_| "On"), "onPremisesSyncEnabled": set(group.synced),
-        "isAssignableToRole": set(group.role_assignable), "visibility": null})
+        "isAssignableToRole": set(group.role_assignable), "visibility": visibility})
 }

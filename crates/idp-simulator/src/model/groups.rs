@@ -40,6 +40,9 @@ pub struct Group {
     /// Directory roles can be assigned to it (Entra ID).
     #[serde(default)]
     pub role_assignable: bool,
+    /// Who is in it is hidden from callers without a permission of its own (Entra ID).
+    #[serde(default)]
+    pub hidden: bool,
     /// Guests are not let in (Entra ID).
     #[serde(default)]
     pub refuses_guests: bool,

@@ -108,6 +108,16 @@ impl App {
         self.covers.as_ref().is_none_or(|ids| ids.contains(&account.id))
     }
 
+    /// Whether its role covers this group.
+    pub fn covers_group(&self, group: &str) -> bool {
+        self.covers_groups.as_ref().is_none_or(|ids| ids.iter().any(|id| id == group))
+    }
+
+    /// Whether its role shows this group.
+    pub fn shows(&self, group: &str) -> bool {
+        self.may(ReadGroups) && self.covers_group(group)
+    }
+
     /// Whether it may act on this user: only super administrators act on administrators.
     pub fn may_act_on(&self, account: &Account) -> bool {
         self.sees(account) && (account.roles.is_empty() || self.roles.iter().any(|r| r == "SUPER_ADMIN"))

@@ -130,7 +130,8 @@ pub fn lockout(world: &World, org: &Org, request: &Request) -> Outcome {
     Ok(wire::json(StatusCode::OK, &body))
 }
 
-/// `GET /api/v1/users/{id}/roles`: standard roles. Their ids are the same for every user, as live orgs' are (okta.md §3.7).
+/// `GET /api/v1/users/{id}/roles`: standard and custom roles, of the user's own and through groups. Ids of standard ones are
+/// the same for every user, as live orgs' are (okta.md §3.7).
 pub fn roles(world: &World, org: &Org, request: &Request, key: &str) -> Outcome {
     let app = access::caller(world, org, request, "okta.roles.read")?;
     if !app.may(Permission::ReadRoles) {
@@ -138,12 +139,28 @@ pub fn roles(world: &World, org: &Org, request: &Request, key: &str) -> Outcome 
     }
     let account = find(org, key).ok_or_else(|| errors::no_user(key))?;
     let made = timestamp(account.created);
-    let shown = account.roles.iter().map(|role| {
-        let href = request.link(&format!("/api/v1/users/{}", account.id));
-        json!({"id": base32(role), "label": role, "type": role, "status": "ACTIVE", "created": made,
-            "lastUpdated": made, "assignmentType": "USER", "_links": {"assignee": {"href": href}}})
+    let show = |role: &str, through: Option<&str>| {
+        let assignee = match through {
+            None => format!("/api/v1/users/{}", account.id),
+            Some(group) => format!("/api/v1/groups/{group}"),
+        };
+        let custom = org.settings.custom_roles.iter().find(|custom| custom.label == role);
+        let mut shown = json!({"id": base32(role), "label": role, "type": role, "status": "ACTIVE", "created": made,
+            "lastUpdated": made, "assignmentType": if through.is_some() { "GROUP" } else { "USER" },
+            "_links": {"assignee": {"href": request.link(&assignee)}}});
+        if let (Some(custom), Some(shown)) = (custom, shown.as_object_mut()) {
+            shown.insert("type".into(), "CUSTOM".into());
+            shown.insert("role".into(), json!(custom.id));
+        }
+        shown
+    };
+    let own = account.roles.iter().map(|role| show(role, None));
+    let groups = org.directory.groups.iter().filter(|group| org.directory.is_member(&group.id, &account));
+    let through = groups.flat_map(|group| {
+        let roles = org.directory.group_roles(&group.id, None);
+        roles.into_iter().map(|role| show(&role, Some(&group.id))).collect::<Vec<_>>()
     });
-    Ok(wire::json(StatusCode::OK, &shown.collect()))
+    Ok(wire::json(StatusCode::OK, &own.chain(through).collect()))
 }
 
 /// RFC 4648 without padding.

@@ -31,7 +31,9 @@ pub fn list(world: &World, org: &Org, request: &Request) -> Outcome {
     };
     let (limit, from) = (number("limit", LIMIT)?.clamp(1, 10_000), number("after", 0)?);
     let q = request.param("q").map(|q| q.to_lowercase());
-    let named = |group: &&Group| q.as_ref().is_none_or(|q| group.name.to_lowercase().starts_with(q));
+    let named = |group: &&Group| {
+        app.shows(&group.id) && q.as_ref().is_none_or(|q| group.name.to_lowercase().starts_with(q))
+    };
     let found: Vec<&Group> = org.directory.groups.iter().filter(named).collect();
     let shown: Vec<Value> =
         found.iter().skip(from).take(limit).map(|group| render(group, &request.base)).collect();
@@ -47,18 +49,19 @@ pub fn get(world: &World, org: &Org, request: &Request, id: &str) -> Outcome {
     if !app.may(Permission::ReadGroups) {
         return Err(errors::error("E0000006"));
     }
-    let group = org.directory.group(id).ok_or_else(|| missing(id))?;
+    let group = org.directory.group(id).filter(|group| app.shows(&group.id)).ok_or_else(|| missing(id))?;
     Ok(wire::json(StatusCode::OK, &render(group, &request.base)))
 }
 
-/// `GET /api/v1/users/{id}/groups`.
+/// `GET /api/v1/users/{id}/groups`: those that the app's role shows.
 pub fn of_user(world: &World, org: &Org, request: &Request, key: &str) -> Outcome {
     let app = access::caller(world, org, request, "okta.users.read")?;
     if !app.may(Permission::ReadUsers) {
         return Err(errors::error("E0000006"));
     }
     let account = find(org, key).filter(|account| app.sees(account)).ok_or_else(|| errors::no_user(key))?;
-    let groups = org.directory.groups.iter().filter(|group| org.directory.is_member(&group.id, &account));
+    let shown = org.directory.groups.iter().filter(|group| app.shows(&group.id));
+    let groups = shown.filter(|group| org.directory.is_member(&group.id, &account));
     Ok(wire::json(StatusCode::OK, &groups.map(|group| render(group, &request.base)).collect()))
 }
 

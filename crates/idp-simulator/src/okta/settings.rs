@@ -175,6 +175,9 @@ pub struct App {
     /// Ids of the users its role covers; null = all.
     #[serde(default)]
     pub covers: Option<Vec<String>>,
+    /// Ids of the groups its role covers; null = all.
+    #[serde(default)]
+    pub covers_groups: Option<Vec<String>>,
     /// False: the caller's address is outside the app's network zones.
     #[serde(default = "yes")]
     pub in_zone: bool,

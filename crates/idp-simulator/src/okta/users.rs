@@ -78,7 +78,7 @@ pub fn members(world: &World, org: &Org, request: &Request, group: &str) -> Outc
     if !app.may(Permission::ReadUsers) {
         return Ok(wire::json(StatusCode::OK, &json!([])));
     }
-    if !org.directory.groups.iter().any(|g| g.id == group) {
+    if !app.covers_group(group) || org.directory.group(group).is_none() {
         return Err(errors::because("E0000007", &format!("Resource not found: {group} (UserGroup)"), &[]));
     }
     let keep = |account: &Account| {

@@ -277,3 +277,19 @@ async fn a_minimal_delta_shows_only_what_changed() {
     let whole: Value = ask(later, "respond-async").await.json().await.unwrap();
     assert_eq!(whole["value"], json!([{"id": ANN, "displayName": "Ann", "accountEnabled": true}]));
 }
+
+#[tokio::test]
+async fn membership_is_checked_at_any_depth_for_twenty_groups_and_for_guids_only() {
+    let stage = stage_with(spec()).await;
+    let check = async |id: &str, groups: Vec<&str>| {
+        let body = json!({ "groupIds": groups });
+        stage.graph(Method::POST, &format!("/users/{id}/checkMemberGroups"), Some(body)).await
+    };
+    let (status, body) = check(ANN, vec![INNER, NOBODY, OUTER]).await;
+    assert_eq!((status, &body["value"]), (200, &json!([INNER, OUTER])));
+    assert_eq!(check(ROOT, vec![INNER]).await.1["value"], json!([]));
+    assert_eq!(check(NOBODY, vec![INNER]).await.0, 404);
+    assert_eq!(check(ANN, vec![INNER, "Inner"]).await.0, 400);
+    assert_eq!(check(ANN, vec![INNER; 21]).await.0, 400);
+    assert_eq!(check(ANN, vec![]).await.0, 400);
+}

@@ -2,9 +2,9 @@
 
 use shared::{
     provider::entra::permission::{
-        self as entra, ADMINISTRATORS, APPLICATION_READ, GROUP_MEMBER_READ, LICENCES, LOCKOUT, Optional,
-        PASSWORD_AUTHORITY, RISKY_USER_READ, RISKY_USER_READ_WRITE, SIGN_INS, USER_ENABLE_DISABLE, USER_READ,
-        USER_REVOKE_SESSIONS,
+        self as entra, ADMINISTRATORS, APPLICATION_READ, GROUP_MEMBER_READ, LICENCES, LOCKOUT,
+        MEMBER_READ_HIDDEN, Optional, PASSWORD_AUTHORITY, RISKY_USER_READ, RISKY_USER_READ_WRITE, SIGN_INS,
+        USER_ENABLE_DISABLE, USER_READ, USER_REVOKE_SESSIONS,
     },
     wire::v1::{Capability, ProviderKind},
 };
@@ -57,7 +57,13 @@ pub(super) const ENTRY: Entry = Entry {
             reversible: false,
             permissions: &[
                 needed(USER_READ, "reads users"),
-                needed(GROUP_MEMBER_READ, "needed when only the members of groups are covered").optional(),
+                needed(
+                    GROUP_MEMBER_READ,
+                    "needed when only the members of groups are covered, or when the mitigation policy protects \
+                     groups, or roles that groups hold",
+                )
+                .optional(),
+                needed(MEMBER_READ_HIDDEN, "needed when a protected group hides its members").optional(),
                 without(SIGN_INS),
                 without(ADMINISTRATORS),
                 without(PASSWORD_AUTHORITY),

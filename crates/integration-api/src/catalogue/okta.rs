@@ -29,7 +29,12 @@ pub(super) const ENTRY: Entry = Entry {
             reversible: false,
             permissions: &[
                 needed("okta.users.read", "", "reads users"),
-                needed("okta.groups.read", "", "needed when only the members of groups are covered").optional(),
+                needed(
+                    "okta.groups.read",
+                    "",
+                    "needed when only the members of groups are covered, or when the mitigation policy protects groups",
+                )
+                .optional(),
                 needed(
                     "okta.policies.read",
                     "",
@@ -45,7 +50,13 @@ pub(super) const ENTRY: Entry = Entry {
                      only (nightly, hourly for a scope of groups), and the latter not at all",
                 )
                 .optional(),
-                needed("okta.roles.read", "", "recognises administrators; without it the protection of privileged accounts does not cover them").optional(),
+                needed(
+                    "okta.roles.read",
+                    "",
+                    "recognises administrators; without it the protection of privileged accounts does not cover them, and \
+                     accounts cannot be protected by role",
+                )
+                .optional(),
             ],
             conditions: &[
                 "an admin role for the app that covers the users: Read-only Administrator, or a custom role with a resource set",

@@ -4,7 +4,7 @@ use shared::{
     audit::{self, Outcome as Audited},
     db::Tx,
     id::WorkId,
-    provider::Action,
+    provider::{Action, Capability},
     queue::Delivery,
     work,
 };
@@ -24,10 +24,10 @@ const SETTLES: time::Duration = time::Duration::minutes(1);
 impl Executor {
     /// Looks whether an action took effect, and later whether it stuck.
     pub(super) async fn check(&self, delivery: &Delivery, open: Open) -> Result<(), Stop> {
-        let Open { mut m, work, provider } = open;
+        let Open { mut m, work, provider, .. } = open;
         let now = match provider.containment(&m.object_id, m.action).await {
             Ok(now) => now,
-            Err(error) => return self.unreadable(delivery, m, work, &error).await,
+            Err(error) => return self.unreadable(delivery, m, work, &error, Capability::Read).await,
         };
         let mut tx = self.db.tenant(m.tenant).await?;
         m.lane().answered(&mut tx).await?;

@@ -14,8 +14,9 @@ use time::OffsetDateTime;
 
 use super::{Executor, PERMISSION, Stop};
 use crate::{
-    events,
+    approvals, events,
     plan::{Hold, Refusal},
+    planner::{self, World},
     state::State,
     store::{self, Mitigation},
 };
@@ -30,10 +31,11 @@ impl Executor {
         m: Mitigation,
         work: WorkId,
         error: &ProviderError,
+        capability: Capability,
     ) -> Result<(), Stop> {
         let mut tx = self.db.tenant(m.tenant).await?;
         let now = tx.clock().await?;
-        let (until, reason) = self.put_off(&mut tx, &m, error, Capability::Read, now).await?;
+        let (until, reason) = self.put_off(&mut tx, &m, error, capability, now).await?;
         self.wait(delivery, tx, m, work, until, reason).await
     }
 
@@ -84,6 +86,7 @@ impl Executor {
         if matches!(m.state, State::Planned { .. } | State::Acting { .. } | State::Unknown) {
             m.state = m.state.wait(reason)?;
             store::save(&mut tx, &mut m).await?;
+            planner::advance(&mut tx, &m).await?;
         }
         work::postpone(&mut tx, work, until, reason).await?;
         self.over(delivery, tx).await
@@ -96,19 +99,20 @@ impl Executor {
         mut m: Mitigation,
         work: WorkId,
         by: Hold,
+        world: &World,
     ) -> Result<T, Stop> {
         // The account was read and does not show the action: nothing has happened.
         if m.state == State::Unknown {
             m.state = State::Planned { waits: None };
         }
         m.state = m.state.hold(by)?;
+        m.approval = Some(approvals::join(&mut tx, &world.policy, &m, by).await?);
         m.details.insert("held".to_owned(), by.sentence().to_owned());
         store::save(&mut tx, &mut m).await?;
-        let told = [
-            events::about(&m, "mitigation.held", Audited::Info, by.sentence()).detail("held_by", by.as_str()),
-            events::alert(&m, "alert.mitigation_held", by.sentence()),
-        ];
-        audit::record_many(&mut tx, &told).await?;
+        let event =
+            events::about(&m, "mitigation.held", Audited::Info, by.sentence()).detail("held_by", by.as_str());
+        audit::record(&mut tx, &event).await?;
+        planner::advance(&mut tx, &m).await?;
         work::finish(&mut tx, work).await?;
         self.over(delivery, tx).await
     }
@@ -129,6 +133,7 @@ impl Executor {
             .detail("reason", reason.as_str());
         audit::record(&mut tx, &event).await?;
         metrics::counter!("parapet_mitigations_refused_total", "reason" => reason.as_str()).increment(1);
+        planner::advance(&mut tx, &m).await?;
         work::finish(&mut tx, work).await?;
         self.over(delivery, tx).await
     }

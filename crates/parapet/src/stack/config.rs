@@ -54,6 +54,15 @@ pub const SERVICES: [Service; 5] = [
         calls: &[],
     },
     Service {
+        name: "mitigation-executor",
+        role: "parapet_mitigation",
+        consumes: &["mitigation.requested", "mitigation.due"],
+        opens: &[Purpose::Integration],
+        egress: true,
+        serves: &["parapet.internal.v1.ContainmentService"],
+        calls: &[],
+    },
+    Service {
         name: "credential-validator",
         role: "parapet_validator",
         consumes: &[
@@ -69,22 +78,13 @@ pub const SERVICES: [Service; 5] = [
         calls: &[],
     },
     Service {
-        name: "mitigation-executor",
-        role: "parapet_mitigation",
-        consumes: &["mitigation.requested", "mitigation.due"],
-        opens: &[Purpose::Integration],
-        egress: true,
-        serves: &[],
-        calls: &[],
-    },
-    Service {
         name: "integration-api",
         role: "parapet_api",
         consumes: &["integration.observed"],
         opens: &[],
         egress: false,
         serves: &[],
-        calls: &["identity-sync-worker", "audit-writer"],
+        calls: &["identity-sync-worker", "mitigation-executor", "audit-writer"],
     },
 ];
 

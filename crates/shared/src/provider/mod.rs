@@ -16,15 +16,19 @@ use crate::{
 };
 
 pub mod attempt;
+mod containment;
 pub mod directory;
 pub mod entra;
 pub mod http;
+mod membership;
 pub mod okta;
 pub mod pace;
 mod page;
 mod sign_ins;
 
 pub use attempt::AttemptConnection;
+pub use containment::{Acted, Action, Containment};
+pub use membership::{GroupsAndRoles, Membership};
 pub use page::{Cursor, Listing, Next, Page, Within};
 pub use sign_ins::{OwnSignIn, SignIn, SignIns};
 
@@ -61,39 +65,6 @@ impl Capability {
     /// The capability with this stable name.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|c| c.as_str() == text)
-    }
-}
-
-/// An action that contains an account.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Action {
-    /// End the account's sessions and refresh tokens (Okta: OAuth tokens too).
-    RevokeSessions,
-    /// Entra: `accountEnabled = false`. Okta: suspend. Both can be undone.
-    DisableAccount,
-    /// Entra: confirm the user compromised. Okta: set the user's risk to high.
-    MarkCompromised,
-}
-
-impl Action {
-    /// Every action, in the order in which they are carried out: the quickest containment first.
-    pub const ALL: [Self; 3] = [Self::RevokeSessions, Self::DisableAccount, Self::MarkCompromised];
-    /// The stable name.
-    pub const fn as_str(self) -> &'static str {
-        self.capability().as_str()
-    }
-    /// The capability the action needs.
-    pub const fn capability(self) -> Capability {
-        match self {
-            Self::RevokeSessions => Capability::RevokeSessions,
-            Self::DisableAccount => Capability::DisableAccount,
-            Self::MarkCompromised => Capability::MarkCompromised,
-        }
-    }
-    /// The action with this stable name.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|a| a.as_str() == text)
     }
 }
 
@@ -280,38 +251,6 @@ pub struct PasswordRules {
     pub state: String,
 }
 
-/// The state that shows whether an action took effect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Containment {
-    /// The account's state.
-    pub state: AccountState,
-    /// Sessions begun before this instant are dead, where the directory tells.
-    pub sessions_valid_from: Option<OffsetDateTime>,
-    /// True when the directory holds the account to be compromised, where it tells.
-    pub compromised: Option<bool>,
-}
-
-/// How an action ended at the provider.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Acted {
-    /// The provider confirmed it.
-    Done {
-        /// The provider's id of the request, for support.
-        request_id: Option<String>,
-    },
-    /// The provider refused it for good: named reason (`admin_target`, `ad_mastered`, `wrong_state`,
-    /// `licence_missing`, `permission_missing`, `account_gone`, `not_offered` by this provider, `not_undoable`) and a
-    /// sentence.
-    Refused {
-        /// Stable reason.
-        reason: &'static str,
-        /// One sentence for a person.
-        message: String,
-        /// The provider's id of the request.
-        request_id: Option<String>,
-    },
-}
-
 /// One directory behind one integration's credentials.
 #[async_trait]
 pub trait Provider: Send + Sync {
@@ -331,6 +270,19 @@ pub trait Provider: Send + Sync {
     }
     /// One account, read now. `None`: it does not exist (any more).
     async fn account(&self, object_id: &str) -> Result<Option<Account>, ProviderError>;
+    /// Which of these groups and roles an account has, read now and each as it was asked for. Asking for nothing costs
+    /// no call.
+    ///
+    /// A group that is gone has no members, and a role that the directory does not know has no holders. A role that a
+    /// person is only eligible for counts once it is activated.
+    ///
+    /// INVARIANT: what cannot be seen is an error ([`ProviderError::Refused`] names the permission and where to grant
+    /// it), never an absence. Okta does not tell a group that is gone from one it does not show: there both are errors.
+    async fn memberships(
+        &self,
+        object_id: &str,
+        of: GroupsAndRoles<'_>,
+    ) -> Result<Vec<Membership>, ProviderError>;
     /// The lockout policy, as far as it may be read.
     async fn lockout_policy(&self) -> Result<LockoutPolicy, ProviderError>;
     /// Failed sign-ins that lock this account, where the directory's policies can be told apart by account. `None`: no

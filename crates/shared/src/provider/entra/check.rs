@@ -253,7 +253,7 @@ fn lacking(capability: Capability, granted: &BTreeSet<String>) -> Option<Missing
 }
 
 /// What is missing of the least of some sets, when none of them is granted.
-fn lacking_any(sets: &[&[Permission]], granted: &BTreeSet<String>) -> Option<Missing> {
+pub(super) fn lacking_any(sets: &[&[Permission]], granted: &BTreeSet<String>) -> Option<Missing> {
     if sets.iter().any(|set| set.iter().all(|permission| granted.contains(permission.name))) {
         return None;
     }

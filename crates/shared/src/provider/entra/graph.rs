@@ -85,7 +85,7 @@ impl Graph {
 
     /// Reads a report's URL; every status but 200 is an error.
     pub async fn report(&self, url: &str) -> Result<Answer, ProviderError> {
-        let answer = self.reading(REPORTS, url, |request| request).await?;
+        let answer = self.reading(REPORTS, Method::GET, url, |request| request).await?;
         if answer.status == 200 { Ok(answer) } else { Err(error(&answer)) }
     }
 
@@ -107,7 +107,8 @@ impl Graph {
 
     /// Reads a URL with Graph's advanced query engine, which lags behind writes by some seconds; whatever comes back.
     pub async fn read_advanced(&self, url: &str) -> Result<Answer, ProviderError> {
-        self.reading(UNITS, url, |request| request.header("ConsistencyLevel", "eventual")).await
+        let eventual = |request: RequestBuilder| request.header("ConsistencyLevel", "eventual");
+        self.reading(UNITS, Method::GET, url, eventual).await
     }
 
     /// How many objects a list has.
@@ -116,7 +117,7 @@ impl Graph {
         let plain = |request: RequestBuilder| {
             request.header("ConsistencyLevel", "eventual").header(http::header::ACCEPT, "text/plain")
         };
-        let answer = self.reading(UNITS, &url, plain).await?;
+        let answer = self.reading(UNITS, Method::GET, &url, plain).await?;
         if answer.status != 200 {
             return Err(error(&answer));
         }
@@ -127,23 +128,32 @@ impl Graph {
     }
 
     async fn read(&self, url: &str) -> Result<Answer, ProviderError> {
-        self.reading(UNITS, url, |request| request).await
+        self.reading(UNITS, Method::GET, url, |request| request).await
+    }
+
+    /// Asks with a body what changes nothing; every status but 200 is an error.
+    pub async fn ask(&self, path: &str, body: &serde_json::Value) -> Result<Answer, ProviderError> {
+        let with = |request: RequestBuilder| request.json(body);
+        let answer = self.reading(UNITS, Method::POST, &self.url(path), with).await?;
+        if answer.status == 200 { Ok(answer) } else { Err(error(&answer)) }
     }
 
     /// A refused token is replaced once: one may be revoked before its time (entra.md §7.2).
     async fn reading(
         &self,
         quota: (&'static str, Quota),
+        method: Method,
         url: &str,
         with: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Answer, ProviderError> {
         self.admit(quota).await?;
         let token = self.tokens.get().await?;
-        let mut answer = self.send(quota.0, &token, with(self.egress.request(Method::GET, url))).await?;
+        let request = || with(self.egress.request(method.clone(), url));
+        let mut answer = self.send(quota.0, &token, request()).await?;
         if answer.status == 401 {
             self.tokens.discard(&token).await;
             let fresh = self.tokens.get().await?;
-            answer = self.send(quota.0, &fresh, with(self.egress.request(Method::GET, url))).await?;
+            answer = self.send(quota.0, &fresh, request()).await?;
         }
         Ok(answer)
     }

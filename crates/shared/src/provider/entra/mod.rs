@@ -10,6 +10,7 @@ mod credential;
 mod expiry;
 mod graph;
 mod listing;
+mod memberships;
 pub mod permission;
 mod policy;
 mod risk;
@@ -31,9 +32,9 @@ use time::OffsetDateTime;
 use tokio::sync::Mutex;
 
 use super::{
-    Account, Acted, Action, AttemptConnection, Attempted, Capability, Containment, Cursor, Listing,
-    LockoutPolicy, Missing, OwnSignIn, Page, PasswordRules, Provider, ProviderError, SignIns, TestReport,
-    Verifier,
+    Account, Acted, Action, AttemptConnection, Attempted, Capability, Containment, Cursor, GroupsAndRoles,
+    Listing, LockoutPolicy, Membership, Missing, OwnSignIn, Page, PasswordRules, Provider, ProviderError,
+    SignIns, TestReport, Verifier,
     http::Egress,
     pace::{Pace, Share},
 };
@@ -45,6 +46,7 @@ use crate::{
 };
 use credential::Credential;
 use graph::Graph;
+use memberships::Visible;
 use risk::Risks;
 use token::Tokens;
 
@@ -82,6 +84,7 @@ pub struct Entra {
     graph: Graph,
     risk: Risks,
     facts: Mutex<Option<(OffsetDateTime, Arc<Facts>)>>,
+    visible: Visible,
 }
 
 /// What reading an account needs to know about its tenant.
@@ -116,7 +119,8 @@ impl Entra {
         let tokens = Tokens::new(egress.clone(), hosts, &connection, Arc::clone(&credential));
         let graph = Graph::new(egress.clone(), hosts.graph, tokens);
         let (scope, risk, facts) = (SyncScope::default(), Risks::default(), Mutex::new(None));
-        Ok(Self { connection, credential, scope, egress, graph, risk, facts })
+        let visible = Visible::default();
+        Ok(Self { connection, credential, scope, egress, graph, risk, facts, visible })
     }
 
     /// Takes no more than this share of the tenant's quota, together with the other adapters that lead to it.
@@ -187,7 +191,8 @@ impl Entra {
         Ok(enabled.into_iter().any(|enabled| !enabled))
     }
 
-    /// Direct holders of directory roles. Holders through a group are not resolved: they are protected by Microsoft's own
+    /// Direct holders of directory roles. Holders through a group are not resolved here
+    /// ([`Provider::memberships`] resolves those of named roles): they are protected by Microsoft's own
     /// refusal, which is reported as such.
     async fn admins(&self) -> Result<BTreeSet<String>, ProviderError> {
         #[derive(serde::Deserialize)]
@@ -257,6 +262,14 @@ impl Provider for Entra {
     async fn account(&self, object_id: &str) -> Result<Option<Account>, ProviderError> {
         let facts = self.facts().await?;
         self.read_account(object_id, &facts).await
+    }
+
+    async fn memberships(
+        &self,
+        object_id: &str,
+        of: GroupsAndRoles<'_>,
+    ) -> Result<Vec<Membership>, ProviderError> {
+        self.read_memberships(object_id, of).await
     }
 
     /// "Password Rule Settings" exist only once somebody customised them; else the cloud's default holds (entra.md §6).

@@ -29,6 +29,7 @@ permissions! {
     RISKY_USER_READ_WRITE = "IdentityRiskyUser.ReadWrite.All", "656f6061-f9fe-4807-9708-6a2e0934df76";
     GROUP_MEMBER_READ = "GroupMember.Read.All", "98830695-27a2-44f7-8c18-0c3ebc9698f6";
     GROUP_READ = "Group.Read.All", "5b567255-7703-4780-807c-7be8301ae99b";
+    MEMBER_READ_HIDDEN = "Member.Read.Hidden", "658aa5d8-239f-45c4-aa12-864f4fc7e490";
     DIRECTORY_READ = "Directory.Read.All", "7ab1d382-f21e-4acd-a863-ba3e13f7da61";
     DIRECTORY_READ_WRITE = "Directory.ReadWrite.All", "19dbc75e-c2e2-444c-a770-ec69d8559fc7";
     ROLE_MANAGEMENT_READ = "RoleManagement.Read.Directory", "483bed4a-2ad3-4361-a73b-c83ccdbdc53c";
@@ -51,7 +52,7 @@ pub(super) const fn needs(capability: Capability) -> &'static [&'static [Permiss
     }
 }
 
-/// Sets of permissions that suffice to read the members of a scope's groups, besides reading users (entra.md §9).
+/// Sets of permissions that suffice to read who is in which group, besides reading users (entra.md §9).
 pub(super) const GROUP_READERS: &[&[Permission]] =
     &[&[GROUP_MEMBER_READ], &[GROUP_READ], &[DIRECTORY_READ], &[DIRECTORY_READ_WRITE]];
 
@@ -75,7 +76,8 @@ pub const ADMINISTRATORS: Optional = Optional {
     permission: ROLE_MANAGEMENT_READ,
     or: &["RoleManagement.ReadWrite.Directory", "Directory.Read.All"],
     reason: "admins_unknown",
-    cost: "administrators are not recognised, and the protection of privileged accounts does not cover them",
+    cost: "administrators are not recognised, the protection of privileged accounts does not cover them, and \
+        accounts cannot be protected by role",
     condition: None,
 };
 /// Tells when the owner signed in last, and how many wrong tries there were since.

@@ -370,15 +370,30 @@ pub(super) async fn groups_of(client: &Client, object_id: &str) -> Result<HashSe
     struct Group {
         id: String,
     }
-    let below = format!("{}/groups", user_path(object_id)?);
-    let (mut found, mut path) = (HashSet::new(), Some(below.clone()));
+    let groups: Vec<Group> = list_of(client, "user_groups", object_id, "groups").await?;
+    Ok(groups.into_iter().map(|group| group.id).collect())
+}
+
+/// A whole list of what belongs to a user.
+///
+/// INVARIANT: never a part of it, which would be taken for the whole.
+pub(super) async fn list_of<T: serde::de::DeserializeOwned>(
+    client: &Client,
+    bucket: &'static str,
+    object_id: &str,
+    what: &str,
+) -> Result<Vec<T>, ProviderError> {
+    let below = format!("{}/{what}", user_path(object_id)?);
+    let (mut all, mut path) = (Vec::new(), below.clone());
     for _ in 0..MOST_PAGES {
-        let Some(here) = path.take() else { break };
-        let answer = client.get("user_groups", &here).await?;
-        path = next_link(&answer).map(|link| client.follow(&link, &below)).transpose()?;
-        found.extend(answer.json::<Vec<Group>>()?.into_iter().map(|group| group.id));
+        let answer = client.get(bucket, &path).await?;
+        all.extend(answer.json::<Vec<T>>()?);
+        match next_link(&answer) {
+            Some(link) => path = client.follow(&link, &below)?,
+            None => return Ok(all),
+        }
     }
-    Ok(found)
+    Err(ProviderError::Protocol("the list does not end"))
 }
 
 /// The path of one user; ids are letters and digits only, so nothing can be smuggled into it.

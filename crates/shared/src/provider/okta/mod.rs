@@ -14,9 +14,9 @@ use time::OffsetDateTime;
 
 use self::client::Client;
 use super::{
-    Account, Acted, Action, AttemptConnection, Attempted, Capability, Containment, Cursor, Listing,
-    LockoutPolicy, Missing, OwnSignIn, Page, PasswordRules, Provider, ProviderError, SignIns, TestReport,
-    Verifier,
+    Account, Acted, Action, AttemptConnection, Attempted, Capability, Containment, Cursor, GroupsAndRoles,
+    Listing, LockoutPolicy, Membership, Missing, OwnSignIn, Page, PasswordRules, Provider, ProviderError,
+    SignIns, TestReport, Verifier,
     http::Egress,
     pace::{Pace, Share},
 };
@@ -35,6 +35,7 @@ pub mod host;
 pub mod keys;
 mod listing;
 mod log;
+mod memberships;
 mod policies;
 mod probe;
 mod rate;
@@ -168,6 +169,14 @@ impl Provider for Okta {
             account.is_admin = self.admins().await?.contains(&account.object_id);
         }
         Ok(account)
+    }
+
+    async fn memberships(
+        &self,
+        object_id: &str,
+        of: GroupsAndRoles<'_>,
+    ) -> Result<Vec<Membership>, ProviderError> {
+        memberships::read(&self.client, object_id, of).await
     }
 
     async fn lockout_policy(&self) -> Result<LockoutPolicy, ProviderError> {
