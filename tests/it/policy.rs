@@ -1,5 +1,6 @@
 //! The mitigation policy, bulk requests, their progress and what waits for a second person, as the public API shows them.
 
+use mitigation_executor::plan::Hold;
 use shared::{
     id::{AccountId, IntegrationId, TenantId},
     wire::{
@@ -408,11 +409,12 @@ async fn what_waits_for_a_second_person_is_listed_oldest_first_with_who_asked_an
     let newest = hold(&stage, "many_accounts", Some(asked.id.parse().unwrap()), &accounts, 1).await;
     let braked = hold(&stage, "brake_hourly", None, &accounts[..1], 60).await;
     let over = hold(&stage, "first_run", None, &accounts[..1], 90).await;
-    let expire = format!(
-        "UPDATE mitigation.approvals SET state = 'expired', decided_at = now() WHERE approval_id = '{over}';
-         UPDATE mitigation.mitigations SET state = 'refused' WHERE approval_id = '{over}'"
-    );
-    stage.bus.execute(&expire).await;
+    for statement in [
+        "UPDATE mitigation.approvals SET state = 'expired', decided_at = now() WHERE approval_id = $1",
+        "UPDATE mitigation.mitigations SET state = 'refused' WHERE approval_id = $1",
+    ] {
+        sqlx::query(statement).bind(over).execute(&mut stage.bus.superuser().await).await.unwrap();
+    }
     let mut seen = Vec::new();
     let mut page_token = String::new();
     loop {
@@ -445,5 +447,21 @@ async fn what_waits_for_a_second_person_is_listed_oldest_first_with_who_asked_an
     // Nothing is decided while the executor is away.
     let approve = v1::ApproveRequest { id: braked.to_string(), reason: "x".into(), ..Default::default() };
     assert_eq!(ada.approve(approve).await.unwrap_err().code(), Code::Unavailable);
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_holds_is_told_in_the_executors_words() {
+    let stage = Stage::new().await;
+    for hold_by in Hold::ALL {
+        hold(&stage, hold_by.as_str(), None, &[], 0).await;
+    }
+    let request = v1::ListPendingApprovalsRequest::default();
+    let held = analyst(&stage).list_pending_approvals(request).await.unwrap().into_inner().approvals;
+    assert_eq!(held.len(), Hold::ALL.len());
+    for approval in held {
+        let hold = Hold::parse(&approval.held_by).unwrap();
+        assert_eq!(approval.sentence, hold.sentence());
+    }
     stage.stop().await;
 }

@@ -46,7 +46,22 @@ const SIMULATED: [output::Column; 8] = [
 
 /// A plan for people: how many accounts, how old what is known, then why, then one by one at most `limit`.
 pub fn told(plan: &api::MitigationPlan, limit: u32) -> anyhow::Result<String> {
-    let mut text = format!("{}\n{}\n\n", headline(plan), age(plan));
+    tell(plan, limit, &ITEMS, &format!("It follows {}.{}", policy(plan), age(plan)))
+}
+
+/// What another policy would have done, likewise: each action with the verdict that it would have followed.
+pub fn simulated(plan: &api::MitigationPlan, limit: u32) -> anyhow::Result<String> {
+    let note = "Verdicts are those of that time; accounts and switches are those of today.";
+    tell(plan, limit, &SIMULATED, &format!("{note}{}", age(plan)))
+}
+
+fn tell(
+    plan: &api::MitigationPlan,
+    limit: u32,
+    columns: &[output::Column],
+    note: &str,
+) -> anyhow::Result<String> {
+    let mut text = format!("{}\n{note}\n\n", headline(plan));
     let counts: Vec<Value> = plan
         .counts
         .iter()
@@ -64,7 +79,6 @@ pub fn told(plan: &api::MitigationPlan, limit: u32) -> anyhow::Result<String> {
     }
     writeln!(text, "{}\n", output::table(&COUNTS, &counts))?;
     let shown: Vec<&api::PlannedAction> = plan.items.iter().take(usize::try_from(limit)?).collect();
-    let simulated = shown.iter().any(|item| !item.exposure_id.is_empty());
     let mut rows = Vec::new();
     for item in &shown {
         let mut row = output::json("PlannedAction", *item)?;
@@ -75,7 +89,7 @@ pub fn told(plan: &api::MitigationPlan, limit: u32) -> anyhow::Result<String> {
         }
         rows.push(row);
     }
-    writeln!(text, "{}", output::table(if simulated { &SIMULATED } else { &ITEMS }, &rows))?;
+    writeln!(text, "{}", output::table(columns, &rows))?;
     let all: i64 = plan.counts.iter().map(|count| count.count).sum();
     let hidden = all - i64::try_from(shown.len())?;
     if hidden > 0 {
@@ -135,18 +149,18 @@ fn headline(plan: &api::MitigationPlan) -> String {
     )
 }
 
-fn age(plan: &api::MitigationPlan) -> String {
-    let policy = match plan.policy_version {
+fn policy(plan: &api::MitigationPlan) -> String {
+    match plan.policy_version {
         0 => "the default policy".to_owned(),
         version => format!("version {version} of the policy"),
-    };
-    let read = plan.known_since.and_then(|at| OffsetDateTime::from_unix_timestamp(at.seconds).ok());
-    match read.map(output::distance) {
-        Some(ago) => {
-            format!("It follows {policy}. All of these accounts were read from the directory {ago} or later.")
-        }
-        None => format!("It follows {policy}."),
     }
+}
+
+fn age(plan: &api::MitigationPlan) -> String {
+    let read = plan.known_since.and_then(|at| OffsetDateTime::from_unix_timestamp(at.seconds).ok());
+    read.map_or_else(String::new, |at| {
+        format!(" All of these accounts were read from the directory {} or later.", output::distance(at))
+    })
 }
 
 fn things(count: i64, thing: &str) -> String {

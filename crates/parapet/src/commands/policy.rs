@@ -165,7 +165,7 @@ async fn simulate(
     println!(
         "The last {days} days had {verdicts} valid verdicts. {carried_out} automated mitigations were carried out then.\n"
     );
-    print!("{}", plan::told(&plan.unwrap_or_default(), limit)?);
+    print!("{}", plan::simulated(&plan.unwrap_or_default(), limit)?);
     println!("\nNothing was done and the policy is as it was.");
     Ok(())
 }
