@@ -88,6 +88,9 @@ ALTER TABLE mitigation.mitigations
 CREATE UNIQUE INDEX one_per_exposure_epoch_and_action
     ON mitigation.mitigations (tenant_id, exposure_id, password_epoch, account_id, action);
 CREATE INDEX mitigations_approval ON mitigation.mitigations (tenant_id, approval_id) WHERE approval_id IS NOT NULL;
+-- What an integration is warned about.
+CREATE INDEX mitigations_attention ON mitigation.mitigations (tenant_id, integration_id)
+    WHERE state IN ('held', 'reverted') OR (state = 'refused' AND reason = 'break_glass');
 CREATE INDEX mitigations_request ON mitigation.mitigations (tenant_id, request_id) WHERE request_id IS NOT NULL;
 
 -- What was held before is held with others of its reason and origin from now on. Row security holds for the owner too; this

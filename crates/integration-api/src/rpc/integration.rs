@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{
     convert, daily_max, id,
     integration_events::{health_in, let_go, request_sync, status_changed, tested_event},
-    integration_view, optional_id, watch,
+    integration_view, mitigation_warnings, optional_id, watch,
 };
 use crate::{
     auth::Caller,
@@ -75,13 +75,16 @@ impl Integrations {
         let readings = syncs::readings(tx, tenant, &ids).await?;
         let thresholds = store::daily_max::thresholds(tx, tenant, &ids).await?;
         let mut asked = store::daily_max::waiting(tx, tenant, &ids).await?;
+        let attention = store::mitigations::attention(tx, tenant, &ids).await?;
         let mut shown = Vec::with_capacity(rows.len());
         for row in rows {
             let reading = readings.iter().find(|r| r.integration_id == row.id);
             let run = runs.iter().find(|r| r.integration_id == row.id);
             let count = accounts.iter().find(|(id, _)| *id == row.id).map_or(0, |(_, count)| *count);
             let threshold = thresholds.iter().find(|(id, _)| *id == row.id).map(|(_, read)| *read);
-            let warnings = daily_max::warnings(tx, &row, threshold).await?;
+            let mut warnings = daily_max::warnings(tx, &row, threshold).await?;
+            let look_at = attention.iter().find(|a| a.integration_id == row.id);
+            warnings.extend(look_at.map(mitigation_warnings::warnings).into_iter().flatten());
             let waiting =
                 asked.iter().position(|r| r.integration_id == row.id).map(|at| asked.swap_remove(at));
             shown.push(v1::Integration {

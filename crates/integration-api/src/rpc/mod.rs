@@ -22,6 +22,7 @@ mod mitigation_plan;
 mod mitigation_policy;
 mod mitigation_request;
 mod mitigation_undo;
+mod mitigation_warnings;
 pub mod removal;
 mod stops;
 mod triage;

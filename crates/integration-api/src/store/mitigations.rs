@@ -371,3 +371,38 @@ pub async fn list(
     .fetch_all(&mut **tx)
     .await?)
 }
+
+/// What a person should look at, of one integration's mitigations.
+#[derive(Clone, Debug, FromRow)]
+pub struct Attention {
+    /// The integration.
+    pub integration_id: IntegrationId,
+    /// Accounts with a mitigation that waits for a second person.
+    pub held: i64,
+    /// Accounts whose containment was taken back within a week.
+    pub reverted: i64,
+    /// Break-glass accounts with a leaked password that worked within a week.
+    pub break_glass: i64,
+}
+
+/// What a person should look at, of these integrations that have anything.
+pub async fn attention(
+    tx: &mut Tx,
+    tenant: TenantId,
+    of: &[IntegrationId],
+) -> Result<Vec<Attention>, StoreError> {
+    Ok(sqlx::query_as(
+        "SELECT integration_id, count(DISTINCT account_id) FILTER (WHERE state = 'held') AS held,
+                count(DISTINCT account_id) FILTER (WHERE state = 'reverted') AS reverted,
+                count(DISTINCT account_id) FILTER (WHERE state = 'refused') AS break_glass
+         FROM mitigation.mitigations_v
+         WHERE tenant_id = $1 AND integration_id = ANY ($2)
+           AND (state IN ('held', 'reverted') OR (state = 'refused' AND reason = 'break_glass'))
+           AND (state = 'held' OR coalesce(reverted_at, created_at) > statement_timestamp() - interval '7 days')
+         GROUP BY integration_id",
+    )
+    .bind(tenant)
+    .bind(of.iter().map(|i| i.uuid()).collect::<Vec<Uuid>>())
+    .fetch_all(&mut **tx)
+    .await?)
+}
