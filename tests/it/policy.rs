@@ -423,7 +423,7 @@ async fn what_waits_for_a_second_person_is_listed_oldest_first_with_who_asked_an
     let over = hold(&stage, "first_run", None, &accounts[..1], 90).await;
     for statement in [
         "UPDATE mitigation.approvals SET state = 'expired', decided_at = now() WHERE approval_id = $1",
-        "UPDATE mitigation.mitigations SET state = 'refused', held_by = NULL WHERE approval_id = $1",
+        "UPDATE mitigation.mitigations SET state = 'refused', reason = 'expired', held_by = NULL WHERE approval_id = $1",
     ] {
         sqlx::query(statement).bind(over).execute(&mut stage.bus.superuser().await).await.unwrap();
     }
