@@ -54,7 +54,7 @@ pub struct Stage {
     pub directory: Arc<Directory>,
     directory_id: &'static str,
     provider: ProviderKind,
-    tenant: TenantId,
+    pub tenant: TenantId,
     integration: IntegrationId,
     /// As the executor's own role, to hand it requests as its neighbours do.
     db: Db,
@@ -358,6 +358,9 @@ impl Stage {
             address: format!("https://{}", self.config.common.grpc.listen),
             server_name: Some(service_name("mitigation-executor")),
         };
+        let listens =
+            || async { tokio::net::TcpStream::connect(self.config.common.grpc.listen).await.is_ok() };
+        e2e::until("the executor listens", listens).await;
         let channel = grpc::channel(&peer, &tls(self.files.path(), service)).await.unwrap();
         ContainmentServiceClient::new(channel).max_decoding_message_size(16 * 1024 * 1024)
     }

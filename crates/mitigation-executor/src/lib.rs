@@ -10,10 +10,13 @@ pub mod executor;
 pub mod intake;
 pub mod plan;
 pub mod planner;
-mod rpc;
+pub mod preview;
+pub mod rpc;
+pub mod simulate;
 pub mod state;
 pub mod store;
 pub mod store_brake;
+pub mod store_history;
 pub mod store_requests;
 pub mod undo;
 

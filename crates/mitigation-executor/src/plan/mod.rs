@@ -5,7 +5,7 @@ mod admission;
 mod effect;
 
 pub use self::{
-    admission::{Activity, Admission, Facts, Feed, Protection, admit, brake},
+    admission::{Activity, Admission, Facts, Feed, Protection, USUAL_DAYS, admit, brake},
     effect::{Before, Evidence, Step, evidence, inverse, step},
 };
 
