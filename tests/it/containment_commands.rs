@@ -4,9 +4,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
-    api::created,
     api_stage::Stage,
-    policy::{hold, people},
+    policy::{hold, integration, people},
 };
 
 fn texts<'a>(rows: &'a Value, field: &str) -> Vec<&'a str> {
@@ -16,7 +15,7 @@ fn texts<'a>(rows: &'a Value, field: &str) -> Vec<&'a str> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_analyst_contains_many_accounts_at_once_and_follows_them_to_their_end() {
     let stage = Stage::new().await;
-    let accounts = people(&stage, stage.tenant, created(&stage).await.id.parse().unwrap(), 4).await;
+    let accounts = people(&stage, stage.tenant, integration(&stage).await, 4).await;
     let ada = stage.desk("ada", &["analyst"]);
     for (options, said) in [
         ("--action revoke-sessions --reason leak", "select some with a filter"),
@@ -56,7 +55,7 @@ async fn an_analyst_contains_many_accounts_at_once_and_follows_them_to_their_end
     assert_eq!(listed.as_array().unwrap().len(), 4);
 
     let waiting = async { ada.asks(&format!("mitigation progress {request} --wait")).await };
-    stage.bus.execute("UPDATE mitigation.mitigations SET state = 'acting', held_by = NULL").await;
+    stage.bus.execute("UPDATE mitigation.mitigations SET state = 'done', held_by = NULL").await;
     let finish = async {
         stage
             .bus

@@ -2,7 +2,7 @@
 
 use mitigation_executor::plan::Hold;
 use shared::{
-    id::{AccountId, IntegrationId, TenantId},
+    id::{AccountId, TenantId},
     wire::{
         events::AuditRecorded,
         v1::{self, mitigation_service_client::MitigationServiceClient},
@@ -25,6 +25,19 @@ fn admin(stage: &Stage) -> Client {
 
 fn analyst(stage: &Stage) -> Client {
     MitigationServiceClient::new(stage.by("ada", &["analyst"]))
+}
+
+/// An integration through which every action may be asked for by hand.
+pub async fn integration(stage: &Stage) -> Uuid {
+    let made = created(stage).await;
+    stage
+        .bus
+        .execute(
+            "UPDATE api.integrations SET settings = jsonb_set(settings, '{mitigation}',
+                 '{\"revoke_sessions\": {\"manual\": true}, \"disable_account\": {\"manual\": true}}')",
+        )
+        .await;
+    made.id.parse().unwrap()
 }
 
 /// Accounts of an integration; every third is an administrator. Each has a valid exposure, the first has two.
@@ -213,7 +226,7 @@ async fn of_changes_made_from_one_version_one_counts_and_the_others_are_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_tenant_has_its_own_policy_requests_and_approvals() {
     let stage = Stage::new().await;
-    let accounts = people(&stage, stage.tenant, created(&stage).await.id.parse().unwrap(), 2).await;
+    let accounts = people(&stage, stage.tenant, integration(&stage).await, 2).await;
     admin(&stage).update_policy(update(protecting(&accounts[0]), 0, "k")).await.unwrap();
     let asked = analyst(&stage).bulk_mitigate(bulk(listed(&accounts), "b")).await.unwrap().into_inner();
     let request = Uuid::parse_str(&asked.request.unwrap().id).unwrap();
@@ -266,7 +279,7 @@ const ITEMS: &str = "SELECT count(*) FROM api.mitigation_items";
 #[tokio::test(flavor = "multi_thread")]
 async fn many_accounts_are_asked_for_at_once_by_list_or_filter_and_each_is_meant_once() {
     let stage = Stage::new().await;
-    let accounts = people(&stage, stage.tenant, created(&stage).await.id.parse().unwrap(), 7).await;
+    let accounts = people(&stage, stage.tenant, integration(&stage).await, 7).await;
     let mut ada = analyst(&stage);
     let mut requests = Vec::new();
     for (selection, key, meant) in
@@ -357,7 +370,7 @@ pub async fn hold(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_tells_how_far_it_is_by_state_and_reason() {
     let stage = Stage::new().await;
-    let accounts = people(&stage, stage.tenant, created(&stage).await.id.parse().unwrap(), 4).await;
+    let accounts = people(&stage, stage.tenant, integration(&stage).await, 4).await;
     let mut ada = analyst(&stage);
     let request = v1::RequestMitigationRequest {
         account_ids: accounts[..2].iter().map(ToString::to_string).collect(),
@@ -402,8 +415,7 @@ async fn exposures_of(stage: &Stage, accounts: &[AccountId]) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_a_second_person_is_listed_oldest_first_with_who_asked_and_how_many_it_is_about() {
     let stage = Stage::new().await;
-    let integration: IntegrationId = created(&stage).await.id.parse().unwrap();
-    let accounts = people(&stage, stage.tenant, integration.uuid(), 6).await;
+    let accounts = people(&stage, stage.tenant, integration(&stage).await, 6).await;
     let mut ada = analyst(&stage);
     let asked = ada.bulk_mitigate(bulk(listed(&accounts), "b")).await.unwrap().into_inner().request.unwrap();
     let newest = hold(&stage, "many_accounts", Some(asked.id.parse().unwrap()), &accounts, 1).await;
@@ -411,7 +423,7 @@ async fn what_waits_for_a_second_person_is_listed_oldest_first_with_who_asked_an
     let over = hold(&stage, "first_run", None, &accounts[..1], 90).await;
     for statement in [
         "UPDATE mitigation.approvals SET state = 'expired', decided_at = now() WHERE approval_id = $1",
-        "UPDATE mitigation.mitigations SET state = 'refused' WHERE approval_id = $1",
+        "UPDATE mitigation.mitigations SET state = 'refused', reason = 'expired', held_by = NULL WHERE approval_id = $1",
     ] {
         sqlx::query(statement).bind(over).execute(&mut stage.bus.superuser().await).await.unwrap();
     }
