@@ -472,8 +472,10 @@ async fn a_simulation_shows_what_a_narrower_or_a_wider_policy_would_have_done() 
     stage.until(HELD, 6).await;
     // One every forty minutes, the last one long ago.
     stage.bus.execute(
-        "UPDATE validator.exposures SET verdict_at = now() - substr(login_at_match, 2, 3)::int * interval '40 minutes';
-         UPDATE validator.exposures SET verdict_at = now() - interval '40 days' WHERE login_at_match = 'u004@acme.example'",
+        "UPDATE validator.exposures SET received_at = now() - interval '5 hours',
+             verdict_at = now() - substr(login_at_match, 2, 3)::int * interval '40 minutes';
+         UPDATE validator.exposures SET received_at = now() - interval '41 days', verdict_at = now() - interval '40 days'
+             WHERE login_at_match = 'u004@acme.example'",
     ).await;
     let run = |count| (PlanOutcome::Run, "", count);
     let held = |why, count| (PlanOutcome::Held, why, count);
