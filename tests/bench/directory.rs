@@ -187,7 +187,8 @@ impl Directory {
                 "tenant_id": self.id,
                 "domains": [{"name": format!("{}.example", self.name)}],
                 "apps": [{"client_id": ENTRA_CLIENT, "secrets": [{"value": ENTRA_SECRET}],
-                    "permissions": ["User.Read.All", "Directory.Read.All"]}],
+                    "permissions": ["User.Read.All", "Directory.Read.All", "User.EnableDisableAccount.All"],
+                    "roles": ["Privileged Authentication Administrator"]}],
                 "licences": ["P1"],
             }}),
             // Without the limits of a real org: they, and not the programs, would be measured.
@@ -238,6 +239,13 @@ impl Directory {
         let settings = api::IntegrationSettings {
             identity_creation: true,
             validation: Some(api::ValidationSettings { manual: true, daily_max: 2, ..Default::default() }),
+            mitigation: Some(api::MitigationSettings {
+                disable_account: Some(api::ActionSwitch {
+                    manual: self.kind == Kind::Entra,
+                    automated: false,
+                }),
+                ..Default::default()
+            }),
             // The program it is measured beside drains the directory without any limit.
             quota_percent: 100,
             ..Default::default()

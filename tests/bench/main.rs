@@ -8,6 +8,7 @@ mod directory;
 mod feeds;
 mod load;
 mod memory;
+mod mitigations;
 mod report;
 mod stage;
 mod sync;
@@ -122,6 +123,9 @@ impl Bench {
             let rate = verdicts::round(stage, report, tenant, ours, bare).await?;
             load::half(stage, report, tenant, half, rate).await?;
             load::scale(stage, report, tenant, scale).await?;
+            stage.say(format_args!("mitigations, round {round} of {}", self.rounds));
+            let contained: Vec<&str> = bare.iter().map(|a| a.login.as_str()).collect();
+            mitigations::round(stage, report, tenant, &contained).await?;
         }
         stage.say(format_args!("filling up to {} identifiers", self.identifiers));
         let identifiers = feeds::fill(stage, &tenants, self.identifiers).await?;

@@ -131,16 +131,17 @@ impl Bus {
 
     /// A channel of a client that is none of ours.
     pub async fn channel(&self) -> (lapin::Connection, lapin::Channel) {
-        let broker = &self.common.broker;
-        let url = format!(
-            "amqp://{}:{ROLE_PASSWORD}@{}:{}/{}",
-            broker.user, broker.host, broker.port, broker.vhost
-        );
-        let connection =
-            lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await.unwrap();
-        let channel = connection.create_channel().await.unwrap();
-        (connection, channel)
+        channel(&self.common.broker).await
     }
+}
+
+/// A channel of a client that is none of ours, on this broker.
+pub async fn channel(broker: &BrokerConfig) -> (lapin::Connection, lapin::Channel) {
+    let url =
+        format!("amqp://{}:{ROLE_PASSWORD}@{}:{}/{}", broker.user, broker.host, broker.port, broker.vhost);
+    let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    (connection, channel)
 }
 
 /// Starts a bare service with this configuration.

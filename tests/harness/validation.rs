@@ -364,6 +364,11 @@ impl World {
         sqlx::ConnectOptions::connect(&self.database.superuser().await).await.unwrap()
     }
 
+    /// A channel of a client that is none of ours.
+    pub async fn channel(&self) -> (lapin::Connection, lapin::Channel) {
+        crate::bus::channel(&self.broker).await
+    }
+
     /// Runs statements as superuser.
     pub async fn execute(&self, statements: &'static str) {
         sqlx::raw_sql(statements).execute(&mut self.superuser().await).await.unwrap();

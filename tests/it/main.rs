@@ -34,6 +34,7 @@ mod mitigation_kills;
 mod mitigation_stage;
 mod okta;
 mod outage;
+mod outbound;
 mod removals;
 mod reopened;
 mod requests;

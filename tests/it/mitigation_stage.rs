@@ -501,7 +501,7 @@ impl Stage {
 
     /// The mitigations that this query selects get their turn once more.
     pub async fn due_again(&self, query: &'static str) {
-        let work: Vec<_> = self.ids(query).await.into_iter().map(|subject| NewWork {
+        let work = self.ids(query).await.into_iter().map(|subject| NewWork {
             work_id: WorkId::new(),
             tenant: self.tenant,
             directory: self.directory_id.to_owned(),

@@ -1,4 +1,4 @@
-//! What became of a turn, in one transaction: budget, verdict, memory, audit, containment.
+//! What became of a turn, in one transaction: budget, verdict, memory, audit, containment, outbound event.
 
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use shared::{
     id::{CauseId, ExposureId, TenantId, WorkId},
     integration_store::{self, Integration},
     limiter::{self, Ended, Ticket},
+    outbound,
     outbox::{self, Topic},
     provider::{Attempted, Signal},
     queue::{Delivery, HandlerError},
@@ -158,6 +159,7 @@ impl Conclusion<'_> {
             Some(verdict_event(self.turn, &decision))
         };
         contain(tx, self.turn, verdict).await?;
+        tell(tx, self.turn, self.login, verdict).await?;
         Ok(event)
     }
 }
@@ -174,7 +176,8 @@ pub async fn without_attempt(
     metrics::counter!("parapet_verdicts_total", "verdict" => decision.verdict.name(), "attempt" => "no")
         .increment(1);
     audit::record(tx, &verdict_event(turn, decision)).await?;
-    contain(tx, turn, decision.verdict).await
+    contain(tx, turn, decision.verdict).await?;
+    tell(tx, turn, &turn.login_at_match, decision.verdict).await
 }
 
 fn verdict_event(turn: &Turn, decision: &Decision) -> Event {
@@ -219,6 +222,20 @@ async fn contain(tx: &mut Tx, turn: &Turn, verdict: Verdict) -> Result<(), Store
     };
     outbox::enqueue(tx, Topic::MitigationRequested, Some(turn.tenant), &message).await?;
     Ok(())
+}
+
+/// Tells the customer's own systems what was proven.
+async fn tell(tx: &mut Tx, turn: &Turn, login: &str, verdict: Verdict) -> Result<(), StoreError> {
+    let subject = outbound::Subject {
+        tenant_id: turn.tenant,
+        integration_id: turn.integration,
+        provider: turn.key.provider,
+        directory_id: &turn.key.directory,
+        account_id: turn.account,
+        object_id: &turn.key.object,
+        login,
+    };
+    outbound::verdict(tx, subject, turn.exposure, verdict).await
 }
 
 /// What was proven may decide these, which wait, without an attempt.

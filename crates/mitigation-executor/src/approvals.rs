@@ -1,7 +1,10 @@
 //! What waits for a second person: mitigations that are held for one reason wait together, are decided about together, and
 //! are dropped when nobody decides.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use shared::{
     audit::{self, Actor, Event, Outcome as Audited},
@@ -115,6 +118,29 @@ pub async fn join(
         .detail("approval_id", id);
     audit::record(tx, &alert).await?;
     Ok(id)
+}
+
+/// Gives those that are held, which were just added, the approval that they wait for.
+pub async fn hold(tx: &mut Tx, policy: &policy::Current, added: &mut [Mitigation]) -> Result<(), StoreError> {
+    let mut together: HashMap<_, Vec<&mut Mitigation>> = HashMap::new();
+    for m in added {
+        if let State::Held { by } = m.state {
+            together.entry((by, m.request, m.integration)).or_default().push(m);
+        }
+    }
+    for ((by, ..), mut held) in together {
+        let Some(first) = held.first() else { continue };
+        let approval = join(tx, policy, first, by).await?;
+        for m in &mut held {
+            m.approval = Some(approval);
+        }
+        sqlx::query("UPDATE mitigations SET approval_id = $1 WHERE mitigation_id = ANY ($2)")
+            .bind(approval)
+            .bind(held.iter().map(|m| m.id.uuid()).collect::<Vec<_>>())
+            .execute(&mut **tx)
+            .await?;
+    }
+    Ok(())
 }
 
 /// An approval, locked.

@@ -1,9 +1,11 @@
-//! The audit events of mitigations, and what workers tell integration-api about an integration.
+//! The audit events of mitigations, what workers tell integration-api about an integration, and what the customer's own
+//! systems are told.
 
 use shared::{
     audit::{Actor, Event, Outcome},
     db::{StoreError, Tx},
     id::IntegrationId,
+    outbound,
     outbox::{self, Topic},
     provider::{Capability, Missing},
     wire::events::{CapabilityObservation, IntegrationObserved},
@@ -79,6 +81,23 @@ pub async fn observed(
     };
     outbox::enqueue(tx, Topic::IntegrationObserved, Some(m.tenant), &message).await?;
     Ok(())
+}
+
+/// Tells the customer's own systems that an account is contained. An undo contains nothing.
+pub async fn contained(tx: &mut Tx, m: &Mitigation) -> Result<(), StoreError> {
+    if m.undoes.is_some() {
+        return Ok(());
+    }
+    let subject = outbound::Subject {
+        tenant_id: m.tenant,
+        integration_id: m.integration,
+        provider: m.provider,
+        directory_id: &m.directory,
+        account_id: m.account,
+        object_id: &m.object_id,
+        login: &m.login,
+    };
+    outbound::mitigated(tx, subject, m.id, m.action, m.exposure, m.cause).await
 }
 
 pub(crate) fn timestamp(at: OffsetDateTime) -> prost_types::Timestamp {

@@ -20,8 +20,8 @@ use shared::{
     integration::ActionSwitch,
     integration_store::Status,
     provider::{
-        Account, Acted, Capability, Containment, GroupsAndRoles, Membership, Missing, Provider, ProviderError,
-        directory::Directories,
+        Account, Acted, Capability, Containment, GroupsAndRoles, Membership, Missing, Provider,
+        ProviderError, directory::Directories,
     },
     queue::{Delivery, Handler, HandlerError, Outcome},
     wire::events::MitigationDue,
@@ -220,10 +220,7 @@ impl Executor {
         match step {
             Step::Impossible(reason) => return self.refuse(delivery, tx, m, work, reason).await,
             Step::AlreadyDone => {
-                let now = tx.clock().await?;
-                m.state = m.state.see()?;
-                m.finished_at = Some(now);
-                m.verified_at = Some(now);
+                m.finished_at = Some(tx.clock().await?);
                 m.details.insert(
                     "already".to_owned(),
                     "the directory showed the effect when the account was read".to_owned(),
@@ -231,9 +228,8 @@ impl Executor {
                 if m.undoes.is_some() {
                     undo::undone(&mut tx, &m).await?;
                 }
-                let message = "the directory shows the action's effect already";
-                let event = events::about(&m, "mitigation.verified", Audited::Success, message);
-                audit::record(&mut tx, &event).await?;
+                check::takes_effect(&mut tx, &mut m, "the directory shows the action's effect already")
+                    .await?;
                 planner::advance(&mut tx, &m).await?;
                 return self.next_check(delivery, tx, m, work).await;
             }

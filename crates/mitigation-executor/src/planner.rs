@@ -6,9 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use shared::{
     audit::{self, Event, Outcome as Audited},
     db::{StoreError, Tx},
-    id::{
-        AccountId, ApprovalId, CauseId, IntegrationId, MitigationId, MitigationRequestId, TenantId, WorkId,
-    },
+    id::{AccountId, CauseId, IntegrationId, MitigationId, MitigationRequestId, TenantId, WorkId},
     integration::ActionSwitch,
     integration_store::{self, Integration, Status},
     policy::{self, MitigationPolicy},
@@ -138,7 +136,7 @@ impl From {
 
 /// Plans, holds or refuses what an origin wants done to these accounts, and has what may run carried out.
 pub async fn plan(tx: &mut Tx, world: &World, origin: &Origin, targets: &[Target]) -> Result<(), StoreError> {
-    let (mut planned, mut opened) = (Vec::new(), HashMap::new());
+    let mut planned = Vec::new();
     for target in targets {
         let brake = match &origin.from {
             From::Verdict(proof) => brake(tx, world, target, proof).await?,
@@ -146,16 +144,10 @@ pub async fn plan(tx: &mut Tx, world: &World, origin: &Origin, targets: &[Target
         };
         for action in actions(world, &origin.from, target) {
             let admission = world.admit(target, action, origin.from.wanted(), brake);
-            let mut m = mitigation(world, origin, target, action, admission);
-            if let State::Held { by } = m.state {
-                m.approval = Some(held_with(tx, world, &m, by, &mut opened).await?);
-            }
-            planned.push(m);
+            planned.push(mitigation(world, origin, target, action, admission));
         }
     }
-    let added = store::add(tx, origin.tenant, &planned).await?;
-    planned.retain(|m| added.contains(&m.id));
-    start(tx, &planned).await?;
+    let planned = add(tx, &world.policy, origin.tenant, planned).await?;
     let mut told: Vec<_> = planned.iter().map(event).collect();
     told.extend(planned.iter().filter_map(|m| match m.state {
         State::Refused { reason: by @ Refusal::BreakGlass } => {
@@ -194,20 +186,18 @@ async fn brake(
     Ok(plan::brake(&world.policy.policy, &activity))
 }
 
-/// The approval that a mitigation is held with; one look for all of a plan.
-async fn held_with(
+/// Adds what was planned, has it carried out or held, and returns what is new: the rest was planned before.
+pub async fn add(
     tx: &mut Tx,
-    world: &World,
-    m: &Mitigation,
-    by: Hold,
-    opened: &mut HashMap<(Hold, IntegrationId), ApprovalId>,
-) -> Result<ApprovalId, StoreError> {
-    if let Some(known) = opened.get(&(by, m.integration)) {
-        return Ok(*known);
-    }
-    let approval = approvals::join(tx, &world.policy, m, by).await?;
-    opened.insert((by, m.integration), approval);
-    Ok(approval)
+    policy: &policy::Current,
+    tenant: TenantId,
+    mut planned: Vec<Mitigation>,
+) -> Result<Vec<Mitigation>, StoreError> {
+    let added = store::add(tx, tenant, &planned).await?;
+    planned.retain(|m| added.contains(&m.id));
+    approvals::hold(tx, policy, &mut planned).await?;
+    start(tx, &planned).await?;
+    Ok(planned)
 }
 
 fn mitigation(

@@ -11,7 +11,6 @@ use sqlx::Row;
 use time::OffsetDateTime;
 
 use crate::{
-    approvals,
     plan::{Evidence, Hold, Refusal, Step},
     planner,
     state::State,
@@ -90,7 +89,7 @@ pub async fn plan(
     cause: Option<CauseId>,
 ) -> Result<(), StoreError> {
     let policy = policy::current(tx).await?;
-    let (mut undos, mut approval) = (Vec::new(), None);
+    let mut undos = Vec::new();
     for of in originals(tx, undo).await? {
         let mut m = Mitigation {
             id: MitigationId::new(),
@@ -119,10 +118,7 @@ pub async fn plan(
             Some(("refused", reason.sentence()))
         } else if of.is_admin && policy.policy.protected.administrators {
             let by = Hold::Privileged;
-            if approval.is_none() {
-                approval = Some(approvals::join(tx, &policy, &m, by).await?);
-            }
-            (m.state, m.approval) = (State::Held { by }, approval);
+            m.state = State::Held { by };
             Some(("held", by.sentence()))
         } else {
             m.state = State::Planned { waits: None };
@@ -132,9 +128,7 @@ pub async fn plan(
         undos.push(m);
     }
     // The others: another mitigation of the account's is taken back with it, or it is being taken back already.
-    let added = store::add(tx, tenant, &undos).await?;
-    undos.retain(|m| added.contains(&m.id));
-    planner::start(tx, &undos).await?;
+    let undos = planner::add(tx, &policy, tenant, undos).await?;
     let mut events: Vec<_> = undos.iter().map(planner::event).collect();
     let planned = Event::new(
         Some(tenant),

@@ -9,6 +9,7 @@ use crate::{
     db::{StoreError, Tx},
     id::{MessageId, TenantId},
     service::telemetry,
+    verdict::names,
 };
 
 /// Largest message, as the consumer refuses a larger one.
@@ -66,15 +67,81 @@ impl fmt::Display for Topic {
     }
 }
 
-/// The text is no topic.
-#[derive(Debug, thiserror::Error)]
-#[error("unknown topic")]
-pub struct UnknownTopic;
+/// The exchange through which events leave for the customer's own systems: durable, of type `topic`.
+pub const OUTBOUND_EXCHANGE: &str = "parapet.outbound";
 
-impl std::str::FromStr for Topic {
-    type Err = UnknownTopic;
+names! {
+    /// An event for the customer's own systems; its name is the routing key that they bind with. [`crate::outbound`] has
+    /// what it carries.
+    Outbound {
+        /// A leaked password was proven to work.
+        ValidCredential = "valid_credential",
+        /// A leaked password was proven wrong.
+        InvalidCredential = "invalid_credential",
+        /// An account is contained.
+        MitigatedCredential = "mitigated_credential",
+    }
+}
+
+/// Where a message goes. Its text is what the outbox's column `topic` holds: the name of the queue, or `exchange/event`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Destination {
+    /// The queue of this topic, which must take it.
+    Queue(Topic),
+    /// The queues that others bound to [`OUTBOUND_EXCHANGE`]; nobody's, while none is bound.
+    Outbound(Outbound),
+}
+
+impl Destination {
+    /// The exchange; the default one is empty, and knows every queue by its name.
+    pub const fn exchange(self) -> &'static str {
+        match self {
+            Self::Queue(_) => "",
+            Self::Outbound(_) => OUTBOUND_EXCHANGE,
+        }
+    }
+    /// The routing key.
+    pub const fn routing_key(self) -> &'static str {
+        match self {
+            Self::Queue(topic) => topic.as_str(),
+            Self::Outbound(event) => event.as_str(),
+        }
+    }
+    /// The AMQP content type.
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Queue(topic) => topic.content_type(),
+            Self::Outbound(_) => "application/cloudevents+json",
+        }
+    }
+    /// Whether it counts as sent only when a queue took it (AMQP's `mandatory`).
+    pub const fn must_route(self) -> bool {
+        matches!(self, Self::Queue(_))
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Queue(topic) => topic.fmt(f),
+            Self::Outbound(event) => write!(f, "{OUTBOUND_EXCHANGE}/{}", event.as_str()),
+        }
+    }
+}
+
+/// The text is no destination, or one that only a newer version knows.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown destination")]
+pub struct UnknownDestination;
+
+impl std::str::FromStr for Destination {
+    type Err = UnknownDestination;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.iter().copied().find(|t| t.as_str() == text).ok_or(UnknownTopic)
+        let known = match text.split_once('/') {
+            Some((OUTBOUND_EXCHANGE, event)) => Outbound::parse(event).map(Self::Outbound),
+            _ => Topic::ALL.iter().find(|topic| topic.as_str() == text).map(|topic| Self::Queue(*topic)),
+        };
+        known.ok_or(UnknownDestination)
     }
 }
 
@@ -86,7 +153,7 @@ pub async fn enqueue<M: Message>(
     message: &M,
 ) -> Result<MessageId, StoreError> {
     let id = MessageId::new();
-    insert(tx, topic, &[id.uuid()], &[tenant.map(TenantId::uuid)], &[message.encode_to_vec()]).await?;
+    write(tx, Destination::Queue(topic), id, tenant, message.encode_to_vec()).await?;
     Ok(id)
 }
 
@@ -110,20 +177,29 @@ pub async fn enqueue_bodies(
 ) -> Result<(), StoreError> {
     let ids: Vec<_> = bodies.iter().map(|_| MessageId::new().uuid()).collect();
     let tenants: Vec<_> = tenants.iter().map(|t| t.map(TenantId::uuid)).collect();
-    insert(tx, topic, &ids, &tenants, bodies).await
+    insert(tx, Destination::Queue(topic), &ids, &tenants, bodies).await
+}
+
+/// Writes one message under an id that its body may name.
+pub(crate) async fn write(
+    tx: &mut Tx,
+    to: Destination,
+    id: MessageId,
+    tenant: Option<TenantId>,
+    body: Vec<u8>,
+) -> Result<(), StoreError> {
+    insert(tx, to, &[id.uuid()], &[tenant.map(TenantId::uuid)], &[body]).await
 }
 
 async fn insert(
     tx: &mut Tx,
-    topic: Topic,
+    to: Destination,
     ids: &[Uuid],
     tenants: &[Option<Uuid>],
     bodies: &[Vec<u8>],
 ) -> Result<(), StoreError> {
     if bodies.iter().any(|b| b.len() > MAX_BODY) {
-        return Err(StoreError::Corrupt(format!(
-            "a message of topic {topic} is larger than {MAX_BODY} bytes"
-        )));
+        return Err(StoreError::Corrupt(format!("a message to {to} is larger than {MAX_BODY} bytes")));
     }
     if ids.is_empty() {
         return Ok(());
@@ -136,7 +212,7 @@ async fn insert(
     .bind(ids)
     .bind(tenants)
     .bind(bodies)
-    .bind(topic.as_str())
+    .bind(to.to_string())
     .bind(telemetry::current_traceparent())
     .execute(&mut **tx)
     .await?;
@@ -149,12 +225,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_topic_is_known_by_its_queue_and_names_its_message_type() {
-        assert_eq!("feed.batch_received".parse::<Topic>().unwrap(), Topic::FeedBatchReceived);
+    fn a_topic_names_its_message_type() {
         assert_eq!(
             Topic::SyncRequested.content_type(),
             "application/x-protobuf; type=parapet.events.v1.SyncRequested"
         );
-        assert!("nothing".parse::<Topic>().is_err());
+    }
+
+    #[test]
+    fn every_destination_is_found_again_by_what_the_outbox_holds() {
+        let queues = Topic::ALL.iter().map(|topic| Destination::Queue(*topic));
+        let outbound = Outbound::ALL.iter().map(|event| Destination::Outbound(*event));
+        for destination in queues.chain(outbound) {
+            assert_eq!(destination.to_string().parse::<Destination>().unwrap(), destination);
+        }
+        assert_eq!(Destination::Queue(Topic::FeedBatchReceived).to_string(), "feed.batch_received");
+        for unknown in
+            ["", "nothing", "valid_credential", "parapet.outbound", "parapet.outbound/later", "a/b"]
+        {
+            assert!(unknown.parse::<Destination>().is_err(), "{unknown}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Sends what the outbox holds and deletes what a queue took.
+//! Sends what the outbox holds and deletes what the broker has.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::{
     db::{Db, Reader, StoreError},
     id::{MessageId, TenantId},
-    outbox::Topic,
+    outbox::Destination,
     queue::{Message, Publisher},
 };
 
@@ -214,17 +214,16 @@ impl Relay {
 
 fn read(table: &'static str, row: &PgRow) -> Result<OutboxRow, StoreError> {
     let id = MessageId(row.try_get("id")?);
-    let topic: String = row.try_get("topic")?;
-    let message = match topic.parse::<Topic>() {
-        Ok(known) => Ok(Message {
+    let message = match row.try_get::<&str, _>("topic")?.parse::<Destination>() {
+        Ok(to) => Ok(Message {
             id,
-            topic,
-            content_type: known.content_type(),
+            to,
             tenant: row.try_get::<Option<Uuid>, _>("tenant_id")?.map(TenantId),
             traceparent: row.try_get("traceparent")?,
             body: row.try_get("body")?,
         }),
-        Err(_) => Err("unknown topic".to_owned()),
+        // A newer replica's, perhaps: it waits until one takes it, and holds up nothing.
+        Err(unknown) => Err(unknown.to_string()),
     };
     Ok(OutboxRow { table, id, tries: row.try_get("tries")?, message })
 }

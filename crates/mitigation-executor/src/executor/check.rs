@@ -21,6 +21,15 @@ use crate::{
 /// How long a directory may take to show what it confirmed.
 const SETTLES: time::Duration = time::Duration::minutes(1);
 
+/// The directory shows it for the first time: the one place where a mitigation becomes `verified`. The caller stores it.
+pub(super) async fn takes_effect(tx: &mut Tx, m: &mut Mitigation, message: &str) -> Result<(), Stop> {
+    m.state = m.state.clone().see()?;
+    m.verified_at = Some(tx.clock().await?);
+    audit::record(tx, &events::about(m, "mitigation.verified", Audited::Success, message)).await?;
+    events::contained(tx, m).await?;
+    Ok(())
+}
+
 impl Executor {
     /// Looks whether an action took effect, and later whether it stuck.
     pub(super) async fn check(&self, delivery: &Delivery, open: Open) -> Result<(), Stop> {
@@ -50,11 +59,7 @@ impl Executor {
         };
         match (evidence, m.state.clone()) {
             (Evidence::Shown, State::Done) => {
-                m.state = m.state.see()?;
-                m.verified_at = Some(clock);
-                let message = "the directory shows the action's effect";
-                audit::record(&mut tx, &events::about(&m, "mitigation.verified", Audited::Success, message))
-                    .await?;
+                takes_effect(&mut tx, &mut m, "the directory shows the action's effect").await?;
                 self.next_check(delivery, tx, m, work).await
             }
             (Evidence::Shown | Evidence::Silent, State::Verified) => {

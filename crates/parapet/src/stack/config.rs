@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
+use shared::outbox::OUTBOUND_EXCHANGE;
 use shared::queue::{BrokerConfig, declare_topology};
 use shared::sealing::Purpose;
 
@@ -23,6 +24,8 @@ pub struct Service {
     pub role: &'static str,
     /// The queues it consumes.
     pub consumes: &'static [&'static str],
+    /// Whether it writes outbound events.
+    pub outbound: bool,
     /// The sealing purposes whose top key it is given (design §2: may open secrets).
     pub opens: &'static [Purpose],
     /// Whether it talks to the directories.
@@ -39,6 +42,7 @@ pub const SERVICES: [Service; 5] = [
         name: "audit-writer",
         role: "parapet_audit",
         consumes: &["audit.recorded"],
+        outbound: false,
         opens: &[],
         egress: false,
         serves: &["parapet.internal.v1.AuditQueryService"],
@@ -48,6 +52,7 @@ pub const SERVICES: [Service; 5] = [
         name: "identity-sync-worker",
         role: "parapet_sync",
         consumes: &["sync.requested"],
+        outbound: false,
         opens: &[Purpose::Integration],
         egress: true,
         serves: &["parapet.internal.v1.DirectoryService", "parapet.internal.v1.RemovalService"],
@@ -57,6 +62,7 @@ pub const SERVICES: [Service; 5] = [
         name: "mitigation-executor",
         role: "parapet_mitigation",
         consumes: &["mitigation.requested", "mitigation.due"],
+        outbound: true,
         opens: &[Purpose::Integration],
         egress: true,
         serves: &["parapet.internal.v1.ContainmentService"],
@@ -72,6 +78,7 @@ pub const SERVICES: [Service; 5] = [
             "identifiers.changed",
             "accounts.changed",
         ],
+        outbound: true,
         opens: &[Purpose::Integration, Purpose::Leak],
         egress: true,
         serves: &[],
@@ -81,6 +88,7 @@ pub const SERVICES: [Service; 5] = [
         name: "integration-api",
         role: "parapet_api",
         consumes: &["integration.observed"],
+        outbound: false,
         opens: &[],
         egress: false,
         serves: &[],
@@ -89,10 +97,13 @@ pub const SERVICES: [Service; 5] = [
 ];
 
 impl Service {
-    /// What its broker user may do: read its queues, publish to any; declare nothing (reliability §2.13).
+    /// What its broker user may do: read its queues, publish to any, and to the exchange for outbound events if it writes
+    /// these; declare nothing (reliability §2.13).
     pub fn permissions(&self) -> Permissions {
-        let queues = self.consumes.join("|").replace('.', r"\.");
-        Permissions { configure: "^$".into(), write: r"^amq\.default$".into(), read: format!("^({queues})$") }
+        let exact = |names: &[&str]| format!("^({})$", names.join("|").replace('.', r"\."));
+        let exchanges: &[_] =
+            if self.outbound { &["amq.default", OUTBOUND_EXCHANGE] } else { &["amq.default"] };
+        Permissions { configure: "^$".into(), write: exact(exchanges), read: exact(self.consumes) }
     }
 
     /// The file with its database password.
@@ -282,7 +293,7 @@ fn local(port: u16) -> String {
     format!("127.0.0.1:{port}")
 }
 
-/// Declares the queues, as the administrator: services may declare nothing.
+/// Declares queues and exchange, as the administrator: services may declare nothing.
 pub async fn declare_queues(rabbitmq: &RabbitMq, vhost: &str) -> anyhow::Result<()> {
     let (user, password_file) = rabbitmq.administrator();
     let broker = BrokerConfig {
@@ -353,7 +364,9 @@ mod tests {
     fn a_broker_user_reads_its_queues_and_declares_nothing() {
         for service in &SERVICES {
             let Permissions { configure, write, read } = service.permissions();
-            assert_eq!((configure.as_str(), write.as_str()), ("^$", r"^amq\.default$"));
+            let tells = matches!(service.name, "credential-validator" | "mitigation-executor");
+            let writes = if tells { r"^(amq\.default|parapet\.outbound)$" } else { r"^(amq\.default)$" };
+            assert_eq!((configure.as_str(), write.as_str()), ("^$", writes), "{}", service.name);
             assert!(read.contains(&service.consumes[0].replace('.', r"\.")));
         }
     }

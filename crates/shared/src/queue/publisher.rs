@@ -1,4 +1,4 @@
-//! Publishing with confirms: only a message that a queue took is a success.
+//! Publishing with confirms: only what the broker has is a success, and of ours only what a queue took.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use futures::StreamExt;
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, Event,
     options::{BasicPublishOptions, ConfirmSelectOptions},
-    types::{AMQPValue, FieldTable, ShortString},
+    types::{AMQPValue, FieldTable},
 };
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,10 @@ use super::{
     config::{BrokerConfig, BrokerError, answered},
     link::{self, LinkState},
 };
-use crate::id::{MessageId, TenantId};
+use crate::{
+    id::{MessageId, TenantId},
+    outbox::Destination,
+};
 
 /// Header with the tenant a message belongs to.
 pub(super) const TENANT: &str = "parapet-tenant";
@@ -31,10 +34,8 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Message {
     /// Its id; consumers deduplicate by it.
     pub id: MessageId,
-    /// Name of the queue.
-    pub topic: String,
-    /// AMQP content type.
-    pub content_type: &'static str,
+    /// Where it goes.
+    pub to: Destination,
     /// Tenant it belongs to.
     pub tenant: Option<TenantId>,
     /// Trace context of the writer.
@@ -52,6 +53,9 @@ pub enum PublishError {
     /// The broker refused it.
     #[error("the broker refused the message")]
     Refused,
+    /// The exchange for outbound events is not there, or this service may not write to it.
+    #[error("the exchange does not take it: {0}")]
+    Exchange(#[source] lapin::Error),
     /// Nobody knows; it is sent again.
     #[error("no confirm in time")]
     Unconfirmed,
@@ -66,7 +70,7 @@ pub enum PublishError {
 impl PublishError {
     /// Whether the message itself is at fault, rather than the connection.
     pub fn concerns_message(&self) -> bool {
-        matches!(self, Self::Unroutable | Self::Refused)
+        matches!(self, Self::Unroutable | Self::Refused | Self::Exchange(_))
     }
 }
 
@@ -74,7 +78,14 @@ impl PublishError {
 enum Line {
     Down,
     Blocked,
-    Open(Channel),
+    Open(Arc<Channels>),
+}
+
+/// The broker closes a channel that publishes to an exchange which is not there or not permitted, and nobody learns what
+/// became of the rest that was on its way. So what leaves for others has a channel of its own.
+struct Channels {
+    queues: Channel,
+    outbound: Channel,
 }
 
 /// Sends messages over a connection of its own, which is rebuilt whenever it is lost.
@@ -130,19 +141,14 @@ impl Publisher {
 
     async fn session(&self, connection: Connection, stop: &CancellationToken) -> Result<(), BrokerError> {
         let mut events = std::pin::pin!(connection.events_listener());
-        let channel = answered(connection.create_channel()).await?;
-        answered(channel.confirm_select(ConfirmSelectOptions::default())).await?;
-        self.inner.line.send_replace(Line::Open(channel.clone()));
+        let (queues, outbound) = (confirming(&connection).await?, confirming(&connection).await?);
+        let mut channels = Arc::new(Channels { queues, outbound });
+        self.inner.line.send_replace(Line::Open(Arc::clone(&channels)));
         self.inner.state.up();
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = self.inner.broken.notified() => {
-                    if !channel.status().connected() || !connection.status().connected() {
-                        return Err(BrokerError::Ended("the publishing channel was closed"));
-                    }
-                }
                 event = events.next() => match event {
                     Some(Event::ConnectionBlocked(reason)) => {
                         tracing::warn!(reason, "the broker blocks publishing");
@@ -152,17 +158,28 @@ impl Publisher {
                     Some(Event::ConnectionUnblocked) => {
                         tracing::info!("the broker takes messages again");
                         metrics::gauge!("parapet_amqp_blocked").set(0.0);
-                        self.inner.line.send_replace(Line::Open(channel.clone()));
+                        self.inner.line.send_replace(Line::Open(Arc::clone(&channels)));
                     }
-                    Some(Event::Error(error)) => return Err(error.into()),
+                    // A soft error concerns one channel, which is looked for below.
+                    Some(Event::Error(error)) if !error.is_amqp_soft_error() => return Err(error.into()),
                     Some(_) => {}
                     None => return Err(BrokerError::Ended("the connection was closed")),
                 },
-                () = tokio::time::sleep(Duration::from_secs(1)) => {
-                    if !channel.status().connected() || !connection.status().connected() {
-                        return Err(BrokerError::Ended("the publishing channel was closed"));
+                _ = tokio::time::timeout(Duration::from_secs(1), self.inner.broken.notified()) => {}
+            }
+            if !channels.queues.status().connected() || !connection.status().connected() {
+                return Err(BrokerError::Ended("the publishing channel was closed"));
+            }
+            if !channels.outbound.status().connected() {
+                let (queues, outbound) = (channels.queues.clone(), confirming(&connection).await?);
+                channels = Arc::new(Channels { queues, outbound });
+                self.inner.line.send_if_modified(|line| {
+                    let open = matches!(line, Line::Open(_));
+                    if open {
+                        *line = Line::Open(Arc::clone(&channels));
                     }
-                }
+                    open
+                });
             }
         }
         // What is on its way may still be confirmed; whatever is not is sent again at the next start.
@@ -180,23 +197,36 @@ impl Publisher {
         let _open = line.wait_for(|line| matches!(line, Line::Open(_))).await;
     }
 
-    /// Sends one message; `Ok` means that a queue holds it.
+    /// Sends one message; `Ok` means that a queue holds it, and of an outbound event that every queue bound to it does.
     pub async fn publish(&self, message: Message) -> Result<(), PublishError> {
         let _permit = self.inner.window.acquire().await.map_err(|_| PublishError::Disconnected)?;
         let line = self.inner.line.borrow().clone();
-        let Line::Open(channel) = line else {
+        let Line::Open(channels) = line else {
             return Err(PublishError::Disconnected);
         };
-        let result = confirmed(&channel, message).await;
-        if matches!(result, Err(PublishError::Amqp(_) | PublishError::Unconfirmed)) {
+        let result = match message.to {
+            Destination::Queue(_) => confirmed(&channels.queues, message).await,
+            Destination::Outbound(_) => match confirmed(&channels.outbound, message).await {
+                Err(PublishError::Amqp(error)) if error.is_amqp_soft_error() => {
+                    Err(PublishError::Exchange(error))
+                }
+                result => result,
+            },
+        };
+        if let Err(PublishError::Amqp(_) | PublishError::Exchange(_) | PublishError::Unconfirmed) = &result {
             self.inner.broken.notify_one();
         }
         result
     }
 }
 
+async fn confirming(connection: &Connection) -> Result<Channel, BrokerError> {
+    let channel = answered(connection.create_channel()).await?;
+    answered(channel.confirm_select(ConfirmSelectOptions::default())).await?;
+    Ok(channel)
+}
+
 async fn confirmed(channel: &Channel, message: Message) -> Result<(), PublishError> {
-    const MUST_ROUTE: BasicPublishOptions = BasicPublishOptions { mandatory: true, immediate: false };
     const PERSISTENT: u8 = 2;
     let mut headers = FieldTable::default();
     if let Some(tenant) = message.tenant {
@@ -207,17 +237,16 @@ async fn confirmed(channel: &Channel, message: Message) -> Result<(), PublishErr
     }
     let properties = BasicProperties::default()
         .with_message_id(message.id.to_string().into())
-        .with_content_type(message.content_type.into())
+        .with_content_type(message.to.content_type().into())
         .with_delivery_mode(PERSISTENT)
         .with_headers(headers);
     let confirmed = async {
-        let topic = message.topic.into();
-        let sent = channel
-            .basic_publish(ShortString::default(), topic, MUST_ROUTE, &message.body, properties)
-            .await?;
+        let (exchange, key) = (message.to.exchange().into(), message.to.routing_key().into());
+        let options = BasicPublishOptions { mandatory: message.to.must_route(), immediate: false };
+        let sent = channel.basic_publish(exchange, key, options, &message.body, properties).await?;
         sent.await
     };
-    // INVARIANT: only Ack(None) is success. An unroutable message is acknowledged too, and returned.
+    // INVARIANT: only Ack(None) is success. An unroutable message that must route is acknowledged too, and returned.
     match tokio::time::timeout(CONFIRM_TIMEOUT, confirmed).await {
         Ok(Ok(Confirmation::Ack(None))) => Ok(()),
         Ok(Ok(Confirmation::Ack(Some(_)))) => Err(PublishError::Unroutable),

@@ -105,8 +105,8 @@ impl Entra {
         Ok(found)
     }
 
-    /// Passes if not being named as a member of a group means not being one: nobody is a member of a group that is gone,
-    /// but anybody may be one of a group whose members are hidden from us.
+    /// Passes if not being named as a member of a group means not being one: nobody is a member of a group that is
+    /// gone, but anybody may be one of a group whose members are hidden from us.
     async fn absence_tells(&self, group: &str) -> Result<(), ProviderError> {
         #[derive(Deserialize)]
         struct Group {

@@ -15,8 +15,8 @@ use crate::{
 
 /// What it takes to see groups and roles, for a person.
 const FOR_GROUPS: &str = "protected groups need okta.groups.read and an admin role that covers the groups";
-const FOR_ROLES: &str = "protected roles need okta.roles.read and an admin role that may view administrators (Super Administrator, or \
-     okta.iam.read)";
+const FOR_ROLES: &str = "protected roles need okta.roles.read and an admin role that may view administrators \
+     (Super Administrator, or okta.iam.read)";
 
 /// A role of a user. Those that come through a group are listed too, as `assignmentType` GROUP.
 #[derive(Deserialize)]
@@ -24,13 +24,14 @@ struct Role {
     #[serde(rename = "type")]
     kind: String,
     label: Option<String>,
-    /// Of a custom role, its id.
-    role: Option<String>,
+    /// Of a custom role.
+    #[serde(rename = "role")]
+    id: Option<String>,
 }
 
 impl Role {
     fn is(&self, asked: &str) -> bool {
-        let names = [Some(&self.kind), self.label.as_ref(), self.role.as_ref()];
+        let names = [Some(&self.kind), self.label.as_ref(), self.id.as_ref()];
         names.into_iter().flatten().any(|name| is_role(asked, name))
     }
 }
@@ -60,8 +61,8 @@ pub(super) async fn read(
     Ok(found)
 }
 
-/// Passes if the app's role shows a group. Okta lists a user's groups as far as that role goes: one that it hides looks like
-/// one that the user is not in.
+/// Passes if the app's role shows a group. Okta lists a user's groups as far as that role goes: one that it hides
+/// looks like one that the user is not in.
 async fn is_shown(client: &Client, group: &str) -> Result<(), ProviderError> {
     let answer = client.call(Method::GET, "group", &format!("/api/v1/groups/{group}")).await?;
     match answer.status {
@@ -70,7 +71,8 @@ async fn is_shown(client: &Client, group: &str) -> Result<(), ProviderError> {
             Err(ProviderError::Refused(Missing {
                 reason: "group_missing",
                 message: format!(
-                    "the org shows no group {group}; take it out of the protected groups, or let the app's admin role see it"
+                    "the org shows no group {group}; take it out of the protected groups, or let the app's admin \
+                     role see it"
                 ),
                 not_granted: false,
             }))
