@@ -265,7 +265,7 @@ async fn a_mitigation_is_told_when_it_takes_effect_and_its_undo_is_not() {
     assert_eq!(told, expected);
 
     // A person asks for what is in effect already: another mitigation, another event, without an exposure.
-    stage.ask("ann", &["u000@acme.example"], &[Action::DisableAccount], false, 1).await;
+    stage.ask("ann", &["u000@acme.example"], &[Action::DisableAccount], 1).await;
     let heard = listener.wait(1).await;
     assert_eq!(heard.len(), 1, "{heard:?}");
     let data = heard[0].data();

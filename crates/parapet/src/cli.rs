@@ -101,9 +101,13 @@ enum Command {
     Validate(Box<commands::Validate>),
     #[command(subcommand)]
     Validation(commands::Validation),
-    Mitigate(commands::Mitigate),
+    Mitigate(Box<commands::Mitigate>),
     #[command(subcommand)]
     Mitigation(commands::Mitigation),
+    #[command(subcommand)]
+    Approval(commands::Approval),
+    #[command(subcommand)]
+    Policy(commands::Policy),
     #[command(subcommand)]
     Budget(commands::Budget),
     #[command(subcommand)]
@@ -142,6 +146,8 @@ impl Cli {
             Command::Validation(args) => args.run(&global).await,
             Command::Mitigate(args) => args.run(&global).await,
             Command::Mitigation(args) => args.run(&global).await,
+            Command::Approval(args) => args.run(&global).await,
+            Command::Policy(args) => args.run(&global).await,
             Command::Budget(args) => args.run(&global).await,
             Command::Attempts(args) => args.run(&global).await,
             Command::Audit(args) => args.run(&global).await,

@@ -43,23 +43,31 @@ pub struct List {
 #[derive(Debug, Clone, Default, PartialEq, clap::Args)]
 #[command(next_help_heading = "Which exposures")]
 pub struct Filter {
+    #[command(flatten)]
+    matching: Matching,
+    /// With these reasons, for example `changed_since_capture`
+    #[arg(long, value_delimiter = ',')]
+    reason: Vec<String>,
+    /// Of this account (id)
+    #[arg(long, default_value = "", hide_default_value = true)]
+    account: String,
+}
+
+/// What every command that selects exposures understands; others name accounts and reasons in their own way.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args)]
+#[command(next_help_heading = "Which exposures")]
+pub struct Matching {
     /// With these verdicts
     #[arg(long, value_enum, value_delimiter = ',', hide_possible_values = true)]
     #[arg(help = "With these verdicts: pending, valid, valid-second-factor, valid-expired, invalid, \
                   inconclusive, not-testable, stale, deferred")]
     verdict: Vec<Verdict>,
-    /// With these reasons, for example `changed_since_capture`
-    #[arg(long, value_delimiter = ',')]
-    reason: Vec<String>,
     /// At this kind of provider
     #[arg(long, value_enum)]
     provider: Option<Provider>,
     /// Of this integration (name or id)
     #[arg(long)]
     integration: Option<String>,
-    /// Of this account (id)
-    #[arg(long, default_value = "", hide_default_value = true)]
-    account: String,
     /// Of this identity (id)
     #[arg(long, default_value = "", hide_default_value = true)]
     identity: String,
@@ -101,11 +109,18 @@ pub struct Filter {
 impl Filter {
     /// As the API takes it.
     pub(super) async fn resolve(self, api: &Api) -> anyhow::Result<api::ExposureFilter> {
+        let Self { matching, reason, account } = self;
+        let filter = matching.resolve(api).await?;
+        Ok(api::ExposureFilter { reasons: reason, account_id: account, ..filter })
+    }
+}
+
+impl Matching {
+    /// As the API takes it.
+    pub(super) async fn resolve(self, api: &Api) -> anyhow::Result<api::ExposureFilter> {
         Ok(api::ExposureFilter {
             verdicts: self.verdict.into_iter().map(Verdict::wire).collect(),
-            reasons: self.reason,
             provider: self.provider.map(Provider::wire).unwrap_or_default(),
-            account_id: self.account,
             identity_id: self.identity,
             integration_id: integration_id_or_any(api, self.integration.as_deref()).await?,
             login: self.login,
@@ -116,6 +131,7 @@ impl Filter {
             captured: range(self.captured_since, self.captured_until),
             decided: range(self.decided_since, self.decided_until),
             history: self.history,
+            ..Default::default()
         })
     }
 }

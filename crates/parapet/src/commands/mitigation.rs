@@ -1,92 +1,99 @@
-//! `parapet mitigate` and `mitigation`: containing accounts, and seeing what became of it.
+//! `parapet mitigate` and `mitigation`: containing accounts, and seeing what would and what did become of it.
 
-use anyhow::bail;
 use shared::wire::v1::{self as api, mitigation_service_client::MitigationServiceClient};
 
-use super::{ROWS, idempotency_key, instant, integration_id_or_any, output, pages, range, words::Action};
-use crate::{
-    cli::Global,
-    client::{self, Api},
+use super::{
+    ROWS, idempotency_key, instant, integration_id_or_any, output, pages,
+    plan::{self, MOST_ITEMS},
+    progress, range,
+    selection::{Chosen, Selection},
+    words::Action,
 };
+use crate::{cli::Global, client};
 
-/// Contain accounts by hand, or release what a brake holds
+/// The most accounts and exposures that one request names; more are asked for in bulk.
+const MOST_NAMED: usize = 1000;
+
+/// Contain accounts by hand; `parapet mitigation plan` shows first what that would do
+///
+/// More accounts than the policy lets one person contain wait for a second one, as administrators and protected accounts do:
+/// `parapet approval list`.
 #[derive(Debug, clap::Args)]
 pub struct Mitigate {
-    /// The accounts (ids)
-    #[arg(long, value_delimiter = ',')]
-    account: Vec<String>,
-    /// The accounts of these exposures (ids)
-    #[arg(long, value_delimiter = ',')]
-    exposure: Vec<String>,
-    /// What to do; without it and with --release, whatever is held
-    #[arg(long, value_enum, value_delimiter = ',')]
+    #[command(flatten)]
+    selection: Selection,
+    /// What to do
+    #[arg(long, value_enum, value_delimiter = ',', required = true)]
     action: Vec<Action>,
-    /// Release held mitigations; it takes another person than the one who asked for them
-    #[arg(long)]
-    release: bool,
-    /// Everything that is held; with --release
-    #[arg(long, requires = "release", conflicts_with_all = ["account", "exposure"])]
-    all: bool,
     /// Why, for the audit log
-    #[arg(long, default_value = "")]
+    #[arg(long)]
     reason: String,
 }
 
 impl Mitigate {
     /// Runs it.
     pub async fn run(self, global: &Global) -> anyhow::Result<()> {
-        let mut client = MitigationServiceClient::new(client::connect(global).await?);
-        let mut accounts = self.account;
-        if self.all {
-            accounts = held_accounts(&mut client).await?;
-        }
-        if accounts.is_empty() && self.exposure.is_empty() {
-            bail!("name accounts or exposures; nothing was selected");
-        }
-        let actions: Vec<i32> = self.action.into_iter().map(Action::wire).collect();
-        let mut requests = Vec::new();
-        for chunk in accounts.chunks(100).chain(accounts.is_empty().then_some(&[][..])) {
-            let request = api::RequestMitigationRequest {
-                account_ids: chunk.to_vec(),
-                exposure_ids: if requests.is_empty() { self.exposure.clone() } else { Vec::new() },
-                actions: actions.clone(),
-                release: self.release,
-                reason: self.reason.clone(),
-                idempotency_key: idempotency_key(),
-            };
-            let request = client.request_mitigation(request).await?.into_inner().request.unwrap_or_default();
-            requests.push(output::json("MitigationRequest", &request)?);
-        }
-        let columns =
-            [("REQUEST", "id"), ("ACTIONS", "actions"), ("RELEASE", "release"), ("BY", "requester_name")];
-        output::list(global, &columns, &requests, "nothing")?;
-        if !global.json {
-            eprintln!("\nsee what becomes of it with: parapet mitigation list");
-        }
-        Ok(())
+        use api::bulk_mitigate_request::Selection;
+        let api = client::connect(global).await?;
+        let mut client = MitigationServiceClient::new(api.clone());
+        let Self { selection, action, reason } = self;
+        let actions = action.into_iter().map(Action::wire).collect();
+        let idempotency_key = idempotency_key();
+        let many = match selection.resolve(&api).await? {
+            Chosen::Filter(filter) => Ok(Selection::Filter(*filter)),
+            Chosen::Named { account_ids, exposure_ids }
+                if exposure_ids.is_empty() && account_ids.len() > MOST_NAMED =>
+            {
+                Ok(Selection::Accounts(api::AccountSelection { account_ids }))
+            }
+            Chosen::Named { account_ids, exposure_ids } => Err((account_ids, exposure_ids)),
+        };
+        let request = match many {
+            Ok(selection) => {
+                let selection = Some(selection);
+                let request = api::BulkMitigateRequest { selection, actions, reason, idempotency_key };
+                client.bulk_mitigate(request).await?.into_inner().request
+            }
+            Err((account_ids, exposure_ids)) => {
+                let request = api::RequestMitigationRequest {
+                    account_ids,
+                    exposure_ids,
+                    actions,
+                    reason,
+                    idempotency_key,
+                };
+                client.request_mitigation(request).await?.into_inner().request
+            }
+        };
+        asked(global, &request.unwrap_or_default())
     }
 }
 
-async fn held_accounts(client: &mut MitigationServiceClient<Api>) -> anyhow::Result<Vec<String>> {
-    let (mut accounts, mut page_token) = (Vec::new(), String::new());
-    loop {
-        let states = vec!["held".to_owned()];
-        let request =
-            api::ListMitigationsRequest { page_size: 500, page_token, states, ..Default::default() };
-        let page = client.list_mitigations(request).await?.into_inner();
-        accounts.extend(page.mitigations.into_iter().map(|m| m.account_id));
-        if page.next_page_token.is_empty() {
-            accounts.sort();
-            accounts.dedup();
-            return Ok(accounts);
-        }
-        page_token = page.next_page_token;
+// A request as it is kept, and how to follow it.
+fn asked(global: &Global, request: &api::MitigationRequest) -> anyhow::Result<()> {
+    output::show(global, &output::json("MitigationRequest", request)?)?;
+    if !global.json {
+        eprintln!("\nfollow it with: parapet mitigation progress {} --wait", request.id);
     }
+    Ok(())
 }
 
 /// Actions on accounts: planned, held, carried out, verified, taken back
 #[derive(Debug, clap::Subcommand)]
 pub enum Mitigation {
+    /// Show what a request would do, account by account, and do nothing
+    ///
+    /// The plan is made by the same planner that carries requests out, from what was last read from the directory. When a
+    /// request is carried out each account is read again.
+    Plan(Box<Plan>),
+    /// Show how far a request or an undo is
+    Progress {
+        /// The request (id), as `parapet mitigate` and `mitigation undo` print it
+        request: String,
+        /// Stay until all is decided, but for what waits for a second person
+        #[arg(long)]
+        wait: bool,
+    },
     /// List mitigations by filter, newest first
     List(Box<List>),
     /// Show one with its details
@@ -99,6 +106,19 @@ pub enum Mitigation {
     /// Each undo is a mitigation of its own, in `parapet mitigation list`. What somebody else did, or changed since, is refused
     /// with the reason; ended sessions stay ended. It works whatever is switched off since.
     Undo(Undo),
+}
+
+/// What is to be planned.
+#[derive(Debug, clap::Args)]
+pub struct Plan {
+    #[command(flatten)]
+    selection: Selection,
+    /// What to do
+    #[arg(long, value_enum, value_delimiter = ',', required = true)]
+    action: Vec<Action>,
+    /// Show at most so many planned actions one by one; all are counted
+    #[arg(long, default_value_t = ROWS, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_ITEMS)))]
+    limit: u32,
 }
 
 /// What is to be taken back.
@@ -139,6 +159,9 @@ pub struct List {
     /// Because of this request (id), as `parapet mitigate` prints it
     #[arg(long, default_value = "", hide_default_value = true)]
     request: String,
+    /// Of this approval (id), as `parapet approval list` shows it
+    #[arg(long, default_value = "", hide_default_value = true)]
+    approval: String,
     /// Of this integration (name or id)
     #[arg(long)]
     integration: Option<String>,
@@ -186,6 +209,7 @@ impl Mitigation {
                     integration_id: integration_id_or_any(&api, list.integration.as_deref()).await?,
                     automatic: list.automatic,
                     created: range(list.since, list.until),
+                    approval_id: list.approval,
                     ..Default::default()
                 };
                 let rows = pages(list.limit, async |page_size, page_token| {
@@ -204,12 +228,31 @@ impl Mitigation {
                     reason: undo.reason,
                     idempotency_key: idempotency_key(),
                 };
-                let request = client.undo(request).await?.into_inner().request.unwrap_or_default();
-                let id = request.id.clone();
-                output::show(global, &output::json("MitigationRequest", &request)?)?;
-                if !global.json {
-                    eprintln!("\nsee what becomes of it with: parapet mitigation list --request {id}");
+                asked(global, &client.undo(request).await?.into_inner().request.unwrap_or_default())
+            }
+            Self::Progress { request, wait } => progress::run(global, client, request, wait).await,
+            Self::Plan(wanted) => {
+                let Plan { selection, action, limit } = *wanted;
+                let (account_ids, exposure_ids, filter) = match selection.resolve(&api).await? {
+                    Chosen::Named { account_ids, exposure_ids } => (account_ids, exposure_ids, None),
+                    Chosen::Filter(filter) => (Vec::new(), Vec::new(), Some(*filter)),
+                };
+                let request = api::PlanMitigationRequest {
+                    account_ids,
+                    exposure_ids,
+                    filter,
+                    actions: action.into_iter().map(Action::wire).collect(),
+                    max_items: plan::items_to_ask_for(global, limit),
+                };
+                let mut client = client.max_decoding_message_size(plan::MOST_BYTES);
+                let plan = client.plan_mitigation(request).await?.into_inner().plan.unwrap_or_default();
+                if global.json {
+                    return output::show(global, &output::json("MitigationPlan", &plan)?);
                 }
+                print!("{}", plan::told(&plan, limit)?);
+                println!(
+                    "\nNothing was done. To do it: the same options with `parapet mitigate`, and --reason."
+                );
                 Ok(())
             }
             Self::Show { id } => {

@@ -1,5 +1,6 @@
 //! The commands of administrators and analysts: each is one call of the public API, or a few.
 
+mod approval;
 mod attempts;
 mod audit;
 mod budget;
@@ -11,13 +12,18 @@ mod integration_scope;
 mod integration_update;
 mod mitigation;
 mod output;
+mod plan;
+mod policy;
+mod progress;
 mod providers;
 mod removal;
+mod selection;
 mod sync;
 mod tenant;
 mod validation;
 mod words;
 
+pub use approval::Approval;
 pub use attempts::Attempts;
 pub use audit::Audit;
 pub use budget::Budget;
@@ -26,6 +32,7 @@ pub use feed::Feed;
 pub use identity::Identity;
 pub use integration::Integration;
 pub use mitigation::{Mitigate, Mitigation};
+pub use policy::Policy;
 pub use removal::Removal;
 pub use sync::Sync;
 pub use tenant::Tenant;

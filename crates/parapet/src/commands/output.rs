@@ -3,7 +3,7 @@
 use anyhow::Context;
 use comfy_table::{Table, presets};
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -11,13 +11,20 @@ use crate::cli::Global;
 
 /// A message of the public API as JSON, in protobuf's JSON mapping with the field names of the protos.
 pub fn json<M: Message>(name: &str, message: &M) -> anyhow::Result<Value> {
-    let pool = DescriptorPool::decode(shared::wire::DESCRIPTORS)?;
-    let descriptor = pool
-        .get_message_by_name(&format!("parapet.v1.{name}"))
-        .with_context(|| format!("no message {name}"))?;
-    let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())?;
+    let dynamic = DynamicMessage::decode(descriptor(name)?, message.encode_to_vec().as_slice())?;
     let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(true);
     Ok(dynamic.serialize_with_options(serde_json::value::Serializer, &options)?)
+}
+
+/// A message of the public API from its JSON; fields that it does not have are refused.
+pub fn message<M: Message + Default>(name: &str, json: Value) -> anyhow::Result<M> {
+    let dynamic = DynamicMessage::deserialize(descriptor(name)?, json)?;
+    Ok(M::decode(dynamic.encode_to_vec().as_slice())?)
+}
+
+fn descriptor(name: &str) -> anyhow::Result<MessageDescriptor> {
+    let pool = DescriptorPool::decode(shared::wire::DESCRIPTORS)?;
+    pool.get_message_by_name(&format!("parapet.v1.{name}")).with_context(|| format!("no message {name}"))
 }
 
 /// Messages of the public API as rows.
@@ -36,8 +43,14 @@ pub fn list(global: &Global, columns: &[Column], rows: &[Value], empty: &str) ->
     }
     if rows.is_empty() {
         println!("{empty}");
-        return Ok(());
+    } else {
+        println!("{}", table(columns, rows));
     }
+    Ok(())
+}
+
+/// A table for people.
+pub fn table(columns: &[Column], rows: &[Value]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(columns.iter().map(|(heading, _)| *heading));
@@ -47,8 +60,7 @@ pub fn list(global: &Global, columns: &[Column], rows: &[Value], empty: &str) ->
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    println!("{}", table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n"));
-    Ok(())
+    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
 /// Prints one object, field by field.
@@ -56,14 +68,20 @@ pub fn show(global: &Global, object: &Value) -> anyhow::Result<()> {
     if global.json {
         println!("{}", serde_json::to_string_pretty(object)?);
     } else {
-        let mut lines = Vec::new();
-        flatten("", object, &mut lines);
+        let lines = lines(object);
         let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         for (name, value) in lines {
             println!("{name:<width$}  {value}");
         }
     }
     Ok(())
+}
+
+/// The fields of an object by path, as a person reads them.
+pub fn lines(object: &Value) -> Vec<(String, String)> {
+    let mut lines = Vec::new();
+    flatten("", object, &mut lines);
+    lines
 }
 
 fn flatten(prefix: &str, value: &Value, lines: &mut Vec<(String, String)>) {
@@ -91,7 +109,9 @@ fn cell(value: Option<&Value>) -> String {
     }
 }
 
-const PREFIXES: [&str; 30] = [
+const PREFIXES: [&str; 32] = [
+    "APPROVAL_STATE_",
+    "PLAN_OUTCOME_",
     "TRIAGE_RULE_SWITCH_",
     "TRIAGE_RULE_",
     "ATTEMPT_GATE_REASON_",
@@ -131,9 +151,13 @@ fn word(text: &str) -> Option<String> {
 }
 
 fn moment(text: &str) -> Option<String> {
-    let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    OffsetDateTime::parse(text, &Rfc3339).ok().map(distance)
+}
+
+/// An instant as its distance from now.
+pub fn distance(at: OffsetDateTime) -> String {
     let seconds = (OffsetDateTime::now_utc() - at).whole_seconds();
-    Some(if seconds >= 0 { format!("{} ago", span(seconds)) } else { format!("in {}", span(-seconds)) })
+    if seconds >= 0 { format!("{} ago", span(seconds)) } else { format!("in {}", span(-seconds)) }
 }
 
 fn span(seconds: i64) -> String {

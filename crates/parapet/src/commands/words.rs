@@ -168,6 +168,20 @@ typed! {
 }
 
 typed! {
+    /// Where an approval is in its life, as typed.
+    ApprovalState as ApprovalState {
+        /// Waits for a second person
+        Open,
+        /// A second person let it run, or a part of it
+        Approved,
+        /// A person dropped it
+        Rejected,
+        /// Nobody decided in time
+        Expired,
+    }
+}
+
+typed! {
     /// A national cloud, as typed.
     Cloud as EntraCloud {
         /// The global cloud

@@ -85,7 +85,7 @@ impl Demo {
         let imported = run.import(&feeds).await?;
         run.wait_for_verdicts().await?;
         run.wait_for_containment().await?;
-        run.release_what_is_held().await?;
+        run.approve_what_is_held().await?;
         stage.say("collecting what Parapet says and what the directories say");
         let told = run.collect().await?;
         judge::judge(&run, &feeds, &imported, told).await

@@ -352,38 +352,25 @@ impl Run {
         Ok(())
     }
 
-    /// A second person releases what the brake holds, and leaves the administrators to those who know them.
-    pub async fn release_what_is_held(&self) -> anyhow::Result<()> {
+    /// A second person approves what the brake holds, and leaves the administrators to those who know them.
+    pub async fn approve_what_is_held(&self) -> anyhow::Result<()> {
         for side in &self.sides {
-            let held: Vec<_> =
-                self.mitigations(side).await?.into_iter().filter(|m| m.state == "held").collect();
-            if held.is_empty() {
-                continue;
-            }
-            let mut reasons = BTreeMap::<&str, usize>::new();
-            for mitigation in &held {
-                *reasons.entry(mitigation.held_by.as_str()).or_default() += 1;
-            }
-            self.stage.say(format_args!(
-                "{}: {} mitigations are held {reasons:?}; a second person releases all but the administrators'",
-                side.name,
-                held.len()
-            ));
-            let braked = held.into_iter().filter(|m| m.held_by != "privileged_account");
-            let mut accounts: Vec<String> = braked.map(|m| m.account_id).collect();
-            accounts.sort();
-            accounts.dedup();
             let mut mitigations = MitigationServiceClient::new(self.api("second-analyst", side).await?);
-            for (index, chunk) in accounts.chunks(100).enumerate() {
-                mitigations
-                    .request_mitigation(api::RequestMitigationRequest {
-                        account_ids: chunk.to_vec(),
-                        release: true,
-                        reason: "demo: looked at, they are real".into(),
-                        idempotency_key: format!("demo-release-{}-{index}", side.tenant),
-                        ..Default::default()
-                    })
-                    .await?;
+            let open = api::ListPendingApprovalsRequest { page_size: PAGE, ..Default::default() };
+            let open = mitigations.list_pending_approvals(open).await?.into_inner().approvals;
+            for api::Approval { id, held_by, held, accounts, sentence, .. } in open {
+                let administrators = held_by == "privileged_account";
+                let decision = if administrators { "leaves them" } else { "lets them run" };
+                self.stage.say(format_args!(
+                    "{}: {held} mitigations of {accounts} accounts are held: {sentence}; a second person {decision}",
+                    side.name
+                ));
+                if !administrators {
+                    let reason = "demo: looked at, they are real".to_owned();
+                    mitigations
+                        .approve(api::ApproveRequest { id, mitigation_ids: Vec::new(), reason })
+                        .await?;
+                }
             }
         }
         self.wait_for_containment().await
