@@ -46,6 +46,7 @@ mod scope;
 mod servers;
 mod service;
 mod sign_in_log;
+mod simulation;
 mod stack;
 mod stops;
 mod sync;
