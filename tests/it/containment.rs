@@ -13,7 +13,7 @@ use shared::{
         internal::{
             DecideRequest, PlanRequest, SimulateRequest, containment_service_server::ContainmentService as _,
         },
-        v1::{MitigationPlan, PlanOutcome},
+        v1::{MitigationPlan, PlanOutcome, PlannedAction},
     },
 };
 use sqlx::Row as _;
@@ -45,7 +45,7 @@ pub fn wire(action: Action) -> i32 {
 }
 
 pub fn outcomes(plan: &MitigationPlan) -> Outcomes {
-    let item = |item: &shared::wire::v1::PlannedAction| {
+    let item = |item: &PlannedAction| {
         let outcome = match item.outcome() {
             PlanOutcome::Run => "run",
             PlanOutcome::Held => "held",
@@ -264,7 +264,7 @@ async fn a_plan_counts_everything_and_lists_what_would_not_run_first() {
         (PlanOutcome::Already, "", 1),
     ];
     assert_eq!(counts(&plan), counted(&expected));
-    let order: Vec<_> = plan.items.iter().map(|item| item.outcome()).collect();
+    let order: Vec<_> = plan.items.iter().map(PlannedAction::outcome).collect();
     let as_expected =
         expected.iter().flat_map(|(outcome, _, count)| vec![*outcome; usize::try_from(*count).unwrap()]);
     assert_eq!(order, as_expected.collect::<Vec<_>>());
@@ -359,7 +359,9 @@ async fn another_tenants_accounts_and_approvals_are_unknown() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_decision_is_passed_on_and_refused_with_its_reason() {
     let mut accounts = people(2);
-    accounts.iter_mut().for_each(|account| account["roles"] = json!(["ORG_ADMIN"]));
+    for account in &mut accounts {
+        account["roles"] = json!(["ORG_ADMIN"]);
+    }
     let settings = switched(&[Action::DisableAccount], false, true);
     let mut stage = Stage::new(ProviderKind::Okta, accounts, settings, free()).await;
     stage.ask("ann", &[&login(0), &login(1)], &[Action::DisableAccount], 1).await;

@@ -22,7 +22,7 @@ fn number(count: usize) -> i64 {
 /// More accounts to contain than kills, and nobody at work yet.
 async fn stage() -> Stage {
     let settings = switched(&[Action::DisableAccount], false, true);
-    let stage = Stage::prepare(ProviderKind::Okta, people(kills() + 4), settings, free()).await;
+    let stage = Box::pin(Stage::prepare(ProviderKind::Okta, people(kills() + 4), settings, free())).await;
     let logins: Vec<String> = (0..kills() + 4).map(|n| format!("u{n:03}@acme.example")).collect();
     let logins: Vec<&str> = logins.iter().map(String::as_str).collect();
     stage.ask("ann", &logins, &[Action::DisableAccount], 1).await;
