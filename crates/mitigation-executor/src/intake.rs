@@ -128,9 +128,9 @@ impl Intake {
 async fn finish(delivery: &Delivery, mut tx: Tx) -> Result<(), HandlerError> {
     let first: Result<bool, StoreError> = delivery.done(&mut tx).await;
     if first? {
-        tx.commit().await?
+        tx.commit().await?;
     } else {
-        tx.rollback().await?
+        tx.rollback().await?;
     }
     Ok(())
 }
