@@ -100,6 +100,31 @@ async fn killed_between_the_call_and_its_outcome() {
     killed_at("answered", kills()).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_the_outcome_is_stored() {
+    killed_at("settling", kills()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_planning_nothing_is_lost_and_nothing_is_planned_twice() {
+    let settings = switched(&[Action::DisableAccount], false, true);
+    let count = kills() + 4;
+    let stage = Box::pin(Stage::prepare(ProviderKind::Okta, people(count), settings, free())).await;
+    for n in 0..count {
+        stage.ask("ann", &[&format!("u{n:03}@acme.example")], &[Action::DisableAccount], 1).await;
+    }
+    die(&stage, "planning", kills()).await;
+    assert_eq!(stage.bus.count("SELECT count(*) FROM mitigation.mitigations").await, 0, "none was committed");
+    let _executor = stage.process(&program(), None);
+    // A request that met too many kills is parked, and an operator has it tried again.
+    let known = "SELECT count(*) FROM mitigation.inbox WHERE consumer = 'mitigation.requested' AND status <> 'working'";
+    stage.until(known, number(count)).await;
+    stage.retry_parked().await;
+    stage.until(VERIFIED, number(count)).await;
+    assert_eq!(stage.done(), vec!["suspend"; count]);
+    assert_eq!(stage.bus.count("SELECT count(*) FROM mitigation.mitigations").await, number(count));
+}
+
 /// Negative control: with the intent's record swallowed, the same judge finds effects that nobody announced.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_effect_without_an_intent_is_caught_when_the_ledger_is_taken_away() {

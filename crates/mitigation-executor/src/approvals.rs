@@ -343,8 +343,11 @@ async fn expire_once(db: &Db) -> Result<(), StoreError> {
     tx.rollback().await?;
     for (id, tenant) in overdue {
         let mut tx = db.tenant(tenant).await?;
+        // Decided since we looked, or gone with its tenant: then there is nothing left to end.
         let Some(approval) = lock(&mut tx, id).await?.filter(|a| a.state == "open") else {
-            tx.rollback().await?;
+            let ended = sqlx::query("DELETE FROM approvals_ending WHERE approval_id = $1").bind(id);
+            ended.execute(&mut *tx).await?;
+            tx.commit().await?;
             continue;
         };
         let dropped = refuse(&mut tx, id, Refusal::ApprovalExpired).await?;

@@ -308,6 +308,7 @@ impl Executor {
                 planner::advance(&mut tx, &m).await?;
                 let first = self.checks.first().copied().unwrap_or_default();
                 work::postpone(&mut tx, work, now + first, "waits for its check").await?;
+                reach("settling");
                 self.finished(delivery, tx).await
             }
             Ok(Acted::Refused { reason, message, request_id }) => {

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use shared::{
     db::{Db, StoreError, Tx},
+    failpoint::reach,
     id::{CauseId, ExposureId, MitigationRequestId, TenantId},
     queue::{Delivery, Handler, HandlerError, Outcome},
     wire::events::MitigationRequested,
@@ -128,6 +129,7 @@ impl Intake {
 async fn finish(delivery: &Delivery, mut tx: Tx) -> Result<(), HandlerError> {
     let first: Result<bool, StoreError> = delivery.done(&mut tx).await;
     if first? {
+        reach("planning");
         tx.commit().await?;
     } else {
         tx.rollback().await?;

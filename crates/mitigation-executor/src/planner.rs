@@ -128,7 +128,10 @@ pub enum From {
 impl From {
     fn wanted(&self) -> Wanted {
         match self {
-            Self::Request(_, request) => Wanted::ByHand(request.about),
+            Self::Request(_, request) => {
+                let listed = request.accounts.len() + request.exposures.len();
+                Wanted::ByHand(request.about.max(listed))
+            }
             Self::Verdict(_) => Wanted::Automatically,
         }
     }

@@ -24,7 +24,10 @@ use serde_json::{Value, json};
 use shared::{
     db::Db,
     grpc,
-    id::{AccountId, ExposureId, IntegrationId, MitigationRequestId, ProviderKind, TenantId, WorkId},
+    id::{
+        AccountId, ExposureId, IntegrationId, MessageId, MitigationRequestId, ProviderKind, TenantId, WorkId,
+    },
+    inbox,
     outbox::{self, Topic},
     policy::MitigationPolicy,
     provider::{Action, okta::keys},
@@ -431,6 +434,15 @@ impl Stage {
         });
         let mut tx = self.db.system().await.unwrap();
         work::schedule_many(&mut tx, &work.collect::<Vec<_>>()).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    /// An operator has every parked message tried again.
+    pub async fn retry_parked(&self) {
+        let mut tx = self.db.system().await.unwrap();
+        for id in self.ids("SELECT message_id FROM mitigation.parked").await {
+            assert!(inbox::retry(&mut tx, MessageId(id)).await.unwrap());
+        }
         tx.commit().await.unwrap();
     }
 
