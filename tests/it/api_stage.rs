@@ -46,6 +46,8 @@ pub struct Stage {
     pub grpc: u16,
     /// Where the API looks for the sync worker; nobody answers there until a test starts one.
     pub sync_worker: u16,
+    /// Where it looks for the mitigation executor, likewise.
+    executor: u16,
     issuer: Issuer,
     integration_key: TopKey,
     leak_key: TopKey,
@@ -181,9 +183,10 @@ impl Stage {
         let (leak_key, leak_verifier) = top(Purpose::Leak, "leak.pub");
         let mut common = bus.common_as("parapet_api");
         common.tls = Some(tls(dir, "integration-api"));
-        let (grpc, http, sync_worker) = (free_port(), free_port(), free_port());
+        let (grpc, http, sync_worker, executor) = (free_port(), free_port(), free_port(), free_port());
         // Nobody answers at port 1: what needs a peer is tested where the peer is.
-        let peers = [("identity-sync-worker", sync_worker), ("mitigation-executor", 1), ("audit-writer", 1)];
+        let peers =
+            [("identity-sync-worker", sync_worker), ("mitigation-executor", executor), ("audit-writer", 1)];
         for (peer, port) in peers {
             let away = PeerConfig {
                 address: format!("https://127.0.0.1:{port}"),
@@ -224,6 +227,7 @@ impl Stage {
             integration_key,
             leak_key,
             sync_worker,
+            executor,
             files,
             running: vec![Running { stop, ended }],
         };
@@ -260,6 +264,36 @@ impl Stage {
             keys: identity_sync_worker::KeyConfig { integration: dir.join("integration.key") },
             sync: SyncConfig { changes_every_seconds: 3600, slice_seconds: 2, ..SyncConfig::default() },
         }
+    }
+
+    /// Starts a mitigation executor that the API finds, with directories at this simulator.
+    pub async fn start_executor(&mut self, idp: &Idp) {
+        let dir = self.files.path();
+        let mut common = self.bus.common_as("parapet_mitigation");
+        common.tls = Some(tls(dir, "mitigation-executor"));
+        common.grpc = ListenConfig {
+            listen: ([127, 0, 0, 1], self.executor).into(),
+            allow: [(
+                "parapet.internal.v1.ContainmentService".to_owned(),
+                vec![service_name("integration-api")],
+            )]
+            .into(),
+            ..ListenConfig::default()
+        };
+        let config = mitigation_executor::Config {
+            common,
+            idp: idp.egress_config(),
+            keys: mitigation_executor::config::Keys { integration: dir.join("integration.key") },
+            executor: mitigation_executor::config::Tuning::default(),
+        };
+        let (stop, stopped) = oneshot::channel();
+        let executor = mitigation_executor::run(config, async { drop(stopped.await) });
+        self.running.push(Running { stop, ended: tokio::spawn(executor) });
+        let port = self.executor;
+        until("the mitigation executor listens", || async {
+            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+        })
+        .await;
     }
 
     /// Has every integration look as if its connection test had passed.

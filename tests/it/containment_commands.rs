@@ -1,5 +1,6 @@
 //! The commands that contain accounts as they are typed: many at once, followed, approved, and the policy behind them.
 
+use e2e::Idp;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -121,5 +122,56 @@ async fn an_administrator_changes_the_policy_and_sees_what_changed() {
     assert!(told.contains("version 4") && told.contains("accounts_per_hour: 5 -> 7"), "{told}");
     let (code, said) = ann.fails("policy simulate --days 91").await;
     assert!(code == 6 && said.contains("1 to 90"), "{said}");
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_be_done_is_shown_before_it_is_asked_for_and_a_second_person_decides_about_what_is_held() {
+    let idp = Idp::start().await;
+    let mut stage = Stage::new().await;
+    let accounts = people(&stage, stage.tenant, integration(&stage).await, 3).await;
+    stage.activate_all().await;
+    let (ada, bob) = (stage.desk("ada", &["analyst"]), stage.desk("bob", &["analyst"]));
+    let plan = "mitigation plan --feed flare --action revoke-sessions";
+    assert_eq!(ada.fails(plan).await.0, 3, "the executor is away");
+
+    stage.start_executor(&idp).await;
+    let told = ada.types(plan).await;
+    assert!(
+        told.starts_with(
+            "Of 3 accounts, 2 WOULD BE ACTED ON, 1 would be HELD for a second person, 0 would be REFUSED"
+        ),
+        "{told}"
+    );
+    assert!(told.contains("Nothing was done."), "{told}");
+    assert!(told.contains("user3@x.example") && told.contains("privileged_account"), "{told}");
+    let off = ada.asks(&format!("mitigation plan --account {} --action mark-compromised", accounts[0])).await;
+    assert_eq!(off["counts"][0]["reason"], "switched_off", "{off}");
+    let told = ada.types("policy simulate --days 7").await;
+    assert!(told.contains("4 valid verdicts") && told.contains("the policy is as it was"), "{told}");
+    assert_eq!(stage.bus.count("SELECT count(*) FROM mitigation.mitigations").await, 0);
+
+    let request =
+        ada.asks(&format!("mitigate --account {} --action revoke-sessions --reason leak", accounts[2])).await;
+    let progress = ada.asks(&format!("mitigation progress {} --wait", request["id"].as_str().unwrap())).await;
+    assert_eq!(progress["counts"][0]["state"], "held", "{progress}");
+    let approvals = bob.asks("approval list").await;
+    let id = approvals[0]["id"].as_str().unwrap();
+    assert_eq!(
+        (&approvals[0]["requested_by"], &approvals[0]["administrators"]),
+        (&"ada".into(), &"1".into())
+    );
+    let (code, said) = ada.fails(&format!("approval approve {id} --reason sure")).await;
+    assert!(code == 4 && said.contains("SAME_PERSON"), "{said}");
+    let (code, said) =
+        bob.fails(&format!("approval approve {id} --only {} --reason x", Uuid::now_v7())).await;
+    assert_eq!(code, 5, "{said}");
+    let rejected = bob.asks(&format!("approval reject {id} --reason mistaken")).await;
+    assert_eq!(
+        (&rejected["state"], &rejected["decider_name"]),
+        (&"APPROVAL_STATE_REJECTED".into(), &"bob".into())
+    );
+    let (code, said) = bob.fails(&format!("approval approve {id} --reason sure")).await;
+    assert!(code == 6 && said.contains("REJECTED"), "{said}");
     stage.stop().await;
 }
