@@ -61,7 +61,7 @@ impl Run {
             })
             .await?;
             self.stage.say(format_args!(
-                "{side}: an administrator changes the policy: one person may contain up to {ALONE} accounts alone"
+                "{side}: an administrator changes the policy: one person alone may contain {ALONE} accounts, not 50"
             ));
         }
         Ok(())
@@ -126,15 +126,16 @@ impl Run {
             let count = |outcome| {
                 let alike = plan.counts.iter().filter(move |c| c.outcome() == outcome);
                 let whys: BTreeSet<_> = alike.clone().map(|c| c.reason.as_str()).collect();
-                (alike.map(|c| c.count).sum::<i64>(), Vec::from_iter(whys).join(", "))
+                let whys = Vec::from_iter(whys).join(", ");
+                let count: i64 = alike.map(|c| c.count).sum();
+                if whys.is_empty() { count.to_string() } else { format!("{count} ({whys})") }
             };
-            let (run, _) = count(api::PlanOutcome::Run);
-            let ((held, holds), (refused, refusals)) =
-                (count(api::PlanOutcome::Held), count(api::PlanOutcome::Refused));
             self.stage.say(format_args!(
-                "{side}: the plan for {} exposed accounts: {run} actions would run, {held} be held ({holds}), \
-                 {refused} be refused ({refusals})",
-                plan.accounts
+                "{side}: the plan for {} exposed accounts: of its actions {} would run, {} be held, {} be refused",
+                plan.accounts,
+                count(api::PlanOutcome::Run),
+                count(api::PlanOutcome::Held),
+                count(api::PlanOutcome::Refused),
             ));
         }
         Ok(plan)
@@ -173,12 +174,12 @@ impl Run {
                 mitigation_ids: Vec::new(),
                 reason: "demo: looked at, they are real".to_owned(),
             };
-            let api::Approval { held, accounts, sentence, .. } = &approval;
-            self.stage.say(format_args!(
-                "{side}: one approval is pending, for {held} mitigations of {accounts} accounts: {sentence}"
-            ));
+            let api::Approval { accounts, sentence, .. } = &approval;
+            let things = if *accounts == 1 { "account" } else { "accounts" };
+            self.stage
+                .say(format_args!("{side}: {accounts} {things} wait for one approval, because {sentence}"));
             if approval.held_by == "privileged_account" {
-                self.stage.say(format_args!("{side}: a second person leaves the administrators as they are"));
+                self.stage.say(format_args!("{side}: a second person leaves that to those who know them"));
                 continue;
             }
             if approval.held_by == "first_run" {
@@ -187,11 +188,13 @@ impl Run {
                     Ok(_) => "it was let run".to_owned(),
                     Err(status) => reason(&status),
                 };
-                self.stage.say(format_args!("{side}: who changed the policy may not approve it: {heard}"));
+                self.stage.say(format_args!(
+                    "{side}: the administrator who changed the policy tries to approve it and hears {heard}"
+                ));
                 acts.own_approvals.push(heard);
             }
             second.approve(request).await?;
-            self.stage.say(format_args!("{side}: a second person approves it"));
+            self.stage.say(format_args!("{side}: a second person approves it; what was planned runs"));
             acts.braked.push((side.clone(), approval));
         }
         Ok(())
@@ -219,7 +222,7 @@ impl Run {
         self.mitigation_client("analyst", side).await?.undo(request).await?;
         let mitigation = self.until(side, of.id, "undone").await?;
         self.stage.say(format_args!(
-            "{side}: one call undoes the disabling of {}; it is now {}",
+            "{side}: one call takes back that {} was disabled; Parapet says {}",
             mitigation.login, mitigation.state
         ));
         Ok(Some(Act { side: side.clone(), mitigation }))
@@ -239,7 +242,7 @@ impl Run {
         })
         .await?;
         self.stage.say(format_args!(
-            "{side}: the policy now lets accounts mastered in Active Directory be disabled; {login} is, by hand"
+            "{side}: the policy now lets accounts of Active Directory be disabled; {login} is, by hand"
         ));
         let mut client = self.mitigation_client("analyst", side).await?;
         let request = api::RequestMitigationRequest {
@@ -262,7 +265,7 @@ impl Run {
         };
         let mitigation = self.until(side, planned.id, "reverted").await?;
         self.stage.say(format_args!(
-            "{side}: Active Directory's sync wrote {login} back; the re-check (here after 20 s, else after 60) says: {}",
+            "{side}: Active Directory enabled it again; the re-check (here after 20 s, by default after 60) says {}",
             mitigation.state
         ));
         Ok(Some(Act { side: side.clone(), mitigation }))

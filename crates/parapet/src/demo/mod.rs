@@ -55,7 +55,7 @@ impl Demo {
         // A run starts from nothing: what an earlier one left would be counted into this one.
         steps::parapet(&global, &["clean"]).await.context("cleaning up after an earlier run")?;
         let outcome = tokio::select! {
-            outcome = self.play(&global, stage) => outcome,
+            outcome = Box::pin(self.play(&global, stage)) => outcome,
             interrupted = crate::stack::interrupted() => interrupted.and(Err(anyhow::anyhow!("interrupted"))),
         };
         if self.keep {

@@ -201,14 +201,14 @@ impl Report {
             println!("    dropped: {count} because of {why}");
         }
         println!(
-            "  Brake: {} actions before a second person approved. Of {} who wanted to approve the first run of their own\n  \
-             change {} were refused.",
-            self.before_approval, self.own_approvals, self.own_approvals_refused
+            "  Brake: {} actions before a second person approved. Approving the first run of one's own change was refused \
+             {} of {} times.",
+            self.before_approval, self.own_approvals_refused, self.own_approvals
         );
         let account = |account: &Option<String>| account.clone().unwrap_or_else(|| "no account".to_owned());
         println!("  Undo: {} was disabled and is active again.", account(&self.undone_account));
         println!(
-            "  Writeback: {} was disabled, written back by its Active Directory, and told as reverted with an alert.",
+            "  Writeback: {} was disabled, enabled again by its Active Directory, and told as reverted, with an alert.",
             account(&self.written_back_account)
         );
     }

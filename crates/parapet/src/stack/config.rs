@@ -345,6 +345,20 @@ mod tests {
     }
 
     #[test]
+    fn the_executor_alone_is_told_when_to_look_again() {
+        configurations(|service, configuration| {
+            let told = configuration.get("executor").map(|executor| &executor["check_after_seconds"]);
+            let expected = json!([0, 20]);
+            assert_eq!(
+                told,
+                (service.name == "mitigation-executor").then_some(&expected),
+                "{}",
+                service.name
+            );
+        });
+    }
+
+    #[test]
     fn a_service_admits_exactly_those_that_call_it() {
         configurations(|service, configuration| {
             for served in service.serves {
