@@ -26,6 +26,9 @@ pub struct Account {
     pub guest: bool,
     /// Who checks the password.
     pub authority: String,
+    /// Mastered in an Active Directory, which writes back what somebody changes in the cloud.
+    #[serde(default)]
+    pub hybrid: bool,
     /// Administrator roles it holds.
     #[serde(default)]
     pub roles: Vec<String>,
@@ -77,7 +80,18 @@ pub enum Event {
         locked: bool,
     },
     /// An account changed.
-    Change {},
+    Change(Change),
+}
+
+/// A change of an account.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Change {
+    /// The account.
+    pub account: String,
+    /// What was done: `disable`, `unsuspend`, `revoke_sessions`, `reverted`, …
+    pub action: String,
+    /// Client id of the application that did it, or `directory` for what happens by itself.
+    pub actor: String,
 }
 
 /// A directory that was created for the demo.
@@ -204,6 +218,8 @@ pub fn entra(seed: u64, as_of: OffsetDateTime, secret: &str) -> anyhow::Result<V
                     "User.EnableDisableAccount.All", "IdentityRiskyUser.ReadWrite.All", "IdentityRiskyUser.Read.All"],
             }],
             "licences": ["P1", "P2"],
+            // Active Directory is the master: its sync writes back what is changed here, in life every 30 minutes.
+            "hybrid_writes": {"revert": {"after_s": WRITTEN_BACK_AFTER_S}},
         }},
         "generated": {"seed": seed, "count": 5000, "as_of": rfc3339(as_of)?},
     }))
@@ -217,6 +233,11 @@ pub fn okta(seed: u64, as_of: OffsetDateTime) -> anyhow::Result<Value> {
         "generated": {"seed": seed + 1, "count": 2000, "as_of": rfc3339(as_of)?},
     }))
 }
+
+/// Seconds after which Active Directory writes back. The first check of a containment, at once, must come before.
+pub const WRITTEN_BACK_AFTER_S: u32 = 10;
+/// When the demo's executor reads a contained account again; everybody else's second look is after a minute.
+pub const CHECK_AFTER_SECONDS: &str = "0,20,2100,3900";
 
 /// Directory id of the demo's Entra tenant.
 pub const ENTRA_TENANT: &str = "7c0f2f0e-5b5e-4c8e-9d3a-1d7f5f1c2a90";

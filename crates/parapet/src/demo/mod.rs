@@ -3,6 +3,7 @@
 //! Everything happens as a user would do it, through the public API and the command line. What happened is then held
 //! against the simulator's own log and the generator's knowledge; the exit code is the judge's.
 
+mod containment;
 pub mod directory;
 mod feeds;
 mod judge;
@@ -54,7 +55,7 @@ impl Demo {
         // A run starts from nothing: what an earlier one left would be counted into this one.
         steps::parapet(&global, &["clean"]).await.context("cleaning up after an earlier run")?;
         let outcome = tokio::select! {
-            outcome = self.play(&global, stage) => outcome,
+            outcome = Box::pin(self.play(&global, stage)) => outcome,
             interrupted = crate::stack::interrupted() => interrupted.and(Err(anyhow::anyhow!("interrupted"))),
         };
         if self.keep {
@@ -81,13 +82,14 @@ impl Demo {
     async fn play(&self, global: &Global, stage: Stage) -> anyhow::Result<report::Report> {
         let run = steps::Run::start(global, stage, self.seed).await?;
         let synced = run.connect_and_sync().await?;
+        run.set_policies().await?;
         let feeds = run.make_feeds(&synced)?;
         let imported = run.import(&feeds).await?;
         run.wait_for_verdicts().await?;
         run.wait_for_containment().await?;
-        run.approve_what_is_held().await?;
+        let acts = run.contain().await?;
         stage.say("collecting what Parapet says and what the directories say");
         let told = run.collect().await?;
-        judge::judge(&run, &feeds, &imported, told).await
+        judge::judge(&run, &feeds, &imported, &acts, told).await
     }
 }

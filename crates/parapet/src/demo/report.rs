@@ -42,6 +42,18 @@ pub struct Report {
     pub undone: usize,
     /// Accounts whose containment somebody reverted.
     pub reverted: usize,
+    /// What the plans said and whether it came so.
+    pub planned: Planned,
+    /// Actions at a directory before a second person had approved. Must be 0.
+    pub before_approval: usize,
+    /// Tries of those who changed a policy to approve its first run, and how many of them were refused.
+    pub own_approvals: usize,
+    /// See there.
+    pub own_approvals_refused: usize,
+    /// The account that was enabled again with one call.
+    pub undone_account: Option<String>,
+    /// The account that Active Directory enabled again, which was noticed.
+    pub written_back_account: Option<String>,
     /// Audit events of both tenants.
     pub audit_events: usize,
     /// Places where a secret of the run was found. Must be 0.
@@ -71,6 +83,23 @@ pub struct Decided {
     pub exposures: usize,
     /// Attempts.
     pub attempts: i64,
+}
+
+/// What the plans said would happen to the actions in them, and what the directories saw.
+#[derive(Debug, Default, Serialize)]
+pub struct Planned {
+    /// Would run.
+    pub run: usize,
+    /// Would wait for a second person.
+    pub held: usize,
+    /// Would not be done.
+    pub refused: usize,
+    /// Nothing to do.
+    pub already: usize,
+    /// Came as the plan said.
+    pub kept: usize,
+    /// Would run, but were dropped later: how many for which reason.
+    pub dropped: BTreeMap<String, usize>,
 }
 
 /// One tenant.
@@ -147,6 +176,7 @@ impl Report {
         for (why, count) in &self.held_because {
             println!("    held: {count} because of {why}");
         }
+        self.print_acts();
         println!(
             "\n{} audit events, both chains verified. {} places with a password or client secret in clear.",
             self.audit_events, self.secrets_found
@@ -159,6 +189,28 @@ impl Report {
                 println!("  - {objection}");
             }
         }
+    }
+
+    fn print_acts(&self) {
+        let Planned { run, held, refused, already, kept, dropped } = &self.planned;
+        println!(
+            "  Plan: of {} actions {run} would run, {held} be held, {refused} be refused; {kept} came so at the directory.",
+            run + held + refused + already
+        );
+        for (why, count) in dropped {
+            println!("    dropped: {count} because of {why}");
+        }
+        println!(
+            "  Brake: {} actions before a second person approved. Approving the first run of one's own change was refused \
+             {} of {} times.",
+            self.before_approval, self.own_approvals_refused, self.own_approvals
+        );
+        let account = |account: &Option<String>| account.clone().unwrap_or_else(|| "no account".to_owned());
+        println!("  Undo: {} was disabled and is active again.", account(&self.undone_account));
+        println!(
+            "  Writeback: {} was disabled, enabled again by its Active Directory, and told as reverted, with an alert.",
+            account(&self.written_back_account)
+        );
     }
 }
 

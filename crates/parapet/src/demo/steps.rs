@@ -6,12 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use serde::Deserialize;
 use serde_json::json;
 use shared::wire::v1::{
     self as api, exposure_service_client::ExposureServiceClient,
-    integration_service_client::IntegrationServiceClient, mitigation_service_client::MitigationServiceClient,
+    integration_service_client::IntegrationServiceClient,
 };
 use time::OffsetDateTime;
 use tokio::process::Command;
@@ -25,7 +25,7 @@ use crate::{bootstrap::ids, cli::Global, client};
 
 const ORGANIZATION: &str = "acme";
 const SAMPLE: &str = include_str!("../../../../deploy/local/bootstrap.toml");
-const PAGE: i32 = 1000;
+pub(super) const PAGE: i32 = 1000;
 
 /// One tenant of the demo.
 #[derive(Debug, Clone)]
@@ -111,7 +111,7 @@ impl Run {
     pub async fn start(global: &Global, stage: Stage, seed: u64) -> anyhow::Result<Self> {
         let began = OffsetDateTime::now_utc();
         stage.say("starting PostgreSQL, RabbitMQ, the simulator, the token issuer and the five services");
-        parapet(global, &["up", "--detach"]).await?;
+        parapet(global, &["up", "--detach", "--check-after-seconds", directory::CHECK_AFTER_SECONDS]).await?;
         let endpoints = client::Endpoints::load(global)?;
         let control = Control::new(endpoints.simulator_control.trim_start_matches("http://").parse()?)?;
         stage.say("the simulated directories: Entra ID with 5,000 accounts, Okta with 2,000");
@@ -330,52 +330,6 @@ impl Run {
         Ok(())
     }
 
-    /// Waits until no mitigation is on its way.
-    pub async fn wait_for_containment(&self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + Duration::from_mins(3);
-        let (mut quiet, mut said) = (0, Instant::now());
-        while quiet < 3 {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let mut open = 0;
-            for side in &self.sides {
-                open += self.mitigations(side).await?.iter().filter(|m| is_under_way(m)).count();
-            }
-            quiet = if open == 0 { quiet + 1 } else { 0 };
-            if said.elapsed() > Duration::from_secs(5) {
-                said = Instant::now();
-                self.stage.say(format_args!("{open} mitigations under way"));
-            }
-            if Instant::now() > deadline {
-                bail!("{open} mitigations are still under way after three minutes");
-            }
-        }
-        Ok(())
-    }
-
-    /// A second person approves what the brake holds, and leaves the administrators to those who know them.
-    pub async fn approve_what_is_held(&self) -> anyhow::Result<()> {
-        for side in &self.sides {
-            let mut mitigations = MitigationServiceClient::new(self.api("second-analyst", side).await?);
-            let open = api::ListPendingApprovalsRequest { page_size: PAGE, ..Default::default() };
-            let open = mitigations.list_pending_approvals(open).await?.into_inner().approvals;
-            for api::Approval { id, held_by, held, accounts, sentence, .. } in open {
-                let administrators = held_by == "privileged_account";
-                let decision = if administrators { "leaves them" } else { "lets them run" };
-                self.stage.say(format_args!(
-                    "{}: {held} mitigations of {accounts} accounts are held: {sentence}; a second person {decision}",
-                    side.name
-                ));
-                if !administrators {
-                    let reason = "demo: looked at, they are real".to_owned();
-                    mitigations
-                        .approve(api::ApproveRequest { id, mitigation_ids: Vec::new(), reason })
-                        .await?;
-                }
-            }
-        }
-        self.wait_for_containment().await
-    }
-
     /// Everything Parapet says.
     pub async fn collect(&self) -> anyhow::Result<Vec<Told>> {
         let mut told = Vec::new();
@@ -389,7 +343,7 @@ impl Run {
         Ok(told)
     }
 
-    async fn exposures(&self, side: &Side) -> anyhow::Result<Vec<api::Exposure>> {
+    pub(super) async fn exposures(&self, side: &Side) -> anyhow::Result<Vec<api::Exposure>> {
         let mut client = ExposureServiceClient::new(self.api("analyst", side).await?)
             .max_decoding_message_size(16 * 1024 * 1024);
         let (mut all, mut page_token) = (Vec::new(), String::new());
@@ -397,21 +351,6 @@ impl Run {
             let request = api::ListExposuresRequest { page_size: PAGE, page_token, ..Default::default() };
             let page = client.list_exposures(request).await?.into_inner();
             all.extend(page.exposures);
-            if page.next_page_token.is_empty() {
-                return Ok(all);
-            }
-            page_token = page.next_page_token;
-        }
-    }
-
-    async fn mitigations(&self, side: &Side) -> anyhow::Result<Vec<api::Mitigation>> {
-        let mut client = MitigationServiceClient::new(self.api("analyst", side).await?)
-            .max_decoding_message_size(16 * 1024 * 1024);
-        let (mut all, mut page_token) = (Vec::new(), String::new());
-        loop {
-            let request = api::ListMitigationsRequest { page_size: PAGE, page_token, ..Default::default() };
-            let page = client.list_mitigations(request).await?.into_inner();
-            all.extend(page.mitigations);
             if page.next_page_token.is_empty() {
                 return Ok(all);
             }
@@ -436,11 +375,4 @@ fn is_open(exposure: &api::Exposure) -> bool {
         }
         _ => false,
     }
-}
-
-fn is_under_way(mitigation: &api::Mitigation) -> bool {
-    !matches!(
-        mitigation.state.as_str(),
-        "done" | "verified" | "held" | "refused" | "failed" | "undone" | "reverted" | "unknown" | "dropped"
-    )
 }

@@ -6,7 +6,7 @@ use shared::outbox::OUTBOUND_EXCHANGE;
 use shared::queue::{BrokerConfig, declare_topology};
 use shared::sealing::Purpose;
 
-use super::{DATABASE, VHOST};
+use super::{DATABASE, Options, VHOST};
 use crate::certs::{Certificates, service_name};
 use crate::data::DataDir;
 use crate::servers::{Permissions, RabbitMq, write_private};
@@ -174,8 +174,8 @@ pub struct Installation<'a> {
     pub postgres: u16,
     /// The broker's port.
     pub rabbitmq: u16,
-    /// Whether the services reach the real providers instead of the simulator.
-    pub real_providers: bool,
+    /// What differs from what everybody gets.
+    pub options: &'a Options,
 }
 
 impl Installation<'_> {
@@ -200,6 +200,10 @@ impl Installation<'_> {
         match service.name {
             "credential-validator" => {
                 keys.insert("digest".into(), json!(keys::digest_key(self.data)));
+            }
+            "mitigation-executor" if !self.options.check_after_seconds.is_empty() => {
+                let checks = json!({ "check_after_seconds": self.options.check_after_seconds });
+                all.insert("executor".into(), checks);
             }
             "audit-writer" => {
                 all.insert("checkpoint".into(), json!({ "key_file": keys::checkpoint_key(self.data) }));
@@ -226,7 +230,7 @@ impl Installation<'_> {
         if !keys.is_empty() {
             all.insert("keys".into(), Value::Object(keys));
         }
-        if service.egress && !self.real_providers {
+        if service.egress && !self.options.real_providers {
             all.insert("idp".into(), self.egress());
         }
         Value::Object(all)
@@ -322,7 +326,7 @@ mod tests {
             certificates: &certificates,
             postgres: 1,
             rabbitmq: 2,
-            real_providers: false,
+            options: &Options { check_after_seconds: vec![0, 20], ..Options::default() },
         };
         for service in &SERVICES {
             check(service, &installation.configuration(service));
@@ -337,6 +341,20 @@ mod tests {
                 let given = text.contains(&format!("/{}.key\"", purpose.as_str()));
                 assert_eq!(given, service.opens.contains(&purpose), "{} {}", service.name, purpose.as_str());
             }
+        });
+    }
+
+    #[test]
+    fn the_executor_alone_is_told_when_to_look_again() {
+        configurations(|service, configuration| {
+            let told = configuration.get("executor").map(|executor| &executor["check_after_seconds"]);
+            let expected = json!([0, 20]);
+            assert_eq!(
+                told,
+                (service.name == "mitigation-executor").then_some(&expected),
+                "{}",
+                service.name
+            );
         });
     }
 

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::board::{Board, State};
 use super::config::{Installation, Ports, SERVICES, declare_queues};
 use super::unit::Unit;
-use super::{DATABASE, Lock, VHOST};
+use super::{DATABASE, Lock, Options, VHOST};
 use crate::certs::Certificates;
 use crate::client::Endpoints;
 use crate::data::DataDir;
@@ -45,8 +45,8 @@ pub struct Stack {
 
 impl Stack {
     /// Starts everything and returns when every process says that it is ready. The services meet the simulator under
-    /// the providers' names, or the `real_providers`.
-    pub async fn start(data: &DataDir, real_providers: bool) -> anyhow::Result<Self> {
+    /// the providers' names, or the real ones.
+    pub async fn start(data: &DataDir, options: &Options) -> anyhow::Result<Self> {
         data.create()?;
         let lock = Lock::take(data)?;
         crate::servers::ensure_all().await?;
@@ -74,7 +74,7 @@ impl Stack {
             _lock: lock,
         };
         // Whatever fails, what was started ends in order.
-        match stack.bring_up(&ports, &certificates, real_providers).await {
+        match stack.bring_up(&ports, &certificates, options).await {
             Ok(()) => Ok(stack),
             Err(error) => {
                 stack.stop().await;
@@ -87,7 +87,7 @@ impl Stack {
         &mut self,
         ports: &Ports,
         certificates: &Certificates,
-        real_providers: bool,
+        options: &Options,
     ) -> anyhow::Result<()> {
         let data = self.data.clone();
         self.start_servers().await?;
@@ -95,8 +95,7 @@ impl Stack {
         prepare_database(&data, postgres).await?;
         prepare_broker(&data, rabbitmq).await?;
         let (postgres, rabbitmq) = (postgres.port(), rabbitmq.port());
-        Installation { data: &data, ports: *ports, certificates, postgres, rabbitmq, real_providers }
-            .write_all()?;
+        Installation { data: &data, ports: *ports, certificates, postgres, rabbitmq, options }.write_all()?;
 
         let http = probe_client()?;
         let mut programs = vec![issuer_unit(&data, ports)?, simulator_unit(&data, ports, certificates)?];

@@ -36,9 +36,19 @@ pub struct Up {
     /// Return when everything is ready, and leave it running; `parapet down` stops it
     #[arg(long, short)]
     detach: bool,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// How a local stack differs from what everybody gets.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Options {
     /// Reach the real Entra ID and Okta instead of the simulator
     #[arg(long)]
-    real_providers: bool,
+    pub real_providers: bool,
+    /// Seconds after an action at which its account is read again [default: 0,60,2100,3900]
+    #[arg(long, value_name = "SECONDS,…", value_delimiter = ',')]
+    pub check_after_seconds: Vec<u32>,
 }
 
 impl Up {
@@ -46,9 +56,9 @@ impl Up {
     pub async fn run(self, global: &Global) -> anyhow::Result<()> {
         let data = global.data()?;
         if self.detach {
-            return detach(&data, self.real_providers, global.json).await;
+            return detach(&data, &self.options, global.json).await;
         }
-        let stack = Stack::start(&data, self.real_providers).await?;
+        let stack = Stack::start(&data, &self.options).await?;
         print(&stack.board().snapshot(), global.json);
         if !global.json {
             println!("\nup; Ctrl-C or `parapet down` stops it");
@@ -75,7 +85,7 @@ pub async fn interrupted() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn detach(data: &DataDir, real_providers: bool, json: bool) -> anyhow::Result<()> {
+async fn detach(data: &DataDir, options: &Options, json: bool) -> anyhow::Result<()> {
     if is_running(data) {
         bail!(already_running(data));
     }
@@ -83,12 +93,14 @@ async fn detach(data: &DataDir, real_providers: bool, json: bool) -> anyhow::Res
     std::fs::remove_file(data.state()).ok();
     let log = data.log("stack");
     let out = File::options().create(true).append(true).open(&log)?;
+    let checks: Vec<String> = options.check_after_seconds.iter().map(u32::to_string).collect();
     let mut child = Command::new("setsid")
         .arg(std::env::current_exe()?)
         .arg("--data-dir")
         .arg(data.path())
         .arg("up")
-        .args(real_providers.then_some("--real-providers"))
+        .args(options.real_providers.then_some("--real-providers"))
+        .args((!checks.is_empty()).then(|| format!("--check-after-seconds={}", checks.join(","))))
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)

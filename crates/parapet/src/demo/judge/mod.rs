@@ -3,6 +3,8 @@
 //! It trusts neither Parapet's counts nor its words: attempts are counted at the simulator, containment is read
 //! there, and the database is read as its superuser only to show that each submission had its reservation and intent.
 
+mod containment;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::Context;
@@ -16,7 +18,8 @@ use time::{Duration, OffsetDateTime};
 use crate::{cli::Global, client};
 
 use super::{
-    directory::{Account, Entry, Event},
+    containment::Acts,
+    directory::{Account, Change, Entry, Event},
     feeds::{Expected, Feeds},
     report::{Report, SideReport},
     scan::Scanner,
@@ -29,23 +32,31 @@ const LONGEST_DAY: Duration = Duration::hours(25);
 
 /// An account at a directory.
 type Key = (String, String);
+/// What was done to accounts, in order, by the simulator's log.
+type Changes = HashMap<Key, Vec<(OffsetDateTime, Change)>>;
 
 /// Judges the run.
 pub async fn judge(
     run: &Run,
     feeds: &Feeds,
     imported: &BTreeMap<String, Imported>,
+    acts: &Acts,
     told: Vec<Told>,
 ) -> anyhow::Result<Report> {
     let mut report = Report::new(imported, feeds);
     let mut truth: HashMap<Key, Account> = HashMap::new();
     let mut submissions: HashMap<Key, Vec<(OffsetDateTime, bool)>> = HashMap::new();
+    let mut changes = Changes::new();
     for side in &run.sides {
         for account in run.control.accounts(&side.directory.id).await? {
             truth.insert(key(&side.directory.id, &account.id), account);
         }
         for entry in run.control.log(&side.directory.id).await? {
             count(&mut report, &mut submissions, &entry);
+            if let Event::Change(change) = entry.event {
+                let account = key(&entry.directory, &change.account);
+                changes.entry(account).or_default().push((entry.time, change));
+            }
         }
     }
     report.attempts = submissions.values().map(Vec::len).sum();
@@ -54,10 +65,12 @@ pub async fn judge(
     }
     records(&mut report, feeds);
     verdicts(&mut report, &feeds.expected, &told, &submissions);
-    containment(&mut report, run, &told, &truth);
+    containment::judge(&mut report, run, &told, &truth);
     sides(&mut report, &told);
     ledger(&mut report, run, &submissions).await?;
-    audit(&mut report, run, &submissions).await?;
+    let events = audit(&mut report, run, &submissions).await?;
+    containment::Acted { run, acts, told: &told, truth: &truth, changes: &changes, events: &events }
+        .judge(&mut report);
     run.stage.say("searching logs, tables, messages and audit events for every password of the run");
     secrets(&mut report, run, feeds).await?;
     report.elapsed_s = run.elapsed_s();
@@ -173,104 +186,6 @@ fn verdicts(
     }
 }
 
-fn containment(report: &mut Report, run: &Run, told: &[Told], truth: &HashMap<Key, Account>) {
-    for Told { side, exposures, mitigations } in told {
-        let mut by_account: HashMap<&str, Vec<&api::Mitigation>> = HashMap::new();
-        for mitigation in mitigations {
-            by_account.entry(&mitigation.account_id).or_default().push(mitigation);
-        }
-        let mut seen = HashSet::new();
-        for exposure in exposures {
-            let valid = name(exposure.verdict.clone().unwrap_or_default().kind()).starts_with("valid");
-            if !valid || !seen.insert(exposure.account_id.as_str()) {
-                continue;
-            }
-            let account = truth.get(&key(&side.directory.id, &exposure.object_id));
-            let mitigations = by_account.get(exposure.account_id.as_str()).map_or(&[][..], Vec::as_slice);
-            classify(report, run, exposure, account, mitigations);
-        }
-    }
-    let valid_accounts: usize = report.contained + report.held + report.undone + report.reverted;
-    if valid_accounts != report.valid_found {
-        report.object(format!(
-            "contained {} + held {} + undone {} + reverted {} is not the {} accounts found valid",
-            report.contained, report.held, report.undone, report.reverted, report.valid_found
-        ));
-    }
-}
-
-fn classify(
-    report: &mut Report,
-    run: &Run,
-    exposure: &api::Exposure,
-    account: Option<&Account>,
-    mitigations: &[&api::Mitigation],
-) {
-    let Some(account) = account else {
-        report.object(format!("account {} is not in the directory", exposure.object_id));
-        return;
-    };
-    // Switched on for both tenants: revoke sessions and disable, automated.
-    let shown = [
-        (api::MitigationAction::RevokeSessions, account.sessions_valid_from >= run.began),
-        (api::MitigationAction::DisableAccount, matches!(account.status.as_str(), "disabled" | "suspended")),
-    ];
-    if !account.roles.is_empty() && shown.iter().any(|(_, shown)| *shown) {
-        report.object(format!("account {} is an administrator and was acted on", exposure.object_id));
-    }
-    let missing: Vec<_> = shown.into_iter().filter(|(_, shown)| !shown).map(|(action, _)| action).collect();
-    let mut whys = Vec::new();
-    for action in &missing {
-        let of: Vec<_> = mitigations.iter().filter(|m| m.action() == *action).collect();
-        let Some(why) = of.iter().find_map(|m| Why::of(m)) else {
-            let states: Vec<&str> = of.iter().map(|m| m.state.as_str()).collect();
-            report.object(format!(
-                "account {} is exposed, but the directory does not show {} and nothing explains it {states:?}",
-                exposure.object_id,
-                action.as_str_name(),
-            ));
-            return;
-        };
-        whys.push(why);
-    }
-    match whys.into_iter().min() {
-        None => report.contained += 1,
-        Some(Why::Undone) => report.undone += 1,
-        Some(Why::Reverted) => report.reverted += 1,
-        Some(Why::Held(why)) => {
-            report.held += 1;
-            *report.held_because.entry(why).or_default() += 1;
-        }
-    }
-}
-
-/// Why the directory does not show an action that was switched on.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Why {
-    Undone,
-    Reverted,
-    /// By a brake, or by a protection of the account.
-    Held(String),
-}
-
-impl Why {
-    /// Refusals that protect: a disabled AD account would come back with the next sync, and our application is not
-    /// given the role to act on administrators.
-    const PROTECTIONS: [&str; 2] = ["ad_mastered", "admin_target"];
-
-    fn of(mitigation: &api::Mitigation) -> Option<Self> {
-        match mitigation.state.as_str() {
-            _ if mitigation.undone_at.is_some() => Some(Self::Undone),
-            "reverted" => Some(Self::Reverted),
-            "held" if !mitigation.held_by.is_empty() => Some(Self::Held(mitigation.held_by.clone())),
-            "refused" if Self::PROTECTIONS.contains(&mitigation.reason.as_str()) => {
-                Some(Self::Held(mitigation.reason.clone()))
-            }
-            _ => None,
-        }
-    }
-}
-
 fn sides(report: &mut Report, told: &[Told]) {
     for Told { side, exposures, mitigations } in told {
         let valid = exposures
@@ -342,12 +257,14 @@ async fn ledger(
     Ok(())
 }
 
-/// Every submission has its audit intent, and the chains verify.
+/// Every submission has its audit intent, and the chains verify. Returns what the log says about mitigations, each event
+/// with its tenant's directory, newest first.
 async fn audit(
     report: &mut Report,
     run: &Run,
     submissions: &HashMap<Key, Vec<(OffsetDateTime, bool)>>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<(String, api::AuditEvent)>> {
+    let mut kept = Vec::new();
     for side in &run.sides {
         let mut client = AuditServiceClient::new(run.api("auditor", side).await?)
             .max_decoding_message_size(16 * 1024 * 1024);
@@ -368,6 +285,8 @@ async fn audit(
                     *intents.entry(key(&side.directory.id, &event.user_object_id)).or_default() += 1;
                 }
             }
+            let about = page.events.into_iter().filter(|e| e.r#type.contains("mitigation"));
+            kept.extend(about.map(|event| (side.directory.id.to_lowercase(), event)));
             if page.next_page_token.is_empty() {
                 break;
             }
@@ -383,7 +302,7 @@ async fn audit(
             report.object(format!("the audit chain of {} does not verify: {}", side.name, chain.fault));
         }
     }
-    Ok(())
+    Ok(kept)
 }
 
 /// No password and no client secret of the run lies anywhere but where it was put in.
@@ -463,31 +382,6 @@ impl std::fmt::Display for Side {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_action_that_is_not_seen_is_explained_by_a_brake_or_a_protection_and_by_nothing_else() {
-        let why = |state: &str, reason: &str, held_by: &str| {
-            let mitigation = api::Mitigation {
-                state: state.into(),
-                reason: reason.into(),
-                held_by: held_by.into(),
-                ..Default::default()
-            };
-            Why::of(&mitigation)
-        };
-        assert_eq!(why("held", "", "privileged_account"), Some(Why::Held("privileged_account".into())));
-        assert_eq!(why("refused", "ad_mastered", ""), Some(Why::Held("ad_mastered".into())));
-        assert_eq!(why("reverted", "", ""), Some(Why::Reverted));
-        for (state, reason) in [
-            ("held", ""),
-            ("refused", "refused_by_provider"),
-            ("verified", ""),
-            ("done", ""),
-            ("planned", "retry"),
-        ] {
-            assert_eq!(why(state, reason, ""), None, "{state} {reason}");
-        }
-    }
 
     #[test]
     fn a_third_submission_within_25_hours_is_over_the_limit_and_one_later_is_not() {
