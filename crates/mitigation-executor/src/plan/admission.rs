@@ -202,7 +202,7 @@ mod tests {
             for automatic in [true, false] {
                 let admission = |released| {
                     disabling(|f| {
-                        (f.protection, f.automatic, f.released) = (Some(protection), automatic, released)
+                        (f.protection, f.automatic, f.released) = (Some(protection), automatic, released);
                     })
                 };
                 assert_eq!(admission(false), Admission::Hold(hold), "{protection:?} {automatic}");
