@@ -175,9 +175,8 @@ impl Run {
                 reason: "demo: looked at, they are real".to_owned(),
             };
             let api::Approval { accounts, sentence, .. } = &approval;
-            let things = if *accounts == 1 { "account" } else { "accounts" };
-            self.stage
-                .say(format_args!("{side}: {accounts} {things} wait for one approval, because {sentence}"));
+            let things = if *accounts == 1 { "account waits" } else { "accounts wait" };
+            self.stage.say(format_args!("{side}: {accounts} {things} for one approval, because {sentence}"));
             if approval.held_by == "privileged_account" {
                 self.stage.say(format_args!("{side}: a second person leaves that to those who know them"));
                 continue;
