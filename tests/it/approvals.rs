@@ -176,6 +176,26 @@ async fn administrators_can_be_left_unprotected_and_have_a_brake_of_their_own() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_approves_an_administrator_s_lets_nothing_else_run() {
+    let boss = json!({ "login": LOGINS[0], "password": "right horse battery", "roles": ["ORG_ADMIN"] });
+    let user = json!({ "login": LOGINS[1], "password": "right horse battery" });
+    let mut policy = free();
+    policy.approval.first_run = true;
+    let settings = switched(&[Action::DisableAccount], true, true);
+    let mut stage = Stage::new(ProviderKind::Okta, vec![boss, user], settings, policy).await;
+    stage.prove(LOGINS[0], "valid", 1).await;
+    stage.until(HELD, 1).await;
+    assert_eq!(stage.why(LOGINS[0]).await.as_deref(), Some("privileged_account"));
+    // Even the person who changed the policy may: it is not the first run.
+    assert!(matches!(stage.approve("pat").await[..], [Ok(())]));
+    stage.until(VERIFIED, 1).await;
+    stage.prove(LOGINS[1], "valid", 1).await;
+    stage.until(HELD, 1).await;
+    assert_eq!(stage.why(LOGINS[1]).await.as_deref(), Some("first_run"));
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_feed_that_brings_far_more_than_usual_stops_everything_it_leads_to() {
     let mut stage = stage(braked(|b| b.feed_from_exposures = 2)).await;
     for login in &LOGINS[..2] {

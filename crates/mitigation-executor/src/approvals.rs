@@ -222,7 +222,10 @@ async fn decide_in(tx: &mut Tx, decision: &Decision) -> Result<(), Refused> {
         (Vec::new(), refuse(tx, decision.approval, Refusal::Rejected).await?)
     };
     planner::start(tx, &run).await?;
-    let armed: HashSet<IntegrationId> = run.iter().filter(|m| m.automatic).map(|m| m.integration).collect();
+    // INVARIANT: only whoever approves a first run lets automated mitigations run from then on. What is held as protected is
+    // held before that is asked, and who approves it has looked at nothing else.
+    let first_run = run.iter().filter(|_| approval.held_by == Hold::FirstRun);
+    let armed: HashSet<IntegrationId> = first_run.map(|m| m.integration).collect();
     for integration in armed {
         if let Some(read) = integration_store::integration(tx, integration).await? {
             let (tenant, by) = (decision.tenant, &decision.actor.0);
