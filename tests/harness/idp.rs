@@ -8,8 +8,11 @@ use idp_simulator::log::{Change, Event, Submission};
 use idp_simulator::model::Directory;
 use parapet::certs::Certificates;
 use serde_json::Value;
-use shared::provider::http::{Egress, EgressConfig, FixedAddress};
 use shared::provider::{Account, Cursor, Listing, Next, Provider, ProviderError};
+use shared::provider::{
+    http::{Egress, EgressConfig},
+    resolver::FixedAddress,
+};
 
 /// A running simulator and the way to it.
 #[derive(Debug)]

@@ -24,6 +24,7 @@ mod membership;
 pub mod okta;
 pub mod pace;
 mod page;
+pub mod resolver;
 mod sign_ins;
 
 pub use attempt::AttemptConnection;

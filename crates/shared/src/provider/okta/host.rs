@@ -87,12 +87,12 @@ fn is_label(label: &str) -> bool {
         && !label.ends_with('-')
 }
 
-/// A name of several labels; an address of digits is none.
+/// A name of several labels; an address is none, in whatever spelling (`0x7f.1`).
 fn is_domain(host: &str) -> bool {
     host.len() <= 253
         && host.contains('.')
         && host.split('.').all(is_label)
-        && host.bytes().any(|b| b.is_ascii_alphabetic())
+        && matches!(url::Host::parse(host), Ok(url::Host::Domain(_)))
 }
 
 #[cfg(test)]
@@ -127,6 +127,8 @@ mod tests {
             "localhost",
             "127.0.0.1",
             "10.0.0.7",
+            "0x7f.1",
+            "127.1",
             "a b.example",
             "*.acme.com",
             "acme.okta.com",
