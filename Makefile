@@ -13,11 +13,16 @@ CARGO_DENY := $(TOOLS)/bin/cargo-deny
 CARGO_DENY_VERSION := 0.20.2
 CLIENTS := $(TOOLS)/clients
 CLIENTS_READY := $(CLIENTS)/ready-$(shell cat tests/clients/python/requirements.txt tests/clients/node/package.json | sha256sum | cut -c1-16)
+CARGO_CYCLONEDX := $(TOOLS)/bin/cargo-cyclonedx
+CARGO_CYCLONEDX_VERSION := 0.5.9
+CARGO_FUZZ := $(TOOLS)/bin/cargo-fuzz
+CARGO_FUZZ_VERSION := 0.13.2
+SERVICES := integration-api identity-sync-worker credential-validator mitigation-executor audit-writer
 BUF := $(TOOLS)/python/bin/buf
 BUF_VERSION := 1.75.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo up which down status logs clean test clients proof harm bench bench-large check fmt lint proto-lint deny setup
+.PHONY: help build demo up which down status logs clean test clients proof harm bench bench-large check fmt lint proto-lint deny advisories licences sbom fuzz setup
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +86,28 @@ proto-lint: $(BUF) ## Check the protos
 deny: $(CARGO_DENY) ## Check licences, sources and banned crates
 	$(CARGO_DENY) --locked check bans licenses sources
 
+advisories: $(CARGO_DENY) ## Check the dependencies for known vulnerabilities (fetches the advisory database from its repository)
+	$(CARGO_DENY) --locked check advisories
+
+licences: $(CARGO_DENY) ## List the licences of everything that is built in
+	$(CARGO_DENY) --locked list
+
+sbom: $(CARGO_CYCLONEDX) ## Write the bill of materials of each program (CycloneDX 1.5, target/sbom)
+	rm -rf target/sbom && mkdir -p target/sbom
+	$(CARGO_CYCLONEDX) cyclonedx --format json --spec-version 1.5 --no-build-deps --describe binaries --target all --quiet
+	for service in $(SERVICES); do mv crates/$$service/$${service}_bin.cdx.json target/sbom/$$service.cdx.json; done
+	find . -name '*.cdx.json' -not -path './target/*' -delete
+	@ls -l target/sbom
+
+fuzz: $(CARGO_FUZZ) ## Search every reader of outside bytes for a panic: SECONDS each (60), TARGET=one of them; needs nightly Rust
+	@rustup run nightly rustc --version > /dev/null 2>&1 || { echo "make fuzz needs nightly Rust: rustup toolchain install nightly"; exit 1; }
+	for target in $(or $(TARGET),answer token message feed_file feed_record); do \
+	  mkdir -p tests/fuzz/corpus/$$target && \
+	  CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/fuzz PATH="$(TOOLS)/bin:$$PATH" cargo +nightly fuzz run --fuzz-dir tests/fuzz $$target \
+	    tests/fuzz/corpus/$$target tests/fuzz/seeds/$$target $$(test $$target = feed_file && echo tests/fixtures/feeds) \
+	    -- -max_total_time=$(or $(SECONDS),60) -timeout=10 -rss_limit_mb=1024 -max_len=65536 || exit 1; \
+	done
+
 $(CLIENTS_READY):
 	@command -v npm > /dev/null || apt-get install --yes --quiet nodejs npm || { echo "install nodejs and npm, then make clients"; exit 1; }
 	rm -rf $(CLIENTS)
@@ -93,6 +120,14 @@ $(CLIENTS_READY):
 
 $(CARGO_DENY):
 	cargo install --locked --quiet --root $(TOOLS) --target-dir $(TOOLS)/build --version $(CARGO_DENY_VERSION) cargo-deny
+	rm -rf $(TOOLS)/build
+
+$(CARGO_CYCLONEDX):
+	cargo install --locked --quiet --root $(TOOLS) --target-dir $(TOOLS)/build --version $(CARGO_CYCLONEDX_VERSION) cargo-cyclonedx
+	rm -rf $(TOOLS)/build
+
+$(CARGO_FUZZ):
+	cargo install --locked --quiet --root $(TOOLS) --target-dir $(TOOLS)/build --version $(CARGO_FUZZ_VERSION) cargo-fuzz
 	rm -rf $(TOOLS)/build
 
 $(BUF):

@@ -8,6 +8,7 @@
 
 pub mod bus;
 pub mod idp;
+pub mod outside;
 pub mod permits;
 pub mod process;
 pub mod proxy;

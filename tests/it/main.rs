@@ -23,6 +23,7 @@ mod database;
 mod doctor;
 mod entra;
 mod feeds;
+mod garbage;
 mod interruptions;
 mod kept_plans;
 #[cfg(feature = "fail-points")]

@@ -9,6 +9,8 @@ mod auth;
 mod catalogue;
 mod config;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 mod idempotent;
 mod integration;
 mod observe;

@@ -75,6 +75,18 @@ impl IssuerKeys {
         }))
     }
 
+    /// With this set, and nobody to ask for another.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn of(config: &OidcConfig, set: &JwkSet) -> Arc<Self> {
+        let keys: HashMap<_, _> = set.keys.iter().filter_map(usable).collect();
+        Arc::new(Self {
+            issuer: config.issuer.clone(),
+            client: reqwest::Client::new(),
+            keys: ArcSwapOption::from_pointee(keys),
+            asked: Mutex::new(Some(Instant::now())),
+        })
+    }
+
     /// Whether there are keys at all; without any, no call can be admitted.
     pub fn fetched(&self) -> bool {
         self.keys.load().is_some()
@@ -183,4 +195,11 @@ fn usable(jwk: &Jwk) -> Option<(String, Key)> {
     }
     let decoding = DecodingKey::from_jwk(jwk).ok()?;
     Some((jwk.common.key_id.clone()?, Key { decoding, algorithm }))
+}
+
+/// Whether anything of a set would be used; no symmetric key is.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzzed(set: &JwkSet) {
+    let symmetric = |jwk: &Jwk| matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_));
+    assert!(!set.keys.iter().any(|jwk| symmetric(jwk) && usable(jwk).is_some()), "a symmetric key verifies");
 }

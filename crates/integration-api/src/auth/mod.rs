@@ -1,6 +1,8 @@
 //! Who calls, for which tenant, and whether they may: one layer in front of every public service.
 
 mod access;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 mod jwks;
 mod layer;
 mod token;

@@ -87,7 +87,7 @@ impl Verifier {
 }
 
 // A claim that is there and cannot be read makes the token invalid: guessing would grant something.
-fn read(claims: &Map<String, Value>, names: &ClaimNames) -> Result<Claims, ApiError> {
+pub(super) fn read(claims: &Map<String, Value>, names: &ClaimNames) -> Result<Claims, ApiError> {
     let text = |name: &str| match claims.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.as_str())),

@@ -348,6 +348,20 @@ fn extra(record: &v1::FeedRecord) -> Result<Option<Zeroizing<Vec<u8>>>, SealErro
     serde_json::to_vec(&extra).map(|json| Some(Zeroizing::new(json))).map_err(|_| SealError::Malformed)
 }
 
+/// Prepares a record as it would be stored.
+///
+/// # Panics
+///
+/// When an accepted record breaks what the tables rely on.
+#[cfg(feature = "fuzzing")]
+pub fn fuzzed(record: v1::FeedRecord) {
+    let Ok(key) = DataKey::generate() else { return };
+    if let Ok(Ok(stored)) = prepare(None, &key, record, OffsetDateTime::UNIX_EPOCH + Duration::days(20_000)) {
+        assert!((1..=identifier::MAX_BYTES).contains(&stored.identity.len()), "an identity of no length");
+        assert!(!stored.identity.contains('\0'), "PostgreSQL has no text with NUL");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,8 @@ mod edit;
 pub mod exposure;
 pub mod identity;
 pub mod ingest;
+#[cfg(feature = "fuzzing")]
+pub use ingest_record::fuzzed as record_fuzzed;
 mod ingest_record;
 pub mod installation;
 pub mod integration;

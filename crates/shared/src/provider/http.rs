@@ -206,6 +206,13 @@ impl Answer {
     }
 }
 
+/// A body as a JSON object; `None` for anything else. What proves something about a password is read like this: serde
+/// also reads a struct from an array, by position, and passes over broken text in members that are not read.
+pub(super) fn object<T: serde::de::DeserializeOwned>(body: &[u8]) -> Option<T> {
+    let text = std::str::from_utf8(body).ok()?;
+    text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok())?
+}
+
 const REQUEST_IDS: [&str; 3] = ["request-id", "x-ms-request-id", "x-okta-request-id"];
 
 /// Sends exactly one request and reads the answer, however it turned out.

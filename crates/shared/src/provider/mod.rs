@@ -19,6 +19,8 @@ pub mod attempt;
 mod containment;
 pub mod directory;
 pub mod entra;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 pub mod http;
 mod membership;
 pub mod okta;

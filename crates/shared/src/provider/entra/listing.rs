@@ -219,6 +219,11 @@ fn group_missing(group: &str) -> Missing {
     }
 }
 
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzzed(answer: &crate::provider::http::Answer) -> Vec<User> {
+    answer.json::<Users>().map(|users| users.value).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

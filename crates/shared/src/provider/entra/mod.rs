@@ -8,6 +8,8 @@ mod actions;
 mod check;
 mod credential;
 mod expiry;
+#[cfg(feature = "fuzzing")]
+pub(super) mod fuzz;
 mod graph;
 mod listing;
 mod memberships;

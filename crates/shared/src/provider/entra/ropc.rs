@@ -82,7 +82,7 @@ pub(super) fn form(
 }
 
 /// What an answer proves. Tokens in it are dropped unread.
-fn judge(answer: &Answer, federated: bool) -> Attempted {
+pub(super) fn judge(answer: &Answer, federated: bool) -> Attempted {
     let now = OffsetDateTime::now_utc();
     let wait = answer.asks_for_patience();
     let verdict::Ruling { verdict, code, signal } =

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use crate::{
-    provider::Signal,
+    provider::{Signal, http::object},
     verdict::{Reason, Verdict},
 };
 
@@ -209,7 +209,7 @@ struct Refusal {
 
 /// The AADSTS codes of an answer; `None` when it is no answer of the token endpoint.
 pub(super) fn codes(body: &[u8]) -> Option<Vec<u32>> {
-    let Refusal { error: _, error_codes, error_description } = serde_json::from_slice(body).ok()?;
+    let Refusal { error: _, error_codes, error_description } = object(body)?;
     if error_codes.is_empty() {
         Some(described(&error_description).into_iter().collect())
     } else {
@@ -247,7 +247,7 @@ pub(super) fn rule(
     let ruling = |verdict, code, signal| Ruling { verdict, code, signal };
     let unreadable = ruling(Verdict::Inconclusive(Reason::UnreadableAnswer), None, Signal::None);
     match status {
-        200 if serde_json::from_slice::<Granted>(body).is_ok() => {
+        200 if object::<Granted>(body).is_some() => {
             return ruling(Verdict::Valid, None, Signal::None);
         }
         429 => {
@@ -260,7 +260,7 @@ pub(super) fn rule(
     }
     let Some(codes) = codes(body) else { return unreadable };
     let Some((code, meaning)) = weigh(&codes) else {
-        let busy = serde_json::from_slice::<Refusal>(body).ok().and_then(|r| r.error);
+        let busy = object::<Refusal>(body).and_then(|r| r.error);
         return match (codes.first(), busy.as_deref()) {
             (Some(unknown), _) => {
                 ruling(Verdict::Inconclusive(Reason::UnknownCode), Some(*unknown), Signal::UnknownCode)

@@ -226,6 +226,13 @@ async fn unlisted(
     }
 }
 
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzzed(answer: &crate::provider::http::Answer, scope: &SyncScope) {
+    if let Ok(events) = answer.json::<Vec<Event>>() {
+        assert!(named(&events, scope).iter().all(|named| user_path(&named.id).is_ok()), "an id that is none");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,6 +31,8 @@ mod actions;
 mod authn;
 mod client;
 mod failure;
+#[cfg(feature = "fuzzing")]
+pub(super) mod fuzz;
 pub mod host;
 pub mod keys;
 mod listing;

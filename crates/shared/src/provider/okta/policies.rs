@@ -239,6 +239,14 @@ impl Okta {
     }
 }
 
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzzed(answer: &crate::provider::http::Answer) {
+    if let Ok(policies) = answer.json::<Vec<Policy>>() {
+        let (strictest, weakest) = (strictest(policies.iter()), weakest(&policies));
+        assert!(!policies.is_empty() || (strictest.is_none() && weakest.is_none()), "rules of no policy");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

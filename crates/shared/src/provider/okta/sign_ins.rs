@@ -218,6 +218,16 @@ impl Event {
     }
 }
 
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzzed(answer: &Answer) {
+    for event in page(answer).ok().flatten().unwrap_or_default() {
+        let (ours, says) = (event.is_ours(), event.says());
+        assert!(!ours || !matches!(says, Some(SignIn::Success)), "an attempt of ours counts as the owner's");
+        let own = event.own();
+        assert!(ours || matches!(own, Ok(None)), "somebody else's sign-in counts as ours");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

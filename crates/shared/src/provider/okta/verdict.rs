@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use crate::{
-    provider::{Account, AccountState},
+    provider::{Account, AccountState, http::object},
     verdict::{Reason, Verdict},
 };
 
@@ -163,7 +163,7 @@ impl std::fmt::Display for Code {
 
 /// Reads an answer.
 pub fn read(status: u16, body: &[u8]) -> Reading {
-    let body = serde_json::from_slice::<Body>(body).unwrap_or_default();
+    let body = object::<Body>(body).unwrap_or_default();
     let code = match (status, &body.status, &body.error_code) {
         (200, Some(serde_json::Value::String(code)), _) | (_, _, Some(code)) => Some(code.as_str()),
         _ => None,

@@ -74,6 +74,7 @@ rows! {
     a_withdrawn_endpoint_is_configuration:
         410 r#"{"errorCode":"E0000215"}"# => unclear(Reason::Configuration), Configuration;
     a_throttle_is_not_a_verdict: 429 r#"{"errorCode":"E0000047"}"# => Meaning::Throttled, Nothing;
+    an_array_is_no_answer: 200 r#"["SUCCESS",null]"# => unclear(Reason::UnreadableAnswer), Nothing;
     a_redirect_is_unreadable: 307 "" => unclear(Reason::UnreadableAnswer), Nothing;
     an_outage_leaves_it_unknown: 503 r#"{"errorCode":"E0000010"}"# => unclear(Reason::Unknown), Nothing;
 }

@@ -71,7 +71,9 @@ fn the_table_holds_every_code_once_and_none_beyond_the_reference() {
 fn a_token_is_the_only_plain_valid() {
     let granted = br#"{"token_type":"Bearer","access_token":"a.b.c","id_token":"d","expires_in":3599}"#;
     assert_eq!(rule(200, granted, None, false, NOW).verdict, Verdict::Valid);
-    for body in [&b"{}"[..], b"<html>", b"", b"[]"] {
+    let arrays: [&[u8]; 2] = [br#"["a.b.c"]"#, br#"[{"access_token":"a.b.c"}]"#];
+    let broken: &[u8] = b"{\"access_token\":\"a.b.c\",\"scope\":\"\xff\"}";
+    for body in [&b"{}"[..], b"<html>", b"", b"[]", broken].into_iter().chain(arrays) {
         let verdict = rule(200, body, None, false, NOW).verdict;
         assert_eq!(verdict, Verdict::Inconclusive(Reason::UnreadableAnswer));
     }
