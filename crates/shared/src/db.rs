@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use serde::Deserialize;
 use sqlx::{
     AssertSqlSafe, ConnectOptions, PgConnection, PgPool, Postgres,
@@ -24,11 +25,14 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 use time::OffsetDateTime;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::AbortHandle};
 use tokio_util::sync::CancellationToken;
 
 pub use self::error::StoreError;
-use crate::id::TenantId;
+use crate::{
+    id::TenantId,
+    tls::{Contents, Files, Material, Reloaded},
+};
 
 /// Every migration of the product, in the binary: `parapet` applies them, services only compare versions.
 pub static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
@@ -42,10 +46,10 @@ pub fn required_schema() -> i64 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DatabaseTls {
-    /// Not encrypted: for a server on the same host.
+    /// Not encrypted: for a server on the same machine, and refused for any other.
     #[default]
     Disable,
-    /// Encrypted; certificate chain and host name are verified.
+    /// Encrypted with TLS 1.3; certificate chain and host name are verified.
     VerifyFull,
 }
 
@@ -65,8 +69,13 @@ pub struct DatabaseConfig {
     pub password_file: Option<PathBuf>,
     /// Encryption.
     pub tls: DatabaseTls,
-    /// File with the certificate authorities to trust (PEM); the system's when absent.
+    /// File with the certificate authorities to trust (PEM), besides the public ones that sqlx has built in.
     pub ca_file: Option<PathBuf>,
+    /// This service's own certificate chain (PEM), where the server asks for one. It logs in with its password all the
+    /// same, unless the server takes the certificate for it.
+    pub cert_file: Option<PathBuf>,
+    /// The private key of that certificate (PEM).
+    pub key_file: Option<PathBuf>,
     /// Most connections this process opens.
     pub max_connections: u32,
     /// Longest wait for a free or new connection, in seconds.
@@ -87,6 +96,8 @@ impl Default for DatabaseConfig {
             password_file: None,
             tls: DatabaseTls::Disable,
             ca_file: None,
+            cert_file: None,
+            key_file: None,
             max_connections: 10,
             acquire_timeout_seconds: 10,
             statement_timeout_seconds: 60,
@@ -96,7 +107,36 @@ impl Default for DatabaseConfig {
 }
 
 impl DatabaseConfig {
-    fn options(&self) -> Result<PgConnectOptions, StoreError> {
+    fn certificates(&self) -> Files {
+        match self.tls {
+            DatabaseTls::Disable => Files::default(),
+            DatabaseTls::VerifyFull => Files {
+                own: self.cert_file.clone().zip(self.key_file.clone()),
+                authorities: self.ca_file.clone(),
+            },
+        }
+    }
+
+    /// How to connect, kept up to date with the files.
+    async fn options(&self) -> Result<Reloaded<PgConnectOptions>, StoreError> {
+        let (config, certificates) = (self.clone(), self.certificates());
+        let mut files = certificates.paths();
+        files.extend(self.password_file.clone());
+        let options = Reloaded::start("database", files, move |contents| {
+            if config.tls == DatabaseTls::VerifyFull {
+                // The driver reads them at each connection; what cannot be used is refused here, before.
+                Material::read("database", &certificates, contents)?.client()?;
+            }
+            config.options_with(contents)
+        });
+        options.await.map_err(|error| StoreError::Config {
+            what: "the database's password or certificates cannot be used",
+            source: std::io::Error::other(format!("{error:#}")),
+        })
+    }
+
+    /// `contents`: own certificate and key, authorities, password; those that are configured.
+    fn options_with(&self, contents: &[Contents]) -> anyhow::Result<PgConnectOptions> {
         let mut options = PgConnectOptions::new_without_pgpass()
             .host(&self.host)
             .port(self.port)
@@ -116,18 +156,24 @@ impl DatabaseConfig {
                 // Compiling a plan costs more than any statement here runs.
                 ("jit", "off".to_owned()),
             ])
-            .ssl_mode(match self.tls {
-                DatabaseTls::Disable => PgSslMode::Disable,
-                DatabaseTls::VerifyFull => PgSslMode::VerifyFull,
-            })
             .disable_statement_logging();
-        if let Some(path) = &self.password_file {
-            let password = std::fs::read_to_string(path)
-                .map_err(|e| StoreError::Config { what: "the password file cannot be read", source: e })?;
-            options = options.password(password.trim_end_matches(['\r', '\n']));
+        let mut contents = contents.iter();
+        let mut next = || contents.next().context("a file was not read");
+        match self.tls {
+            DatabaseTls::Disable => options = options.ssl_mode(PgSslMode::Disable),
+            DatabaseTls::VerifyFull => {
+                options = options.ssl_mode(PgSslMode::VerifyFull);
+                if self.cert_file.is_some() && self.key_file.is_some() {
+                    options = options.ssl_client_cert_from_pem(next()?).ssl_client_key_from_pem(next()?);
+                }
+                if self.ca_file.is_some() {
+                    options = options.ssl_root_cert_from_pem(next()?.to_vec());
+                }
+            }
         }
-        if let Some(path) = &self.ca_file {
-            options = options.ssl_root_cert(path);
+        if self.password_file.is_some() {
+            let password = std::str::from_utf8(next()?).context("the password file is not UTF-8")?;
+            options = options.password(password.trim_end_matches(['\r', '\n']));
         }
         Ok(options)
     }
@@ -138,6 +184,28 @@ impl DatabaseConfig {
 pub struct Db {
     pool: PgPool,
     wakes: Arc<Wakes>,
+    _renewal: Arc<Renewal>,
+}
+
+/// Has a pool use the files of its configuration as they are, for as long as there is a [`Db`].
+#[derive(Debug)]
+struct Renewal(AbortHandle);
+
+impl Renewal {
+    fn start(pool: PgPool, mut options: Reloaded<PgConnectOptions>) -> Self {
+        let renewal = tokio::spawn(async move {
+            while let Some(options) = options.changed().await {
+                pool.set_connect_options((*options).clone());
+            }
+        });
+        Self(renewal.abort_handle())
+    }
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A loop that polls for what transactions commit.
@@ -157,23 +225,27 @@ struct Wakes {
 }
 
 impl Db {
-    /// Connects once and refuses a server that could lose what it acknowledged.
+    /// Connects once and refuses a server that could lose what it acknowledged, or speaks an older TLS.
+    ///
+    /// New connections use password and certificates as their files are then; those that are open stay.
     pub async fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        let options = config.options()?;
+        let options = config.options().await?;
+        let current = options.current();
         // Asked by hand first, because the pool reports a refusing hook only as a timeout.
-        let mut first = options.connect().await?;
-        durable(&mut first).await?;
+        let mut first = current.connect().await?;
+        acceptable(&mut first).await?;
         sqlx::Connection::close(first).await?;
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections)
             .acquire_timeout(Duration::from_secs(config.acquire_timeout_seconds))
             .after_connect(|connection, _| {
                 Box::pin(async move {
-                    durable(connection).await.map_err(|e| sqlx::Error::Configuration(Box::new(e)))
+                    acceptable(connection).await.map_err(|e| sqlx::Error::Configuration(Box::new(e)))
                 })
             })
-            .connect_lazy_with(options);
-        Ok(Self { pool, wakes: Arc::default() })
+            .connect_lazy_with((*current).clone());
+        let renewal = Arc::new(Renewal::start(pool.clone(), options));
+        Ok(Self { pool, wakes: Arc::default(), _renewal: renewal })
     }
 
     /// Waits until a transaction of this process has committed something for a loop that polls, or `at_most`; no less than
@@ -275,17 +347,20 @@ impl Db {
 }
 
 // INVARIANT: what COMMIT acknowledged survives a crash. The attempt budget rests on it.
-async fn durable(connection: &mut PgConnection) -> Result<(), StoreError> {
-    let (commit, fsync, replica): (String, String, bool) = sqlx::query_as(
-        "SELECT current_setting('synchronous_commit'), current_setting('fsync'), pg_is_in_recovery()",
+async fn acceptable(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let (commit, fsync, replica, tls): (String, String, bool, Option<String>) = sqlx::query_as(
+        "SELECT current_setting('synchronous_commit'), current_setting('fsync'), pg_is_in_recovery(),
+                (SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid())",
     )
     .fetch_one(connection)
     .await?;
-    match (commit.as_str(), fsync.as_str(), replica) {
+    match (commit.as_str(), fsync.as_str(), replica, tls.as_deref()) {
         ("off", ..) => Err(StoreError::NotDurable("synchronous_commit is off")),
-        (_, "off", _) => Err(StoreError::NotDurable("fsync is off")),
-        (.., true) => Err(StoreError::NotDurable("the server is a replica in recovery")),
-        _ => Ok(()),
+        (_, "off", ..) => Err(StoreError::NotDurable("fsync is off")),
+        (_, _, true, _) => Err(StoreError::NotDurable("the server is a replica in recovery")),
+        // The driver cannot be told a lowest version. None: no TLS was asked for, or something in between ends it.
+        (.., None | Some("TLSv1.3")) => Ok(()),
+        (.., Some(version)) => Err(StoreError::OldTls(version.to_owned())),
     }
 }
 

@@ -11,7 +11,11 @@ use config::{Environment, File, Value, ValueKind};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::telemetry::TelemetryConfig;
-use crate::{db::DatabaseConfig, queue::BrokerConfig};
+use crate::{
+    db::{DatabaseConfig, DatabaseTls},
+    queue::BrokerConfig,
+    tls::{self, Files},
+};
 
 /// What every service is configured with, under `[common]`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -55,8 +59,9 @@ impl Default for HttpConfig {
 pub struct ListenConfig {
     /// Address; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Which peers may call which gRPC service, by the DNS names in their certificates. A service that is not
-    /// listed is closed. Not used on the public port, where callers present tokens.
+    /// Which peers may call which method (`package.Service/Method`) or, where that has no list, any method of which
+    /// service (`package.Service`), by the DNS names in their certificates. What is not listed is closed. The product
+    /// needs [`crate::wire::CALLERS`]. Not used on the public port, where callers present tokens.
     pub allow: BTreeMap<String, Vec<String>>,
     /// Whether tools may ask for the protos.
     pub reflection: bool,
@@ -88,6 +93,16 @@ pub struct TlsFiles {
     pub key_file: PathBuf,
     /// Authorities whose certificates are accepted from the other side.
     pub ca_file: PathBuf,
+}
+
+impl TlsFiles {
+    /// As files to be watched.
+    pub(crate) fn all(&self) -> Files {
+        Files {
+            own: Some((self.cert_file.clone(), self.key_file.clone())),
+            authorities: Some(self.ca_file.clone()),
+        }
+    }
 }
 
 /// A service that is called.
@@ -266,6 +281,17 @@ fn check_common(common: &Common, faults: &mut Faults) {
     if let Some(file) = &database.ca_file {
         faults.require_file(file, "common.database.ca_file");
     }
+    let pair = [("cert_file", &database.cert_file), ("key_file", &database.key_file)];
+    check_pair("common.database", pair, database.tls == DatabaseTls::VerifyFull, faults);
+    // INVARIANT: nothing leaves the machine in clear.
+    let safe = database.tls == DatabaseTls::VerifyFull
+        || database.host.is_empty()
+        || tls::is_this_machine(&database.host);
+    faults.require(safe, "common.database.tls", "must be verify-full: the database is on another machine");
+    let safe = broker.tls || broker.host.is_empty() || tls::is_this_machine(&broker.host);
+    faults.require(safe, "common.broker.tls", "must be true: the broker is on another machine");
+    let pair = [("cert_file", &broker.cert_file), ("key_file", &broker.key_file)];
+    check_pair("common.broker", pair, broker.tls, faults);
     faults.require(!broker.host.is_empty(), "common.broker.host", "is required");
     faults.require(broker.port != 0, "common.broker.port", "must not be 0");
     faults.require(!broker.user.is_empty(), "common.broker.user", "is required");
@@ -280,6 +306,12 @@ fn check_common(common: &Common, faults: &mut Faults) {
     );
     if let Err(error) = super::telemetry::filter(&telemetry.log) {
         faults.add("common.telemetry.log", format!("is no log filter: {error}"));
+    }
+    let methods = crate::wire::methods();
+    for name in grpc.allow.keys() {
+        let known =
+            methods.iter().any(|(service, method)| name == service || *name == format!("{service}/{method}"));
+        faults.require(known, &format!("common.grpc.allow.{name}"), "is neither a service nor a method");
     }
     faults.require(grpc.calls_per_connection > 0, "common.grpc.calls_per_connection", "must not be 0");
     if let Some(tls) = tls {
@@ -300,6 +332,21 @@ fn check_common(common: &Common, faults: &mut Faults) {
         "common.lifecycle.grace_seconds",
         "must be 1 to 3600",
     );
+}
+
+/// A client's own certificate: both files or none, and only where there is TLS to show it in.
+fn check_pair(path: &str, pair: [(&str, &Option<PathBuf>); 2], tls: bool, faults: &mut Faults) {
+    let given = pair.iter().any(|(_, file)| file.is_some());
+    for (field, file) in pair {
+        let path = format!("{path}.{field}");
+        match file {
+            Some(file) => {
+                faults.require_file(file, &path);
+                faults.require(tls, &path, "is of use with tls only");
+            }
+            None => faults.require(!given, &path, "is required beside the other file"),
+        }
+    }
 }
 
 /// Reads `--config FILE` and the environment. None: the command line asked for help or a check and got it.
@@ -381,10 +428,12 @@ mod tests {
         worker.threads = 2
         [common.database]
         host = "db"
+        tls = "verify-full"
         database = "parapet"
         user = "parapet_api"
         [common.broker]
         host = "mq"
+        tls = true
         user = "api"
         password_file = "/etc/hostname"
     "#;
@@ -432,6 +481,34 @@ mod tests {
         ] {
             assert!(text.contains(path), "{path} is not in:\n{text}");
         }
+    }
+
+    #[test]
+    fn a_server_on_another_machine_without_tls_and_half_a_certificate_are_refused() {
+        let said = |text: &str| load_from::<Example>(Some(written(text).path()), Some(HashMap::new()));
+        let clear = GOOD.replace("tls = ", "#");
+        let text = said(&clear).unwrap_err().to_string();
+        for field in ["common.database.tls: must be", "common.broker.tls: must be"] {
+            assert!(text.contains(field), "{field} is not in:\n{text}");
+        }
+        said(&clear.replace("\"db\"", "\"127.0.0.1\"").replace("\"mq\"", "\"::1\"")).unwrap();
+        said(&clear.replace("\"db\"", "\"/run/postgresql\"").replace("\"mq\"", "\"localhost\"")).unwrap();
+        let half = format!("{GOOD}\ncert_file = \"/etc/hostname\"");
+        let text = said(&half).unwrap_err().to_string();
+        assert!(text.contains("common.broker.key_file: is required"), "{text}");
+    }
+
+    #[test]
+    fn an_allow_list_for_what_no_proto_knows_is_refused() {
+        let known = "parapet.internal.v1.AuditQueryService";
+        let listed = |name: &str| {
+            let file = written(&format!("{GOOD}\n[common.grpc.allow]\n\"{name}\" = [\"a\"]"));
+            load_from::<Example>(Some(file.path()), Some(HashMap::new()))
+        };
+        listed(known).unwrap();
+        listed(&format!("{known}/Search")).unwrap();
+        let text = listed(&format!("{known}/Serach")).unwrap_err().to_string();
+        assert!(text.contains("AuditQueryService/Serach: is neither"), "{text}");
     }
 
     #[test]
