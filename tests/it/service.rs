@@ -119,13 +119,13 @@ async fn a_task_that_does_not_end_is_left_behind_at_the_deadline() {
 }
 
 /// A certificate authority and the files of its parties.
-struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    dir: tempfile::TempDir,
+    pub dir: tempfile::TempDir,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -135,7 +135,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), dir }
     }
 
-    fn party(&self, name: &str) -> TlsFiles {
+    pub fn party(&self, name: &str) -> TlsFiles {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -273,7 +273,7 @@ fn settings(bus: &Bus, authority: &Authority, http: SocketAddr) -> Vec<(String, 
     .to_vec()
 }
 
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 

@@ -147,15 +147,12 @@ impl Server {
                 stop.cancelled().await;
                 tokio::time::sleep(drain).await;
             };
-            match presented {
-                Some(presented) => {
-                    serving.serve_with_incoming_shutdown(secured(listener, presented), stopped).await
-                }
-                None => {
-                    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-                    serving.serve_with_incoming_shutdown(incoming, stopped).await
-                }
-            }?;
+            if let Some(presented) = presented {
+                serving.serve_with_incoming_shutdown(secured(listener, presented), stopped).await?;
+            } else {
+                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                serving.serve_with_incoming_shutdown(incoming, stopped).await?;
+            }
             Ok(())
         });
         service.spawn("gRPC health", report_health(service.clone(), health, self.names));

@@ -14,6 +14,7 @@
 //! }
 //! ```
 
+mod check;
 mod config;
 mod entry;
 mod http;
