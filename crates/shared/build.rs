@@ -1,6 +1,6 @@
 //! Compiles every proto of the workspace, without protoc, and refuses a public RPC that does not say who may call it.
 
-use std::{env, fs, path::PathBuf};
+use std::{env, fmt::Write as _, fs, path::PathBuf};
 
 use anyhow::{Context, bail};
 use prost::Message;
@@ -33,6 +33,7 @@ fn main() -> anyhow::Result<()> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptor.bin"), &encoded)?;
     every_public_rpc_says_who_may_call_it(&encoded)?;
+    fs::write(out.join("callers.rs"), callers(&encoded)?)?;
     let set = prost_types::FileDescriptorSet::decode(encoded.as_slice())?;
     tonic_prost_build::configure().bytes(".parapet.events").skip_debug(WITH_SECRETS).compile_fds(set)?;
     Ok(())
@@ -58,4 +59,30 @@ fn every_public_rpc_says_who_may_call_it(encoded: &[u8]) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+// INVARIANT: an RPC between services without `(parapet.internal.v1.callers)` does not build.
+fn callers(encoded: &[u8]) -> anyhow::Result<String> {
+    let pool = DescriptorPool::decode(encoded)?;
+    let option = pool
+        .get_extension_by_name("parapet.internal.v1.callers")
+        .context("proto option parapet.internal.v1.callers is missing")?;
+    let mut table = String::from(
+        "/// Which services call which method between services, by `package.Service/Method`.\n\
+         pub const CALLERS: &[(&str, &[&str])] = &[\n",
+    );
+    for service in pool.services().filter(|s| s.parent_file().package_name() == "parapet.internal.v1") {
+        for method in service.methods() {
+            let options = method.options();
+            let value = options.get_extension(&option);
+            let names: Vec<&str> =
+                value.as_list().unwrap_or_default().iter().filter_map(Value::as_str).collect();
+            if names.is_empty() {
+                bail!("{}: say who calls it with option (parapet.internal.v1.callers)", method.full_name());
+            }
+            writeln!(table, "    (\"{}/{}\", &{names:?}),", service.full_name(), method.name())?;
+        }
+    }
+    table.push_str("];\n");
+    Ok(table)
 }

@@ -15,16 +15,13 @@ use parapet::{
     data::DataDir,
     demo::directory::Control,
     issuer::callers::{self, Caller, Callers},
-    servers::{SUPERUSER, private_dir},
+    servers::{SUPERUSER, broker_config, private_dir, superuser_options},
     stack::{DATABASE, Snapshot, VHOST},
 };
 use reqwest::Url;
 use rustix::process::{Pid, Signal, kill_process};
 use shared::db::DatabaseConfig;
-use sqlx::{
-    ConnectOptions, Connection, PgConnection,
-    postgres::{PgConnectOptions, PgSslMode},
-};
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::process::Command;
 use uuid::Uuid;
 
@@ -145,14 +142,8 @@ impl Stage {
     /// How the database's superuser connects.
     pub fn database_options(&self) -> anyhow::Result<PgConnectOptions> {
         let folder = self.data.postgres();
-        Ok(PgConnectOptions::new_without_pgpass()
-            .host("127.0.0.1")
-            .port(read(&folder.join("port"))?.parse()?)
-            .username(SUPERUSER)
-            .password(&read(&folder.join("password"))?)
-            .database(DATABASE)
-            .ssl_mode(PgSslMode::Disable)
-            .disable_statement_logging())
+        let (port, password) = (read(&folder.join("port"))?.parse()?, read(&folder.join("password"))?);
+        Ok(superuser_options(port, &password, DATABASE, &self.data.tls().join("ca.pem")))
     }
 
     /// How a service connects to the database.
@@ -167,9 +158,9 @@ impl Stage {
         let folder = self.data.rabbitmq();
         let ports = read(&folder.join("ports"))?;
         let port = ports.split_whitespace().next().context("the broker has a port")?;
-        let password = read(&folder.join("password"))?;
-        let url = format!("amqp://{SUPERUSER}:{password}@127.0.0.1:{port}/{VHOST}");
-        Ok(lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await?)
+        let ca = self.data.tls().join("ca.pem");
+        let broker = broker_config(port.parse()?, VHOST, SUPERUSER, &folder.join("password"), &ca);
+        Ok(broker.connect("bench").await?)
     }
 
     /// Counts as superuser.

@@ -55,7 +55,7 @@ struct Harm {
 async fn main() -> anyhow::Result<ExitCode> {
     let harm = Harm::parse();
     let folder = e2e::server_dir();
-    let postgres = Postgres::start(folder.path(), PostgresSettings::for_tests()).await?;
+    let postgres = Postgres::start(folder.path(), PostgresSettings::for_tests(), e2e::certificates()).await?;
     e2e::prepare(&postgres).await;
     let report = harm.run(&postgres).await?;
     save_json(&harm.json, &report.rows())?;
@@ -109,7 +109,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn parapet_locks_nobody_out_and_finds_what_works_where_both_references_lock_people_out() {
         let folder = e2e::server_dir();
-        let postgres = Postgres::start(folder.path(), PostgresSettings::for_tests()).await.unwrap();
+        let postgres =
+            Postgres::start(folder.path(), PostgresSettings::for_tests(), e2e::certificates()).await.unwrap();
         e2e::prepare(&postgres).await;
         let harm = Harm { seeds: vec![1], accounts: 2_000, days: 30, json: PathBuf::new() };
         let report = harm.run(&postgres).await.unwrap();

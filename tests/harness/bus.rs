@@ -1,10 +1,13 @@
 //! A database and a virtual host, declared and migrated, with services on them: what messaging tests share.
 
-use std::{future::Future, path::PathBuf, time::Duration};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use parapet::servers::{Permissions, Postgres, RabbitMq, write_private};
 use shared::{
-    db::DatabaseConfig,
     queue::{BrokerConfig, declare_topology},
     service::{Common, Service},
 };
@@ -59,7 +62,7 @@ impl Bus {
             &servers.rabbitmq,
             &database.name,
             &vhost.name,
-            servers.role_password_file.clone(),
+            &servers.role_password_file,
         )
         .await;
         Self { common, superuser, _owned: Some((database, vhost)) }
@@ -71,7 +74,7 @@ impl Bus {
         write_private(&password_file, ROLE_PASSWORD.as_bytes()).unwrap();
         let (database, vhost) = (database_on(postgres).await, unique("test"));
         rabbitmq.create_vhost(&vhost).await.unwrap();
-        let common = common(postgres, rabbitmq, &database, &vhost, password_file).await;
+        let common = common(postgres, rabbitmq, &database, &vhost, &password_file).await;
         declare_topology(&common.broker).await.unwrap();
         Self { common, superuser: postgres.connect_options(&database), _owned: None }
     }
@@ -137,9 +140,7 @@ impl Bus {
 
 /// A channel of a client that is none of ours, on this broker.
 pub async fn channel(broker: &BrokerConfig) -> (lapin::Connection, lapin::Channel) {
-    let url =
-        format!("amqp://{}:{ROLE_PASSWORD}@{}:{}/{}", broker.user, broker.host, broker.port, broker.vhost);
-    let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await.unwrap();
+    let connection = broker.connect("test").await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     (connection, channel)
 }
@@ -193,28 +194,15 @@ async fn common(
     rabbitmq: &RabbitMq,
     database: &str,
     vhost: &str,
-    password_file: PathBuf,
+    password_file: &Path,
 ) -> Common {
     // One for each test: the broker refuses to create the same user twice at the same moment.
     let user = unique("user");
     rabbitmq.create_user(&user, ROLE_PASSWORD).await.unwrap();
     rabbitmq.permit(vhost, &user, &Permissions::all()).await.unwrap();
     Common {
-        database: DatabaseConfig {
-            host: "127.0.0.1".into(),
-            port: postgres.port(),
-            database: database.to_owned(),
-            password_file: Some(password_file.clone()),
-            ..DatabaseConfig::default()
-        },
-        broker: BrokerConfig {
-            host: "127.0.0.1".into(),
-            port: rabbitmq.port(),
-            vhost: vhost.to_owned(),
-            user,
-            password_file,
-            ..BrokerConfig::default()
-        },
+        database: postgres.config(database, "", password_file),
+        broker: rabbitmq.config(vhost, &user, password_file),
         ..Common::default()
     }
 }

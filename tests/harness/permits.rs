@@ -1,12 +1,12 @@
 //! Real attempt permits: the real limiter on a real database is their only maker.
 
 use shared::audit::{self, Actor, Event};
-use shared::db::{DatabaseConfig, Db};
+use shared::db::Db;
 use shared::id::{AttemptId, ProviderKind, TenantId};
 use shared::limiter::{self, Answer, Ask, AttemptPermit, Ended, Limits, OwnerSeen, Reservation, Ticket};
 use shared::provider::{Account, Attempted, Signal, account_key};
 
-use crate::{Database, database, servers};
+use crate::{Database, database};
 
 /// A limiter with a database of its own.
 #[derive(Debug)]
@@ -19,16 +19,8 @@ pub struct Permits {
 impl Permits {
     /// Prepares the database.
     pub async fn start() -> Self {
-        let servers = servers().await;
         let database = database().await;
-        let config = DatabaseConfig {
-            host: "127.0.0.1".into(),
-            port: servers.postgres.port(),
-            database: database.name.clone(),
-            user: "parapet_validator".into(),
-            password_file: Some(servers.role_password_file.clone()),
-            ..DatabaseConfig::default()
-        };
+        let config = database.config_as("parapet_validator").await;
         Self { db: Db::connect(&config).await.unwrap(), database, tenant: TenantId::new() }
     }
 

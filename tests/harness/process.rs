@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use shared::{provider::http::EgressConfig, service::Common};
+use shared::{db::DatabaseTls, provider::http::EgressConfig, service::Common};
 use tokio::process::{Child, Command};
 
 /// What every service is told, as its file has it.
@@ -16,10 +16,12 @@ pub fn common(common: &Common) -> Value {
         "database": {
             "host": database.host, "port": database.port, "database": database.database,
             "user": database.user, "password_file": database.password_file,
+            "tls": if database.tls == DatabaseTls::VerifyFull { "verify-full" } else { "disable" },
+            "ca_file": database.ca_file,
         },
         "broker": {
             "host": broker.host, "port": broker.port, "vhost": broker.vhost, "user": broker.user,
-            "password_file": broker.password_file,
+            "password_file": broker.password_file, "tls": broker.tls, "ca_file": broker.ca_file,
         },
         "telemetry": { "log": "error" },
     });

@@ -5,7 +5,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 
-use parapet::servers::{Postgres, PostgresSettings, RabbitMq, write_private};
+use parapet::certs::Certificates;
+use parapet::servers::{Postgres, PostgresSettings, RabbitMq, private_dir, write_private};
+use shared::db::DatabaseConfig;
 use sqlx::{Connection as _, postgres::PgConnectOptions};
 use tokio::sync::OnceCell;
 
@@ -33,8 +35,8 @@ pub async fn servers() -> &'static Servers {
             let dir = process_dir();
             let (postgres_dir, rabbitmq_dir) = (dir.join("postgres"), dir.join("rabbitmq"));
             let (postgres, rabbitmq) = tokio::try_join!(
-                Postgres::start(&postgres_dir, PostgresSettings::for_tests()),
-                RabbitMq::start(&rabbitmq_dir),
+                Postgres::start(&postgres_dir, PostgresSettings::for_tests(), certificates()),
+                RabbitMq::start(&rabbitmq_dir, certificates()),
             )
             .unwrap();
             prepare(&postgres).await;
@@ -43,6 +45,16 @@ pub async fn servers() -> &'static Servers {
             Servers { postgres, rabbitmq, role_password_file }
         })
         .await
+}
+
+/// The authority of this process's servers, and what it signed.
+pub fn certificates() -> &'static Certificates {
+    static CERTIFICATES: OnceLock<Certificates> = OnceLock::new();
+    CERTIFICATES.get_or_init(|| {
+        let dir = process_dir().join("tls");
+        private_dir(&dir).unwrap();
+        Certificates::prepare(&dir, &["client"]).unwrap()
+    })
 }
 
 /// Makes the migrated database that tests copy, and lets the service roles log in with [`ROLE_PASSWORD`]. For a test
@@ -88,9 +100,10 @@ impl Database {
         servers().await.postgres.connect_options(&self.name)
     }
 
-    /// The URL with which a service role connects.
-    pub async fn url_as(&self, role: &str) -> String {
-        servers().await.postgres.url_as(role, ROLE_PASSWORD, &self.name)
+    /// How a service role connects.
+    pub async fn config_as(&self, role: &str) -> DatabaseConfig {
+        let servers = servers().await;
+        servers.postgres.config(&self.name, role, &servers.role_password_file)
     }
 }
 
@@ -112,13 +125,6 @@ pub async fn vhost() -> Vhost {
     let name = unique("test");
     servers().await.rabbitmq.create_vhost(&name).await.unwrap();
     Vhost { name }
-}
-
-impl Vhost {
-    /// The URL with which the administrator connects.
-    pub async fn url(&self) -> String {
-        servers().await.rabbitmq.url(&self.name)
-    }
 }
 
 impl Drop for Vhost {

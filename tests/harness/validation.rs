@@ -66,7 +66,7 @@ pub struct World {
     pub database: Database,
     _vhost: Vhost,
     broker: BrokerConfig,
-    port: u16,
+    database_config: DatabaseConfig,
     leak: Sealer,
     dir: tempfile::TempDir,
 }
@@ -85,17 +85,10 @@ impl World {
         let user = unique("user");
         servers.rabbitmq.create_user(&user, ROLE_PASSWORD).await.unwrap();
         servers.rabbitmq.permit(&vhost.name, &user, &Permissions::all()).await.unwrap();
-        let broker = BrokerConfig {
-            host: "127.0.0.1".into(),
-            port: servers.rabbitmq.port(),
-            vhost: vhost.name.clone(),
-            user,
-            password_file: servers.role_password_file.clone(),
-            ..BrokerConfig::default()
-        };
+        let broker = servers.rabbitmq.config(&vhost.name, &user, &servers.role_password_file);
         declare_topology(&broker).await.unwrap();
 
-        let port = database.superuser().await.get_port();
+        let database_config = database.config_as("").await;
         let dir = tempfile::tempdir().unwrap();
         let idp = Idp::start().await;
         let directory = Uuid::new_v4().to_string();
@@ -119,7 +112,7 @@ impl World {
             database,
             _vhost: vhost,
             broker,
-            port,
+            database_config,
             leak: sealer,
             dir,
         };
@@ -349,14 +342,7 @@ impl World {
     }
 
     fn database_as(&self, role: &str) -> DatabaseConfig {
-        DatabaseConfig {
-            host: "127.0.0.1".into(),
-            port: self.port,
-            database: self.database.name.clone(),
-            user: role.into(),
-            password_file: Some(self.broker.password_file.clone()),
-            ..DatabaseConfig::default()
-        }
+        DatabaseConfig { user: role.into(), ..self.database_config.clone() }
     }
 
     /// A connection as superuser.

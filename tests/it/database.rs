@@ -61,13 +61,9 @@ async fn a_bare_pool_keeps_transactions_of_cancelled_requests_open() {
     .await;
     let proxy = Proxy::to(bus.common.database.port).await;
     let servers = e2e::servers().await;
-    let url = servers.postgres.url_as(
-        "parapet_validator",
-        e2e::servers::ROLE_PASSWORD,
-        &bus.common.database.database,
-    );
-    let url = url.replace(&format!(":{}/", servers.postgres.port()), &format!(":{}/", proxy.port()));
-    let pool = PgPoolOptions::new().max_connections(10).connect(&url).await.unwrap();
+    let options = servers.postgres.connect_options(&bus.common.database.database).port(proxy.port());
+    let options = options.username("parapet_validator").password(e2e::servers::ROLE_PASSWORD);
+    let pool = PgPoolOptions::new().max_connections(10).connect_with(options).await.unwrap();
     // Ten connections are there before it becomes slow.
     let held: Vec<_> = futures::future::join_all((0..10).map(|_| pool.acquire())).await;
     drop(held);

@@ -24,8 +24,8 @@ impl World {
         let dir = e2e::server_dir();
         let (postgres_dir, rabbitmq_dir) = (dir.path().join("pg"), dir.path().join("mq"));
         let (postgres, rabbitmq) = tokio::try_join!(
-            Postgres::start(&postgres_dir, PostgresSettings::for_tests()),
-            RabbitMq::start(&rabbitmq_dir)
+            Postgres::start(&postgres_dir, PostgresSettings::for_tests(), e2e::certificates()),
+            RabbitMq::start(&rabbitmq_dir, e2e::certificates())
         )
         .unwrap();
         let bus = Bus::on(&postgres, &rabbitmq, dir.path().join("password")).await;

@@ -11,7 +11,9 @@ use sqlx::{ConnectOptions as _, Connection as _};
 #[tokio::test]
 async fn committed_rows_survive_a_kill_of_the_database_server() {
     let dir = e2e::server_dir();
-    let server = Postgres::start(&dir.path().join("pg"), PostgresSettings::for_tests()).await.unwrap();
+    let server = Postgres::start(&dir.path().join("pg"), PostgresSettings::for_tests(), e2e::certificates())
+        .await
+        .unwrap();
     let mut connection = server.connect("postgres").await.unwrap();
     sqlx::raw_sql("CREATE TABLE kept (n int); INSERT INTO kept SELECT generate_series(1, 1000)")
         .execute(&mut connection)
@@ -30,11 +32,11 @@ async fn committed_rows_survive_a_kill_of_the_database_server() {
 async fn a_server_finds_its_data_and_its_port_at_the_next_start() {
     let dir = e2e::server_dir();
     let dir = dir.path().join("pg");
-    let first = Postgres::start(&dir, PostgresSettings::for_tests()).await.unwrap();
+    let first = Postgres::start(&dir, PostgresSettings::for_tests(), e2e::certificates()).await.unwrap();
     first.create_database("mine", None).await.unwrap();
     let port = first.port();
     first.stop().await;
-    let second = Postgres::start(&dir, PostgresSettings::for_tests()).await.unwrap();
+    let second = Postgres::start(&dir, PostgresSettings::for_tests(), e2e::certificates()).await.unwrap();
     assert_eq!(second.port(), port);
     second.connect("mine").await.unwrap().close().await.unwrap();
     second.stop().await;
@@ -51,12 +53,12 @@ async fn a_directory_made_anew_does_not_meet_the_data_of_the_one_it_replaces() {
     };
     make();
     let pg = closed.join("pg");
-    let first = Postgres::start(&pg, PostgresSettings::for_tests()).await.unwrap();
+    let first = Postgres::start(&pg, PostgresSettings::for_tests(), e2e::certificates()).await.unwrap();
     first.create_database("mine", None).await.unwrap();
     let (data, elsewhere) = (Postgres::data_dir(&pg).unwrap(), closed.with_file_name("elsewhere"));
     std::fs::rename(&closed, &elsewhere).unwrap();
     make();
-    let running = Postgres::start(&pg, PostgresSettings::for_tests()).await;
+    let running = Postgres::start(&pg, PostgresSettings::for_tests(), e2e::certificates()).await;
     if data.starts_with(&closed) {
         running.unwrap().stop().await;
     } else {
@@ -65,7 +67,7 @@ async fn a_directory_made_anew_does_not_meet_the_data_of_the_one_it_replaces() {
     first.stop().await;
     std::fs::remove_dir_all(&closed).unwrap();
     make();
-    let second = Postgres::start(&pg, PostgresSettings::for_tests()).await.unwrap();
+    let second = Postgres::start(&pg, PostgresSettings::for_tests(), e2e::certificates()).await.unwrap();
     assert!(second.connect("mine").await.is_err(), "it is empty");
     second.stop().await;
     std::fs::remove_dir_all(Postgres::data_dir(&pg).unwrap()).unwrap();
@@ -77,17 +79,15 @@ async fn two_sets_of_servers_live_side_by_side() {
     let dir = e2e::server_dir();
     let (postgres_dir, rabbitmq_dir) = (dir.path().join("pg"), dir.path().join("mq"));
     let (postgres, rabbitmq) = tokio::try_join!(
-        Postgres::start(&postgres_dir, PostgresSettings::for_tests()),
-        RabbitMq::start(&rabbitmq_dir)
+        Postgres::start(&postgres_dir, PostgresSettings::for_tests(), e2e::certificates()),
+        RabbitMq::start(&rabbitmq_dir, e2e::certificates())
     )
     .unwrap();
     assert_ne!(postgres.port(), shared.postgres.port());
     assert_ne!(rabbitmq.port(), shared.rabbitmq.port());
     for server in [&shared.rabbitmq, &rabbitmq] {
         server.create_vhost("side-by-side").await.unwrap();
-        let connected =
-            lapin::Connection::connect(&server.url("side-by-side"), lapin::ConnectionProperties::default())
-                .await;
+        let connected = server.administrator("side-by-side").connect("test").await;
         connected.unwrap().close(200, "done".into()).await.unwrap();
     }
     postgres.stop().await;
@@ -97,15 +97,16 @@ async fn two_sets_of_servers_live_side_by_side() {
 #[tokio::test]
 async fn a_killed_broker_comes_back_on_its_port_with_its_virtual_hosts() {
     let dir = e2e::server_dir();
-    let server = RabbitMq::start(&dir.path().join("mq")).await.unwrap();
+    let server = RabbitMq::start(&dir.path().join("mq"), e2e::certificates()).await.unwrap();
     server.create_vhost("kept").await.unwrap();
     server.create_user("worker", "secret").await.unwrap();
     let nothing = Permissions { configure: "^$".into(), write: "^$".into(), read: "^$".into() };
     server.permit("kept", "worker", &nothing).await.unwrap();
     server.kill().await;
     server.start_again().await.unwrap();
-    let url = server.url_as("worker", "secret", "kept");
-    let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await.unwrap();
+    let password = dir.path().join("worker");
+    std::fs::write(&password, "secret").unwrap();
+    let connection = server.config("kept", "worker", &password).connect("test").await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     let refused = channel
         .queue_declare(

@@ -119,13 +119,13 @@ async fn a_task_that_does_not_end_is_left_behind_at_the_deadline() {
 }
 
 /// A certificate authority and the files of its parties.
-struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    dir: tempfile::TempDir,
+    pub dir: tempfile::TempDir,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -135,7 +135,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), dir }
     }
 
-    fn party(&self, name: &str) -> TlsFiles {
+    pub fn party(&self, name: &str) -> TlsFiles {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -220,11 +220,14 @@ async fn a_port_for_peers_without_certificates_or_with_an_unknown_service_is_ref
     let mut config = bus.common.grpc.clone();
     let server = || grpc::Server::new().add(AuditQueryServiceServer::new(Query));
     assert!(server().listen(&running.service, &config, Callers::Peers, None).await.is_err());
-    config.allow.insert("parapet.internal.v1.Nothing".into(), Vec::new());
     let authority = Authority::new();
     let tls = authority.party("audit-writer");
-    let refused = server().listen(&running.service, &config, Callers::Peers, Some(&tls)).await.unwrap_err();
-    assert!(refused.to_string().contains("parapet.internal.v1.Nothing"), "{refused:#}");
+    for unknown in ["parapet.internal.v1.Nothing", "parapet.internal.v1.AuditQueryService/Serach"] {
+        config.allow = BTreeMap::from([(unknown.to_owned(), Vec::new())]);
+        let refused =
+            server().listen(&running.service, &config, Callers::Peers, Some(&tls)).await.unwrap_err();
+        assert!(refused.to_string().contains(unknown), "{refused:#}");
+    }
     assert_eq!(running.stop().await, ExitCode::SUCCESS);
 }
 
@@ -250,6 +253,10 @@ fn settings(bus: &Bus, authority: &Authority, http: SocketAddr) -> Vec<(String, 
         ("COMMON__DATABASE__DATABASE", database.database.clone()),
         ("COMMON__DATABASE__USER", "parapet_audit".into()),
         ("COMMON__DATABASE__PASSWORD_FILE", file(database.password_file.as_ref().unwrap())),
+        ("COMMON__DATABASE__TLS", "verify-full".into()),
+        ("COMMON__DATABASE__CA_FILE", file(database.ca_file.as_ref().unwrap())),
+        ("COMMON__BROKER__TLS", "true".into()),
+        ("COMMON__BROKER__CA_FILE", file(broker.ca_file.as_ref().unwrap())),
         ("COMMON__BROKER__HOST", broker.host.clone()),
         ("COMMON__BROKER__PORT", broker.port.to_string()),
         ("COMMON__BROKER__VHOST", broker.vhost.clone()),
@@ -266,7 +273,7 @@ fn settings(bus: &Bus, authority: &Authority, http: SocketAddr) -> Vec<(String, 
     .to_vec()
 }
 
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 

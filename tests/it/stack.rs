@@ -8,21 +8,25 @@ use parapet::servers::process::{Child, Program, tail};
 use rustix::process::Signal;
 use serde_json::Value;
 
-struct Stack {
+pub struct Stack {
     dir: tempfile::TempDir,
 }
 
 impl Stack {
-    fn data(&self) -> PathBuf {
+    pub fn new() -> Self {
+        Self { dir: e2e::server_dir() }
+    }
+
+    pub fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
-    fn parapet(&self, args: &[&str]) -> Output {
+    pub fn parapet(&self, args: &[&str]) -> Output {
         Command::new(e2e::program("parapet")).arg("--data-dir").arg(self.data()).args(args).output().unwrap()
     }
 
     /// In the foreground, so that it ends with this process.
-    fn up(&self) -> Child {
+    pub fn up(&self) -> Child {
         let data = self.data().into_os_string();
         Program::new("stack", e2e::program("parapet"), self.log())
             .args(["--data-dir".into(), data, "up".into()])
@@ -39,7 +43,7 @@ impl Stack {
         serde_json::from_slice(&shown.stdout).ok()
     }
 
-    async fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+    pub async fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + Duration::from_mins(3);
         loop {
             let status = self.status();
@@ -60,7 +64,7 @@ fn pids(status: &Value) -> Vec<u64> {
     status["processes"].as_array().unwrap().iter().filter_map(|process| process["pid"].as_u64()).collect()
 }
 
-fn all_ready(status: &Value) -> bool {
+pub fn all_ready(status: &Value) -> bool {
     status["up"] == true
         && status["processes"].as_array().unwrap().iter().all(|process| process["state"] == "ready")
 }
@@ -78,7 +82,7 @@ fn is_gone(pid: u64) -> bool {
 
 #[tokio::test]
 async fn the_stack_survives_its_children_takes_them_along_and_finds_its_data_again() {
-    let stack = Stack { dir: e2e::server_dir() };
+    let stack = Stack::new();
     let supervisor = stack.up();
     let first = stack.until("the stack comes up", all_ready).await;
 

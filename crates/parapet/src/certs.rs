@@ -1,4 +1,4 @@
-//! The local stack's certificates: one authority, one certificate for each service, one for the simulator.
+//! The local stack's certificates: one authority, one certificate for each service and server, one for the simulator.
 
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,9 @@ const PROVIDER_NAMES: [&str; 7] = [
     "localhost",
 ];
 
+/// The servers of the stack that services meet over TLS.
+const SERVERS: [&str; 2] = ["postgres", "rabbitmq"];
+
 /// A certificate and its key, as files.
 #[derive(Debug, Clone)]
 pub struct CertifiedFiles {
@@ -42,11 +45,12 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Makes what `dir` lacks: the authority, a certificate for each of `services`, one for the simulator.
+    /// Makes what `dir` lacks: the authority, a certificate for each of `services` and of the servers, one for the
+    /// simulator.
     pub fn prepare(dir: &Path, services: &[&str]) -> anyhow::Result<Self> {
         let certificates = Self { dir: dir.to_owned() };
         let authority = certificates.authority()?;
-        for service in services {
+        for service in services.iter().chain(&SERVERS) {
             let names = vec![service_name(service), "localhost".to_owned(), "127.0.0.1".to_owned()];
             certificates.leaf(&authority, service, names)?;
         }
@@ -59,7 +63,7 @@ impl Certificates {
         self.dir.join("ca.pem")
     }
 
-    /// The certificate of a service, or of `idp-simulator`.
+    /// The certificate of a service, of a server (`postgres`, `rabbitmq`), or of `idp-simulator`.
     pub fn of(&self, name: &str) -> CertifiedFiles {
         CertifiedFiles {
             cert: self.dir.join(format!("{name}.pem")),

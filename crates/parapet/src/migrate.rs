@@ -2,9 +2,11 @@
 
 use anyhow::Context as _;
 use shared::db::MIGRATOR;
-use sqlx::postgres::PgConnectOptions;
+use shared::tls::is_this_machine;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _};
 
+use crate::certs::Certificates;
 use crate::cli::Global;
 use crate::servers::{Postgres, PostgresSettings};
 use crate::stack::DATABASE;
@@ -12,7 +14,8 @@ use crate::stack::DATABASE;
 /// `parapet migrate`
 #[derive(Debug, clap::Args)]
 pub struct Migrate {
-    /// A file with the URL of the database, postgres://USER:PASSWORD@HOST/DATABASE, whose user owns it
+    /// A file with the URL of the database, whose user owns it:
+    /// postgres://USER:PASSWORD@HOST/DATABASE?sslmode=verify-full&sslrootcert=FILE
     /// [default: the local stack's database, which is started for this when it is down]
     #[arg(long, value_name = "FILE", env = "PARAPET_DATABASE_URL_FILE")]
     url_file: Option<std::path::PathBuf>,
@@ -25,17 +28,25 @@ impl Migrate {
             let url =
                 std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
             // The parser's message could quote the URL, and the URL holds a password.
-            let options = url
+            let options: PgConnectOptions = url
                 .trim()
                 .parse()
                 .map_err(|_| anyhow::anyhow!("{} holds no database URL", file.display()))?;
+            let verified = matches!(options.get_ssl_mode(), PgSslMode::VerifyFull);
+            anyhow::ensure!(
+                verified || options.get_socket().is_some() || is_this_machine(options.get_host()),
+                "the database is on another machine: {} needs sslmode=verify-full",
+                file.display()
+            );
             run(&options).await?
         } else {
             let data = global.data()?;
             let running = crate::stack::is_running(&data);
             anyhow::ensure!(!running, "the local stack is up, and migrated its database when it started");
             data.create()?;
-            let postgres = Postgres::start(&data.postgres(), PostgresSettings::default()).await?;
+            let certificates = Certificates::prepare(&data.tls(), &[])?;
+            let postgres =
+                Postgres::start(&data.postgres(), PostgresSettings::default(), &certificates).await?;
             postgres.create_database(DATABASE, None).await?;
             let version = run(&postgres.connect_options(DATABASE)).await;
             postgres.stop().await;

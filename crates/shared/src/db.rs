@@ -5,30 +5,32 @@
 //! goes back to the pool only after its transaction was seen to end; and `COMMIT` of a failed transaction is answered
 //! without an error, so [`Tx::commit`] asks first.
 
+mod config;
 mod error;
 
 use std::{
     future::Future,
     ops::{Deref, DerefMut},
-    path::PathBuf,
     str::FromStr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use serde::Deserialize;
 use sqlx::{
     AssertSqlSafe, ConnectOptions, PgConnection, PgPool, Postgres,
     migrate::Migrator,
     pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
+    postgres::{PgConnectOptions, PgPoolOptions},
 };
 use time::OffsetDateTime;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::AbortHandle};
 use tokio_util::sync::CancellationToken;
 
-pub use self::error::StoreError;
-use crate::id::TenantId;
+pub use self::{
+    config::{DatabaseConfig, DatabaseTls},
+    error::StoreError,
+};
+use crate::{id::TenantId, tls::Reloaded};
 
 /// Every migration of the product, in the binary: `parapet` applies them, services only compare versions.
 pub static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
@@ -38,106 +40,33 @@ pub fn required_schema() -> i64 {
     MIGRATOR.iter().map(|m| m.version).max().unwrap_or(0)
 }
 
-/// Whether the connection to PostgreSQL is encrypted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DatabaseTls {
-    /// Not encrypted: for a server on the same host.
-    #[default]
-    Disable,
-    /// Encrypted; certificate chain and host name are verified.
-    VerifyFull,
-}
-
-/// Where the database is and how long it may take.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DatabaseConfig {
-    /// Host name or address.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// Database.
-    pub database: String,
-    /// Login role: `parapet_api`, `parapet_sync`, ...
-    pub user: String,
-    /// File with the role's password, without or with a final line break. None when the server asks for none.
-    pub password_file: Option<PathBuf>,
-    /// Encryption.
-    pub tls: DatabaseTls,
-    /// File with the certificate authorities to trust (PEM); the system's when absent.
-    pub ca_file: Option<PathBuf>,
-    /// Most connections this process opens.
-    pub max_connections: u32,
-    /// Longest wait for a free or new connection, in seconds.
-    pub acquire_timeout_seconds: u64,
-    /// Longest statement, in seconds.
-    pub statement_timeout_seconds: u64,
-    /// Longest wait for a lock, in seconds.
-    pub lock_timeout_seconds: u64,
-}
-
-impl Default for DatabaseConfig {
-    fn default() -> Self {
-        Self {
-            host: String::new(),
-            port: 5432,
-            database: String::new(),
-            user: String::new(),
-            password_file: None,
-            tls: DatabaseTls::Disable,
-            ca_file: None,
-            max_connections: 10,
-            acquire_timeout_seconds: 10,
-            statement_timeout_seconds: 60,
-            lock_timeout_seconds: 20,
-        }
-    }
-}
-
-impl DatabaseConfig {
-    fn options(&self) -> Result<PgConnectOptions, StoreError> {
-        let mut options = PgConnectOptions::new_without_pgpass()
-            .host(&self.host)
-            .port(self.port)
-            .database(&self.database)
-            .username(&self.user)
-            .application_name(&self.user)
-            .options([
-                ("statement_timeout", format!("{}s", self.statement_timeout_seconds)),
-                ("lock_timeout", format!("{}s", self.lock_timeout_seconds)),
-                ("idle_in_transaction_session_timeout", "60s".to_owned()),
-                // A plan kept from when a table was empty goes on scanning it while a first sync fills it: measured
-                // at half a second for each page of 999 accounts, and growing.
-                ("plan_cache_mode", "force_custom_plan".to_owned()),
-                // Solid-state storage: at the server's default of 4, made for spinning disks, a page of 999 accounts is
-                // looked up by reading the whole table until that has some 60,000 rows; measured at ten times the cost.
-                ("random_page_cost", "1.1".to_owned()),
-                // Compiling a plan costs more than any statement here runs.
-                ("jit", "off".to_owned()),
-            ])
-            .ssl_mode(match self.tls {
-                DatabaseTls::Disable => PgSslMode::Disable,
-                DatabaseTls::VerifyFull => PgSslMode::VerifyFull,
-            })
-            .disable_statement_logging();
-        if let Some(path) = &self.password_file {
-            let password = std::fs::read_to_string(path)
-                .map_err(|e| StoreError::Config { what: "the password file cannot be read", source: e })?;
-            options = options.password(password.trim_end_matches(['\r', '\n']));
-        }
-        if let Some(path) = &self.ca_file {
-            options = options.ssl_root_cert(path);
-        }
-        Ok(options)
-    }
-}
-
 /// A pool of checked connections.
 #[derive(Clone, Debug)]
 pub struct Db {
     pool: PgPool,
     wakes: Arc<Wakes>,
+    _renewal: Arc<Renewal>,
+}
+
+/// Has a pool use the files of its configuration as they are, for as long as there is a [`Db`].
+#[derive(Debug)]
+struct Renewal(AbortHandle);
+
+impl Renewal {
+    fn start(pool: PgPool, mut options: Reloaded<PgConnectOptions>) -> Self {
+        let renewal = tokio::spawn(async move {
+            while let Some(options) = options.changed().await {
+                pool.set_connect_options((*options).clone());
+            }
+        });
+        Self(renewal.abort_handle())
+    }
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A loop that polls for what transactions commit.
@@ -157,23 +86,27 @@ struct Wakes {
 }
 
 impl Db {
-    /// Connects once and refuses a server that could lose what it acknowledged.
+    /// Connects once and refuses a server that could lose what it acknowledged, or speaks an older TLS.
+    ///
+    /// New connections use password and certificates as their files are then; those that are open stay.
     pub async fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        let options = config.options()?;
+        let options = config.options().await?;
+        let current = options.current();
         // Asked by hand first, because the pool reports a refusing hook only as a timeout.
-        let mut first = options.connect().await?;
-        durable(&mut first).await?;
+        let mut first = current.connect().await?;
+        acceptable(&mut first).await?;
         sqlx::Connection::close(first).await?;
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections)
             .acquire_timeout(Duration::from_secs(config.acquire_timeout_seconds))
             .after_connect(|connection, _| {
                 Box::pin(async move {
-                    durable(connection).await.map_err(|e| sqlx::Error::Configuration(Box::new(e)))
+                    acceptable(connection).await.map_err(|e| sqlx::Error::Configuration(Box::new(e)))
                 })
             })
-            .connect_lazy_with(options);
-        Ok(Self { pool, wakes: Arc::default() })
+            .connect_lazy_with((*current).clone());
+        let renewal = Arc::new(Renewal::start(pool.clone(), options));
+        Ok(Self { pool, wakes: Arc::default(), _renewal: renewal })
     }
 
     /// Waits until a transaction of this process has committed something for a loop that polls, or `at_most`; no less than
@@ -275,17 +208,20 @@ impl Db {
 }
 
 // INVARIANT: what COMMIT acknowledged survives a crash. The attempt budget rests on it.
-async fn durable(connection: &mut PgConnection) -> Result<(), StoreError> {
-    let (commit, fsync, replica): (String, String, bool) = sqlx::query_as(
-        "SELECT current_setting('synchronous_commit'), current_setting('fsync'), pg_is_in_recovery()",
+async fn acceptable(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let (commit, fsync, replica, tls): (String, String, bool, Option<String>) = sqlx::query_as(
+        "SELECT current_setting('synchronous_commit'), current_setting('fsync'), pg_is_in_recovery(),
+                (SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid())",
     )
     .fetch_one(connection)
     .await?;
-    match (commit.as_str(), fsync.as_str(), replica) {
+    match (commit.as_str(), fsync.as_str(), replica, tls.as_deref()) {
         ("off", ..) => Err(StoreError::NotDurable("synchronous_commit is off")),
-        (_, "off", _) => Err(StoreError::NotDurable("fsync is off")),
-        (.., true) => Err(StoreError::NotDurable("the server is a replica in recovery")),
-        _ => Ok(()),
+        (_, "off", ..) => Err(StoreError::NotDurable("fsync is off")),
+        (_, _, true, _) => Err(StoreError::NotDurable("the server is a replica in recovery")),
+        // The driver cannot be told a lowest version. None: no TLS was asked for, or something in between ends it.
+        (.., None | Some("TLSv1.3")) => Ok(()),
+        (.., Some(version)) => Err(StoreError::OldTls(version.to_owned())),
     }
 }
 

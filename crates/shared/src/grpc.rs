@@ -1,41 +1,43 @@
 //! gRPC between services: mutual TLS on both sides, and a list of who may call what.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    net::SocketAddr,
-    path::Path,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+mod allow;
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use futures::future::{Either, Ready, ready};
-use tokio::net::TcpListener;
+use hyper_util::rt::TokioIo;
+use rustls::{ServerConfig, pki_types::ServerName};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Status,
     body::Body,
     server::NamedService,
     service::RoutesBuilder,
-    transport::{
-        Certificate, Channel, ClientTlsConfig, Endpoint, Identity, ServerTlsConfig,
-        server::{TcpConnectInfo, TcpIncoming, TlsConnectInfo},
-    },
+    transport::{Channel, Endpoint, server::TcpIncoming},
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tower::{Layer, Service as TowerService};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use tower::Service as TowerService;
 
+pub use self::allow::Peer;
+use self::allow::{AllowLayer, AllowList};
 use crate::{
     db::StoreError,
     service::{ListenConfig, PeerConfig, Service, TlsFiles},
+    tls::{self, Files, Reloaded},
     wire,
 };
 
-const HEALTH: &str = "grpc.health.v1.Health";
-const REFLECTION: [&str; 2] =
-    ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+/// What is spoken inside TLS.
+const HTTP2: &[&[u8]] = &[b"h2"];
+/// How long a connection may take, TLS included.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// How long a caller may take to show who it is.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a caller of an internal port learns of a failing database; the rest stays in our log.
 impl From<StoreError> for Status {
@@ -116,7 +118,7 @@ impl Server {
             Callers::Peers => Some(AllowList::new(&self.names, &config.allow)?),
             Callers::Public => None,
         };
-        let mut server = tonic::transport::Server::builder()
+        let server = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .http2_max_header_list_size(32 * 1024)
@@ -124,18 +126,15 @@ impl Server {
             .concurrency_limit_per_connection(config.calls_per_connection)
             .load_shed(true)
             .timeout(Duration::from_secs(config.timeout_seconds));
-        match (callers, tls) {
-            (_, Some(tls)) => {
-                let mut files =
-                    ServerTlsConfig::new().identity(identity(tls).await?).timeout(Duration::from_secs(10));
-                if callers == Callers::Peers {
-                    files = files.client_ca_root(certificate(&tls.ca_file).await?);
-                }
-                server = server.tls_config(files)?;
+        let presented = match (callers, tls) {
+            (Callers::Peers, Some(files)) => Some(tls::server("services", files.all(), HTTP2).await?),
+            (Callers::Public, Some(files)) => {
+                let own = Files { authorities: None, ..files.all() };
+                Some(tls::server("public", own, HTTP2).await?)
             }
             (Callers::Peers, None) => bail!("common.tls is required for the port of the services"),
-            (Callers::Public, None) => {}
-        }
+            (Callers::Public, None) => None,
+        };
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("cannot listen on {}", config.listen))?;
@@ -144,17 +143,64 @@ impl Server {
         let (stop, drain) =
             (service.stop_token(), Duration::from_secs(service.common().lifecycle.drain_seconds));
         service.spawn("gRPC", async move {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let stopped = async move {
                 stop.cancelled().await;
                 tokio::time::sleep(drain).await;
             };
-            Ok(serving.serve_with_incoming_shutdown(incoming, stopped).await?)
+            if let Some(presented) = presented {
+                serving.serve_with_incoming_shutdown(secured(listener, presented), stopped).await?;
+            } else {
+                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                serving.serve_with_incoming_shutdown(incoming, stopped).await?;
+            }
+            Ok(())
         });
         service.spawn("gRPC health", report_health(service.clone(), health, self.names));
         tracing::info!(%address, ?callers, tls = tls.is_some(), "gRPC port open");
         Ok(address)
     }
+}
+
+/// Connections that are through with TLS. Each meets the certificates as they are when it begins, and keeps them.
+///
+/// tonic's own TLS reads its certificates once.
+fn secured(
+    listener: TcpListener,
+    presented: Reloaded<ServerConfig>,
+) -> ReceiverStream<io::Result<TlsStream<TcpStream>>> {
+    let (ready, incoming) = mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            let accepted = tokio::select! {
+                // Nobody takes connections any more: the port closes.
+                () = ready.closed() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection was not accepted");
+                    // Out of file descriptors, most likely: that takes a moment to pass.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let (acceptor, ready) = (TlsAcceptor::from(presented.current()), ready.clone());
+            tokio::spawn(async move {
+                let secured = async {
+                    stream.set_nodelay(true)?;
+                    acceptor.accept(stream).await
+                };
+                match tokio::time::timeout(HANDSHAKE_WITHIN, secured).await {
+                    // If nobody takes it, the port has closed meanwhile.
+                    Ok(Ok(stream)) => ready.send(Ok(stream)).await.unwrap_or_default(),
+                    Ok(Err(error)) => tracing::debug!(%error, "a caller failed at TLS"),
+                    Err(_) => tracing::debug!("a caller was too slow at TLS"),
+                }
+            });
+        }
+    });
+    ReceiverStream::new(incoming)
 }
 
 async fn report_health(
@@ -180,175 +226,33 @@ async fn report_health(
     }
 }
 
-/// A channel to another service. It connects when it is first used and again whenever the connection is lost.
+/// A channel to another service. It connects when it is first used and again whenever the connection is lost, each time
+/// with the certificates as they are then.
 ///
 /// A peer that refuses our certificate shows at the first call, not here: TLS 1.3 tells the client afterwards.
 pub async fn channel(peer: &PeerConfig, tls: &TlsFiles) -> anyhow::Result<Channel> {
-    let mut config = ClientTlsConfig::new()
-        .identity(identity(tls).await?)
-        .ca_certificate(certificate(&tls.ca_file).await?);
-    if let Some(name) = &peer.server_name {
-        config = config.domain_name(name);
-    }
-    Ok(Endpoint::from_shared(peer.address.clone())
-        .with_context(|| format!("peer address {:?}", peer.address))?
-        .tls_config(config)?
-        .connect_timeout(Duration::from_secs(5))
+    let address = || format!("peer address {:?}", peer.address);
+    let uri: http::Uri = peer.address.parse().with_context(address)?;
+    let host = uri.host().with_context(address)?.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = uri.port_u16().unwrap_or(443);
+    let name = ServerName::try_from(peer.server_name.clone().unwrap_or_else(|| host.clone()))
+        .with_context(|| format!("the name expected of {}", peer.address))?;
+    let presented = tls::client("services", tls.all(), HTTP2).await?;
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let (config, host, name) = (presented.current(), host.clone(), name.clone());
+        async move {
+            match tokio::time::timeout(CONNECT_WITHIN, tls::connect(config, &host, port, name)).await {
+                Ok(connected) => connected.map(TokioIo::new),
+                Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+    });
+    // The connector does TLS: to tonic the transport looks plain. Calls still say https.
+    let plain = peer.address.replacen("https://", "http://", 1);
+    Ok(Endpoint::from_shared(plain)
+        .with_context(address)?
+        .origin(uri)
         .http2_keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(10))
-        .tcp_nodelay(true)
-        .connect_lazy())
-}
-
-async fn identity(tls: &TlsFiles) -> anyhow::Result<Identity> {
-    Ok(Identity::from_pem(read(&tls.cert_file).await?, read(&tls.key_file).await?))
-}
-
-async fn certificate(file: &Path) -> anyhow::Result<Certificate> {
-    Ok(Certificate::from_pem(read(file).await?))
-}
-
-async fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
-    tokio::fs::read(file).await.with_context(|| format!("cannot read {}", file.display()))
-}
-
-/// Which peers may call which service.
-#[derive(Debug, Default)]
-struct AllowList {
-    services: BTreeMap<String, Vec<String>>,
-}
-
-impl AllowList {
-    // A list for a service that is not there is a mistake that would leave another one closed: refused at start.
-    fn new(names: &[&'static str], allow: &BTreeMap<String, Vec<String>>) -> anyhow::Result<Self> {
-        for name in allow.keys() {
-            if !names.contains(&name.as_str()) {
-                bail!(
-                    "common.grpc.allow names {name}, which is not served here; served are {}",
-                    names.join(", ")
-                );
-            }
-        }
-        let mut services = allow.clone();
-        // Whoever may call something here may ask whether it is healthy, and what it looks like if that is on.
-        let mut all: Vec<String> = allow.values().flatten().cloned().collect();
-        all.sort_unstable();
-        all.dedup();
-        for name in [HEALTH].into_iter().chain(REFLECTION) {
-            services.insert(name.to_owned(), all.clone());
-        }
-        Ok(Self { services })
-    }
-
-    fn permits(&self, path: &str, peers: &[String]) -> bool {
-        let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
-        self.services.get(service).is_some_and(|allowed| peers.iter().any(|peer| allowed.contains(peer)))
-    }
-}
-
-/// The caller, as its certificate names it; found in the extensions of requests on a port for peers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer(pub Vec<String>);
-
-fn peer_names<B>(request: &http::Request<B>) -> Vec<String> {
-    let certificates =
-        request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>().and_then(TlsConnectInfo::peer_certs);
-    certificates.as_ref().and_then(|chain| chain.first()).map(|leaf| dns_names(leaf)).unwrap_or_default()
-}
-
-fn dns_names(der: &[u8]) -> Vec<String> {
-    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return Vec::new() };
-    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
-    let dns = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        _ => None,
-    });
-    dns.collect()
-}
-
-#[derive(Clone, Debug)]
-struct AllowLayer(Option<Arc<AllowList>>);
-
-impl<S> Layer<S> for AllowLayer {
-    type Service = Allow<S>;
-    fn layer(&self, inner: S) -> Allow<S> {
-        Allow { inner, list: self.0.clone() }
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Allow<S> {
-    inner: S,
-    list: Option<Arc<AllowList>>,
-}
-
-impl<S, R> TowerService<http::Request<R>> for Allow<S>
-where
-    S: TowerService<http::Request<R>, Response = http::Response<Body>>,
-{
-    type Response = http::Response<Body>;
-    type Error = S::Error;
-    type Future = Either<S::Future, Ready<Result<Self::Response, S::Error>>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: http::Request<R>) -> Self::Future {
-        if let Some(list) = &self.list {
-            let peers = peer_names(&request);
-            if !list.permits(request.uri().path(), &peers) {
-                tracing::warn!(path = request.uri().path(), ?peers, "peer refused");
-                metrics::counter!("parapet_grpc_peers_refused_total").increment(1);
-                let refusal = Status::permission_denied("this service may not call that method");
-                return Either::Right(ready(Ok(refusal.into_http())));
-            }
-            request.extensions_mut().insert(Peer(peers));
-        }
-        Either::Left(self.inner.call(request))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn list() -> AllowList {
-        let allow = BTreeMap::from([
-            ("a.v1.Search".to_owned(), vec!["integration-api".to_owned()]),
-            ("a.v1.Test".to_owned(), vec!["audit-writer".to_owned()]),
-        ]);
-        AllowList::new(&["a.v1.Search", "a.v1.Test", "a.v1.Closed"], &allow).unwrap()
-    }
-
-    #[test]
-    fn a_peer_may_call_what_it_is_listed_for_and_nothing_else() {
-        let (list, api) = (list(), ["integration-api".to_owned()]);
-        assert!(list.permits("/a.v1.Search/Find", &api));
-        assert!(!list.permits("/a.v1.Test/Run", &api));
-        assert!(!list.permits("/a.v1.Closed/Run", &api), "a service without a list is closed");
-        assert!(!list.permits("/a.v1.Search/Find", &[]), "a peer without a name is nobody");
-        assert!(!list.permits("/a.v1.Searching/Find", &api));
-    }
-
-    #[test]
-    fn everybody_on_a_list_may_ask_for_health() {
-        assert!(list().permits("/grpc.health.v1.Health/Check", &["audit-writer".to_owned()]));
-        assert!(!list().permits("/grpc.health.v1.Health/Check", &["stranger".to_owned()]));
-    }
-
-    #[test]
-    fn a_list_for_an_unknown_service_is_refused() {
-        let allow = BTreeMap::from([("a.v1.Serach".to_owned(), vec![])]);
-        assert!(AllowList::new(&["a.v1.Search"], &allow).is_err());
-    }
-
-    #[test]
-    fn a_peer_is_known_by_the_dns_names_of_its_certificate() {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let names = vec!["audit-writer".to_owned(), "audit-writer.parapet.svc".to_owned()];
-        let certificate = rcgen::CertificateParams::new(names.clone()).unwrap().self_signed(&key).unwrap();
-        assert_eq!(dns_names(certificate.der()), names);
-        assert!(dns_names(b"nonsense").is_empty());
-    }
+        .connect_with_connector_lazy(connector))
 }

@@ -22,6 +22,7 @@ pub mod relay;
 pub mod sealing;
 pub mod secret;
 pub mod service;
+pub mod tls;
 pub mod triage;
 pub mod verdict;
 pub mod wire;

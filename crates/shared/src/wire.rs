@@ -9,6 +9,8 @@
     reason = "generated; the contract is documented in proto/"
 )]
 
+use prost::Message as _;
+
 // Generated code finds other packages by their place among these modules.
 mod parapet {
     /// The public API, `parapet.v1`.
@@ -45,9 +47,39 @@ opaque_debug!(EntraCredentials, FeedRecord, SecretHash, Cookie);
 /// The encoded descriptors of all three packages, custom options included, for reflection and for access checks.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
 
+// Generated from the option `(parapet.internal.v1.callers)`.
+include!(concat!(env!("OUT_DIR"), "/callers.rs"));
+
+/// Every method of every service: the service's full name, and the method's own.
+pub fn methods() -> Vec<(String, String)> {
+    // Our own descriptors, compiled in: a build that cannot read them has none of the services either.
+    let set = prost_types::FileDescriptorSet::decode(DESCRIPTORS).unwrap_or_default();
+    let mut all = Vec::new();
+    for file in &set.file {
+        for service in &file.service {
+            let name = format!("{}.{}", file.package(), service.name());
+            all.extend(service.method.iter().map(|method| (name.clone(), method.name().to_owned())));
+        }
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::v1;
+
+    #[test]
+    fn every_method_between_services_says_who_calls_it() {
+        let methods = super::methods();
+        let internal: Vec<String> = methods
+            .iter()
+            .filter(|(service, _)| service.starts_with("parapet.internal."))
+            .map(|(service, method)| format!("{service}/{method}"))
+            .collect();
+        let told: Vec<&str> = super::CALLERS.iter().map(|(method, _)| *method).collect();
+        assert_eq!(internal, told);
+        assert!(internal.len() >= 10 && methods.len() > internal.len(), "{methods:?}");
+    }
 
     #[test]
     fn messages_with_secrets_do_not_print_them() {

@@ -1,9 +1,12 @@
 //! The doors around the decision: who may call what, commits without an answer, settling, explaining.
 
+use std::sync::Arc;
+
 use shared::{
     db::StoreError,
     id::{AttemptId, TenantId},
     limiter::{self, Answer, Denial, Ended, OwnerSeen, Reservation},
+    tls::{self, Files},
 };
 use sqlx::{ConnectOptions as _, Executor as _};
 use time::Duration;
@@ -12,34 +15,54 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
+use tokio_rustls::{TlsAcceptor, TlsConnector, rustls::pki_types::ServerName};
 
 use super::{
     Question, START, UNSEEN, WINDOW, account, as_validator, ask, decide, intent, limits, settle, spend,
 };
 
-/// Forwards to PostgreSQL until told to swallow the next answer: the server has the bytes, the client never hears.
+/// Forwards to PostgreSQL until told to swallow the next answer: the server has the bytes, the client never hears. TLS
+/// ends here on both sides, so that it sees what goes through.
 async fn swallowing_proxy(port: u16) -> (u16, watch::Sender<bool>) {
+    let own = e2e::certificates().of("postgres");
+    let presented = Files { own: Some((own.cert, own.key)), authorities: None };
+    let presented = tls::server("test", presented, &[]).await.unwrap();
+    let believed = Files { own: None, authorities: Some(e2e::certificates().ca()) };
+    let believed = Arc::new(tls::client_once("test", &believed).await.unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let own = listener.local_addr().unwrap().port();
     let (swallow, told) = watch::channel(false);
     tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-            let (mut from_client, mut to_client) = client.into_split();
-            let (mut from_server, mut to_server) = server.into_split();
-            tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await.ok() });
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            // In clear, each connection asks whether TLS is spoken, in eight bytes, and is answered with one.
+            let mut asked = [0; 8];
+            client.read_exact(&mut asked).await.unwrap();
+            server.write_all(&asked).await.unwrap();
+            let answer = server.read_u8().await.unwrap();
+            client.write_u8(answer).await.unwrap();
+            let client = TlsAcceptor::from(presented.current()).accept(client).await.unwrap();
+            let name = ServerName::try_from("127.0.0.1").unwrap();
+            let server = TlsConnector::from(Arc::clone(&believed)).connect(name, server).await.unwrap();
+            let (mut from_client, mut to_client) = tokio::io::split(client);
+            let (mut from_server, mut to_server) = tokio::io::split(server);
+            tokio::spawn(async move {
+                tokio::io::copy(&mut from_client, &mut to_server).await.ok();
+                to_server.shutdown().await.ok();
+            });
             let told = told.clone();
             tokio::spawn(async move {
                 let mut buffer = vec![0; 65536];
                 while let Ok(n) = from_server.read(&mut buffer).await {
                     // An answer to SELECT 1 or COMMIT that is swallowed closes the client's side.
                     if n == 0 || (*told.borrow() && buffer[..n].windows(6).any(|w| w == b"COMMIT")) {
-                        return;
+                        break;
                     }
                     if to_client.write_all(&buffer[..n]).await.is_err() {
-                        return;
+                        break;
                     }
                 }
+                to_client.shutdown().await.ok();
             });
         }
     });

@@ -6,7 +6,7 @@ use credential_validator::gate::beat;
 use e2e::{Database, servers::ROLE_PASSWORD, until};
 use parapet::servers::{Postgres, PostgresSettings, write_private};
 use shared::{
-    db::{DatabaseConfig, Db},
+    db::Db,
     id::{AttemptId, TenantId},
     limiter::{
         self, Answer, Denial, Reservation,
@@ -51,20 +51,13 @@ const MINUTES_PASS: &str = "
 async fn a_database_that_went_back_in_time_gives_no_permit_although_it_forgot_why() {
     let dir = e2e::server_dir();
     let home = dir.path().join("pg");
-    let server = Postgres::start(&home, PostgresSettings::for_tests()).await.unwrap();
+    let server = Postgres::start(&home, PostgresSettings::for_tests(), e2e::certificates()).await.unwrap();
     e2e::servers::prepare(&server).await;
     let name = e2e::servers::database_on(&server).await;
     let password_file = dir.path().join("password");
     write_private(&password_file, ROLE_PASSWORD.as_bytes()).unwrap();
     let connect = || {
-        let config = DatabaseConfig {
-            host: "127.0.0.1".into(),
-            port: server.port(),
-            database: name.clone(),
-            user: "parapet_validator".into(),
-            password_file: Some(password_file.clone()),
-            ..DatabaseConfig::default()
-        };
+        let config = server.config(&name, "parapet_validator", &password_file);
         async move { Db::connect(&config).await.unwrap() }
     };
     let db = connect().await;

@@ -8,14 +8,14 @@ mod gate;
 mod random;
 mod stops;
 
-use e2e::{Database, servers::ROLE_PASSWORD};
+use e2e::Database;
 use shared::{
     audit::{Actor, Event, Outcome},
-    db::{DatabaseConfig, Db},
+    db::Db,
     id::{AccountKey, AttemptId, ProviderKind, TenantId},
     limiter::{Ask, Limits, OwnerSeen},
 };
-use sqlx::{PgConnection, Row, postgres::PgConnectOptions};
+use sqlx::{PgConnection, Row};
 use time::{Duration, OffsetDateTime, macros::datetime};
 use uuid::Uuid;
 
@@ -132,18 +132,9 @@ pub async fn spend(db: &mut PgConnection, q: &Question) -> Said {
 
 /// The database as the validator's role reaches it, on another port if a proxy stands in front.
 pub async fn as_validator(database: &Database, port: Option<u16>) -> Db {
-    let options: PgConnectOptions = database.superuser().await;
-    let file = e2e::servers().await.role_password_file.clone();
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), ROLE_PASSWORD);
-    let config = DatabaseConfig {
-        host: "127.0.0.1".into(),
-        port: port.unwrap_or_else(|| options.get_port()),
-        database: database.name.clone(),
-        user: "parapet_validator".into(),
-        password_file: Some(file),
-        max_connections: 20,
-        ..DatabaseConfig::default()
-    };
+    let mut config = database.config_as("parapet_validator").await;
+    config.port = port.unwrap_or(config.port);
+    config.max_connections = 20;
     Db::connect(&config).await.unwrap()
 }
 

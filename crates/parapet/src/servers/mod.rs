@@ -21,8 +21,8 @@ use anyhow::Context as _;
 use rand::RngExt as _;
 
 pub use install::{Package, ensure};
-pub use postgres::{Postgres, PostgresSettings, SUPERUSER};
-pub use rabbitmq::{Permissions, RabbitMq};
+pub use postgres::{Postgres, PostgresSettings, SUPERUSER, superuser_options};
+pub use rabbitmq::{Permissions, RabbitMq, broker_config};
 
 /// How long a port may take to become free again.
 const LINGER: Duration = Duration::from_secs(2);

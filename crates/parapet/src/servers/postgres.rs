@@ -1,4 +1,4 @@
-//! A private PostgreSQL server.
+//! A private PostgreSQL server. It is reached over TLS 1.3 only.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -13,12 +13,17 @@ use rustix::process::{Pid, Signal, test_kill_process};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _};
 
+use shared::db::{DatabaseConfig, DatabaseTls};
+
 use super::process::{Child, Program, tail};
-use super::{Package, private_dir, remembered_password, remembered_ports};
+use super::{Package, private_dir, remembered_password, remembered_ports, write_private};
+use crate::certs::Certificates;
 
 /// The superuser of every private server.
 pub const SUPERUSER: &str = "parapet";
 const READY_WITHIN: Duration = Duration::from_mins(1);
+/// Who may connect, and how: everybody with a password, over TLS, from this machine.
+const ACCESS: &str = "# Written at each start.\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
 
 /// How a private server differs from PostgreSQL's defaults.
 #[derive(Debug, Clone)]
@@ -46,6 +51,7 @@ pub struct Postgres {
     bin: PathBuf,
     data: PathBuf,
     log: PathBuf,
+    ca: PathBuf,
     password: String,
     port: u16,
     user: Option<String>,
@@ -55,7 +61,11 @@ pub struct Postgres {
 
 impl Postgres {
     /// Starts a server on the data kept in `dir`, or on a new database cluster there.
-    pub async fn start(dir: &Path, settings: PostgresSettings) -> anyhow::Result<Self> {
+    pub async fn start(
+        dir: &Path,
+        settings: PostgresSettings,
+        certificates: &Certificates,
+    ) -> anyhow::Result<Self> {
         super::ensure(&[Package::Postgresql]).await?;
         let bin = Package::Postgresql.bin().context("PostgreSQL is not installed")?;
         private_dir(dir)?;
@@ -71,10 +81,12 @@ impl Postgres {
         if !data.join("PG_VERSION").exists() {
             init(&bin, &data, &password, user.as_deref(), &log).await?;
         }
+        equip(&data, certificates, user.as_deref())?;
         let [port] = remembered_ports(&dir.join("port"))?;
         let program = server(&bin, &data, port, user.as_deref(), &settings, &log);
         let child = Mutex::new(Arc::new(program.spawn()?));
-        let server = Self { bin, data, log, password, port, user, settings, child };
+        let ca = certificates.ca();
+        let server = Self { bin, data, log, ca, password, port, user, settings, child };
         server.wait_ready().await?;
         Ok(server)
     }
@@ -114,24 +126,21 @@ impl Postgres {
 
     /// How the superuser connects to `database`.
     pub fn connect_options(&self, database: &str) -> PgConnectOptions {
-        PgConnectOptions::new_without_pgpass()
-            .host(&Ipv4Addr::LOCALHOST.to_string())
-            .port(self.port)
-            .username(SUPERUSER)
-            .password(&self.password)
-            .database(database)
-            .ssl_mode(PgSslMode::Disable)
-            .log_statements(tracing::log::LevelFilter::Off)
+        superuser_options(self.port, &self.password, database, &self.ca)
     }
 
-    /// The URL with which `user` connects to `database`; it carries the password.
-    pub fn url_as(&self, user: &str, password: &str, database: &str) -> String {
-        format!("postgres://{user}:{password}@127.0.0.1:{}/{database}?sslmode=disable", self.port)
-    }
-
-    /// The URL with which the superuser connects to `database`; it carries the password.
-    pub fn url(&self, database: &str) -> String {
-        self.url_as(SUPERUSER, &self.password, database)
+    /// How a service that logs in as `user` is told to connect to `database`.
+    pub fn config(&self, database: &str, user: &str, password_file: &Path) -> DatabaseConfig {
+        DatabaseConfig {
+            host: Ipv4Addr::LOCALHOST.to_string(),
+            port: self.port,
+            database: database.to_owned(),
+            user: user.to_owned(),
+            password_file: Some(password_file.to_owned()),
+            tls: DatabaseTls::VerifyFull,
+            ca_file: Some(self.ca.clone()),
+            ..DatabaseConfig::default()
+        }
     }
 
     /// One connection of the superuser.
@@ -239,6 +248,19 @@ impl Postgres {
     }
 }
 
+/// How the superuser of a private server connects to `database`.
+pub fn superuser_options(port: u16, password: &str, database: &str, ca: &Path) -> PgConnectOptions {
+    PgConnectOptions::new_without_pgpass()
+        .host(&Ipv4Addr::LOCALHOST.to_string())
+        .port(port)
+        .username(SUPERUSER)
+        .password(password)
+        .database(database)
+        .ssl_mode(PgSslMode::VerifyFull)
+        .ssl_root_cert(ca)
+        .log_statements(tracing::log::LevelFilter::Off)
+}
+
 fn server(
     bin: &Path,
     data: &Path,
@@ -256,6 +278,9 @@ fn server(
         "log_parameter_max_length_on_error=0".to_owned(),
         "log_line_prefix=%m [%p] %u@%d ".to_owned(),
         "timezone=UTC".to_owned(),
+        "ssl=on".to_owned(),
+        "ssl_min_protocol_version=TLSv1.3".to_owned(),
+        "ssl_ca_file=root.crt".to_owned(),
     ];
     Program::new("postgres", bin.join("postgres"), log)
         .bare()
@@ -306,6 +331,27 @@ fn clear(data: &Path, user: Option<&str>) -> anyhow::Result<()> {
     fs::remove_dir_all(data).with_context(|| format!("cannot remove {}", data.display()))
 }
 
+/// Gives the server what it presents, whose certificates it takes, and the rules by which it admits, as files that are
+/// its own: it refuses a key that others may read.
+fn equip(data: &Path, certificates: &Certificates, user: Option<&str>) -> anyhow::Result<()> {
+    let own = certificates.of("postgres");
+    let read = |file: &Path| fs::read(file).with_context(|| format!("cannot read {}", file.display()));
+    for (name, content) in [
+        ("server.crt", read(&own.cert)?),
+        ("server.key", read(&own.key)?),
+        ("root.crt", read(&certificates.ca())?),
+        ("pg_hba.conf", ACCESS.into()),
+    ] {
+        let file = data.join(name);
+        write_private(&file, &content)?;
+        if let Some(user) = user {
+            let (uid, gid) = ids(user)?;
+            chown(&file, Some(uid), Some(gid))?;
+        }
+    }
+    Ok(())
+}
+
 async fn init(bin: &Path, data: &Path, password: &str, user: Option<&str>, log: &Path) -> anyhow::Result<()> {
     // A half-made cluster of an earlier start has no version file: it holds nothing and goes.
     clear(data, user)?;
@@ -316,7 +362,7 @@ async fn init(bin: &Path, data: &Path, password: &str, user: Option<&str>, log: 
     // Beside the cluster, not in it: initdb wants an empty directory.
     let password_file = data.with_extension("password");
     fs::remove_file(&password_file).ok();
-    super::write_private(&password_file, password.as_bytes())?;
+    write_private(&password_file, password.as_bytes())?;
     if let Some(user) = user {
         let (uid, gid) = ids(user)?;
         chown(data, Some(uid), Some(gid))?;

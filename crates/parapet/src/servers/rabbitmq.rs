@@ -1,4 +1,5 @@
-//! A private RabbitMQ broker.
+//! A private RabbitMQ broker. It is reached over TLS 1.3 only; its management interface, for this program alone, is plain
+//! HTTP on the loopback interface.
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use rustix::process::Signal;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use shared::queue::BrokerConfig;
 use tokio::net::TcpStream;
 
 use super::admin::Admin;
@@ -16,6 +17,7 @@ use super::process::{Child, Program, tail};
 use super::{Package, private_dir, remembered_password, remembered_ports, write_private};
 
 pub use super::admin::Permissions;
+use crate::certs::Certificates;
 
 /// The administrator of every private broker.
 const ADMINISTRATOR: &str = "parapet";
@@ -27,7 +29,7 @@ pub struct RabbitMq {
     program: Program,
     log: PathBuf,
     port: u16,
-    password: String,
+    ca: PathBuf,
     password_file: PathBuf,
     admin: Admin,
     child: Mutex<Arc<Child>>,
@@ -37,7 +39,7 @@ pub struct RabbitMq {
 
 impl RabbitMq {
     /// Starts a broker on the data kept in `dir`, or a new one there.
-    pub async fn start(dir: &Path) -> anyhow::Result<Self> {
+    pub async fn start(dir: &Path, certificates: &Certificates) -> anyhow::Result<Self> {
         super::ensure(&[Package::RabbitmqServer]).await?;
         let bin = Package::RabbitmqServer.bin().context("RabbitMQ is not installed")?;
         for part in ["home", "log", "schema", "generated"] {
@@ -46,7 +48,8 @@ impl RabbitMq {
         let password_file = dir.join("password");
         let password = remembered_password(&password_file)?;
         let [port, management, distribution, names] = remembered_ports(&dir.join("ports"))?;
-        write_private(&dir.join("rabbitmq.conf"), config(port, management, &password).as_bytes())?;
+        let config = config(port, management, &password, certificates);
+        write_private(&dir.join("rabbitmq.conf"), config.as_bytes())?;
         write_private(&dir.join("advanced.config"), b"[].\n")?;
         write_private(&dir.join("enabled_plugins"), b"[rabbitmq_management].\n")?;
         // Empty: keeps the machine's own /etc/rabbitmq out.
@@ -60,7 +63,8 @@ impl RabbitMq {
         let program = broker(&bin, dir, &log, distribution, names);
         let child = Mutex::new(Arc::new(program.clone().spawn()?));
         let admin = Admin::new(management, ADMINISTRATOR, &password)?;
-        let server = Self { program, log, port, password, password_file, admin, child, epmd: Arc::new(epmd) };
+        let ca = certificates.ca();
+        let server = Self { program, log, port, ca, password_file, admin, child, epmd: Arc::new(epmd) };
         server.wait_ready().await?;
         Ok(server)
     }
@@ -70,19 +74,14 @@ impl RabbitMq {
         self.port
     }
 
-    /// The AMQP URL with which `user` connects to `vhost`; it carries the password.
-    pub fn url_as(&self, user: &str, password: &str, vhost: &str) -> String {
-        format!("amqp://{user}:{password}@127.0.0.1:{}/{}", self.port, super::admin::encoded(vhost))
+    /// How a service that logs in as `user` is told to connect to `vhost`.
+    pub fn config(&self, vhost: &str, user: &str, password_file: &Path) -> BrokerConfig {
+        broker_config(self.port, vhost, user, password_file, &self.ca)
     }
 
-    /// The AMQP URL with which the administrator connects to `vhost`; it carries the password.
-    pub fn url(&self, vhost: &str) -> String {
-        self.url_as(ADMINISTRATOR, &self.password, vhost)
-    }
-
-    /// The administrator's name and the file with its password.
-    pub fn administrator(&self) -> (&'static str, PathBuf) {
-        (ADMINISTRATOR, self.password_file.clone())
+    /// How the administrator connects to `vhost`.
+    pub fn administrator(&self, vhost: &str) -> BrokerConfig {
+        self.config(vhost, ADMINISTRATOR, &self.password_file)
     }
 
     /// Creates a virtual host, unless it exists; the administrator may do everything in it.
@@ -159,7 +158,7 @@ impl RabbitMq {
         let deadline = Instant::now() + READY_WITHIN;
         let mut starts_left = 3;
         while Instant::now() < deadline {
-            if speaks_amqp(self.port).await && self.admin.answers().await {
+            if listens(self.port).await && self.admin.answers().await {
                 return Ok(());
             }
             if self.child().exited().is_some() {
@@ -176,20 +175,38 @@ impl RabbitMq {
     }
 }
 
-/// Whether a connection gets as far as the broker's first frame.
-async fn speaks_amqp(port: u16) -> bool {
-    let greet = async {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-        stream.write_all(b"AMQP\x00\x00\x09\x01").await?;
-        stream.read_u8().await
-    };
-    // A method frame, type 1, carries Connection.Start; anything else is not a broker that is up.
-    matches!(tokio::time::timeout(Duration::from_secs(2), greet).await, Ok(Ok(1)))
+/// How to connect to the broker of a private server on this port.
+pub fn broker_config(port: u16, vhost: &str, user: &str, password_file: &Path, ca: &Path) -> BrokerConfig {
+    BrokerConfig {
+        host: Ipv4Addr::LOCALHOST.to_string(),
+        port,
+        vhost: vhost.to_owned(),
+        user: user.to_owned(),
+        password_file: password_file.to_owned(),
+        tls: true,
+        ca_file: Some(ca.to_owned()),
+        ..BrokerConfig::default()
+    }
 }
 
-fn config(port: u16, management: u16, password: &str) -> String {
+/// Whether the port is open. The broker opens it at the very end of its start, when everything behind is up.
+async fn listens(port: u16) -> bool {
+    let connected = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+    matches!(tokio::time::timeout(Duration::from_secs(2), connected).await, Ok(Ok(_)))
+}
+
+fn config(port: u16, management: u16, password: &str, certificates: &Certificates) -> String {
+    let own = certificates.of("rabbitmq");
     format!(
-        "listeners.tcp.1 = 127.0.0.1:{port}\n\
+        "listeners.tcp = none\n\
+         listeners.ssl.1 = 127.0.0.1:{port}\n\
+         ssl_options.versions.1 = tlsv1.3\n\
+         ssl_options.cacertfile = {}\n\
+         ssl_options.certfile = {}\n\
+         ssl_options.keyfile = {}\n\
+         # Whoever shows a certificate shows a good one; nobody needs to.\n\
+         ssl_options.verify = verify_peer\n\
+         ssl_options.fail_if_no_peer_cert = false\n\
          management.tcp.ip = 127.0.0.1\n\
          management.tcp.port = {management}\n\
          default_user = {ADMINISTRATOR}\n\
@@ -200,7 +217,10 @@ fn config(port: u16, management: u16, password: &str) -> String {
          # One write-ahead log serves all quorum queues, and is held in memory until it is full.\n\
          raft.wal_max_size_bytes = 64000000\n\
          log.console = false\n\
-         log.file.level = info\n"
+         log.file.level = info\n",
+        certificates.ca().display(),
+        own.cert.display(),
+        own.key.display(),
     )
 }
 

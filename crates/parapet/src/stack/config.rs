@@ -3,8 +3,9 @@
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use shared::outbox::OUTBOUND_EXCHANGE;
-use shared::queue::{BrokerConfig, declare_topology};
+use shared::queue::declare_topology;
 use shared::sealing::Purpose;
+use shared::wire::CALLERS;
 
 use super::{DATABASE, Options, VHOST};
 use crate::certs::{Certificates, service_name};
@@ -256,16 +257,15 @@ impl Installation<'_> {
                 ((*peer).to_owned(), json!({ "address": address, "server_name": service_name(peer) }))
             })
             .collect();
-        let allow: serde_json::Map<String, Value> = service
-            .serves
+        // Exactly what the product needs: each method, and who calls it.
+        let allow: serde_json::Map<String, Value> = CALLERS
             .iter()
-            .map(|served| {
-                let callers: Vec<String> = SERVICES
-                    .iter()
-                    .filter(|caller| caller.calls.contains(&service.name))
-                    .map(|caller| service_name(caller.name))
-                    .collect();
-                ((*served).to_owned(), json!(callers))
+            .filter(|(method, _)| {
+                service.serves.iter().any(|served| method.split('/').next() == Some(served))
+            })
+            .map(|(method, callers)| {
+                let callers: Vec<String> = callers.iter().map(|caller| service_name(caller)).collect();
+                ((*method).to_owned(), json!(callers))
             })
             .collect();
         json!({
@@ -275,6 +275,8 @@ impl Installation<'_> {
                 "database": DATABASE,
                 "user": service.role,
                 "password_file": service.database_password(self.data),
+                "tls": "verify-full",
+                "ca_file": self.certificates.ca(),
             },
             "broker": {
                 "host": "127.0.0.1",
@@ -282,6 +284,8 @@ impl Installation<'_> {
                 "vhost": VHOST,
                 "user": service.name,
                 "password_file": service.broker_password(self.data),
+                "tls": true,
+                "ca_file": self.certificates.ca(),
             },
             "telemetry": { "log": "info", "format": "text" },
             "http": { "listen": local(self.ports.http(service.name)) },
@@ -299,23 +303,14 @@ fn local(port: u16) -> String {
 
 /// Declares queues and exchange, as the administrator: services may declare nothing.
 pub async fn declare_queues(rabbitmq: &RabbitMq, vhost: &str) -> anyhow::Result<()> {
-    let (user, password_file) = rabbitmq.administrator();
-    let broker = BrokerConfig {
-        host: "127.0.0.1".into(),
-        port: rabbitmq.port(),
-        vhost: vhost.into(),
-        user: user.into(),
-        password_file,
-        ..BrokerConfig::default()
-    };
-    declare_topology(&broker).await.context("cannot declare the queues")
+    declare_topology(&rabbitmq.administrator(vhost)).await.context("cannot declare the queues")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn configurations(check: impl Fn(&Service, &Value)) {
+    fn configurations(mut check: impl FnMut(&Service, &Value)) {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::find(Some(dir.path())).unwrap();
         let certificates = Certificates::prepare(dir.path(), &SERVICES.map(|service| service.name)).unwrap();
@@ -359,12 +354,30 @@ mod tests {
     }
 
     #[test]
-    fn a_service_admits_exactly_those_that_call_it() {
+    fn a_service_admits_to_each_method_exactly_those_that_call_it() {
+        let mut listed = 0;
         configurations(|service, configuration| {
-            for served in service.serves {
-                let callers = configuration["common"]["grpc"]["allow"][served].as_array().unwrap();
-                assert_eq!(callers, &[json!("integration-api.parapet.internal")], "{}", service.name);
+            let allow = configuration["common"]["grpc"]["allow"].as_object().unwrap();
+            for (method, callers) in allow {
+                let names: Vec<String> = SERVICES
+                    .iter()
+                    .filter(|caller| caller.calls.contains(&service.name))
+                    .map(|caller| service_name(caller.name))
+                    .collect();
+                assert_eq!(callers, &json!(names), "{method}");
+                assert!(service.serves.contains(&method.split('/').next().unwrap()), "{method}");
             }
+            listed += allow.len();
+        });
+        assert_eq!(listed, CALLERS.len(), "every method between services is served by one of them");
+    }
+
+    #[test]
+    fn no_service_is_told_to_speak_in_clear() {
+        configurations(|service, configuration| {
+            let common = &configuration["common"];
+            assert_eq!(common["database"]["tls"], "verify-full", "{}", service.name);
+            assert_eq!(common["broker"]["tls"], true, "{}", service.name);
         });
     }
 

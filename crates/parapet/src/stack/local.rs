@@ -90,7 +90,7 @@ impl Stack {
         options: &Options,
     ) -> anyhow::Result<()> {
         let data = self.data.clone();
-        self.start_servers().await?;
+        self.start_servers(certificates).await?;
         let (postgres, rabbitmq) = self.servers()?;
         prepare_database(&data, postgres).await?;
         prepare_broker(&data, rabbitmq).await?;
@@ -119,14 +119,14 @@ impl Stack {
         Ok(())
     }
 
-    async fn start_servers(&mut self) -> anyhow::Result<()> {
+    async fn start_servers(&mut self, certificates: &Certificates) -> anyhow::Result<()> {
         let (postgres_dir, rabbitmq_dir) = (self.data.postgres(), self.data.rabbitmq());
         for name in ["postgres", "rabbitmq"] {
             self.board.set(name, State::Starting, None);
         }
         let (postgres, rabbitmq) = tokio::try_join!(
-            Postgres::start(&postgres_dir, PostgresSettings::default()),
-            RabbitMq::start(&rabbitmq_dir),
+            Postgres::start(&postgres_dir, PostgresSettings::default(), certificates),
+            RabbitMq::start(&rabbitmq_dir, certificates),
         )?;
         self.board.address("postgres", format!("127.0.0.1:{}", postgres.port()));
         self.board.address("rabbitmq", format!("127.0.0.1:{}", rabbitmq.port()));

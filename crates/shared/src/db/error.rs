@@ -26,6 +26,9 @@ pub enum StoreError {
     /// The server is set up so that it may lose what it acknowledged.
     #[error("the database is not durable: {0}")]
     NotDurable(&'static str),
+    /// The connection is encrypted with a version of TLS that is not accepted.
+    #[error("the database speaks {0}; TLSv1.3 is required (ssl_min_protocol_version)")]
+    OldTls(String),
     /// The configuration names something that cannot be used.
     #[error("{what}")]
     Config {
@@ -50,6 +53,7 @@ impl StoreError {
             | Self::Corrupt(_)
             | Self::Aborted
             | Self::NotDurable(_)
+            | Self::OldTls(_)
             | Self::Config { .. }
             | Self::Driver(_) => false,
         }

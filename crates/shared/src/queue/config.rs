@@ -4,10 +4,12 @@ use std::{future::Future, path::PathBuf, time::Duration};
 
 use lapin::{
     Connection, ConnectionProperties,
-    tcp::OwnedTLSConfig,
+    tcp::{AMQPUriTcpExt as _, RustlsConnector},
     uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo},
 };
 use serde::Deserialize;
+
+use crate::tls::{self, Files};
 
 /// Where the broker is.
 #[derive(Clone, Debug, Deserialize)]
@@ -23,10 +25,16 @@ pub struct BrokerConfig {
     pub user: String,
     /// File with the user's password, without or with a final line break.
     pub password_file: PathBuf,
-    /// Encrypt the connection and verify the broker's certificate and name.
+    /// Encrypt the connection (TLS 1.3) and verify the broker's certificate and name. Required unless the broker is on
+    /// this machine.
     pub tls: bool,
-    /// File with the certificate authorities to trust (PEM); the system's when absent.
+    /// File with the certificate authorities to trust (PEM), and no others; the system's when absent.
     pub ca_file: Option<PathBuf>,
+    /// This service's own certificate chain (PEM), where the broker asks for one. It logs in with its password all the
+    /// same.
+    pub cert_file: Option<PathBuf>,
+    /// The private key of that certificate (PEM).
+    pub key_file: Option<PathBuf>,
     /// Seconds between heartbeats; a silent connection is given up after twice this.
     pub heartbeat_seconds: u16,
     /// After so many seconds without a connection the service says that it is not ready.
@@ -43,6 +51,8 @@ impl Default for BrokerConfig {
             password_file: PathBuf::new(),
             tls: false,
             ca_file: None,
+            cert_file: None,
+            key_file: None,
             heartbeat_seconds: 15,
             unready_after_seconds: 300,
         }
@@ -60,6 +70,9 @@ pub enum BrokerError {
         /// Why.
         source: std::io::Error,
     },
+    /// The certificates of the configuration cannot be used.
+    #[error("the broker's certificates cannot be used: {0}")]
+    Certificates(String),
     /// The broker did not answer in time.
     #[error("the broker did not answer in time")]
     Timeout,
@@ -88,14 +101,20 @@ pub(super) async fn answered<T>(call: impl Future<Output = lapin::Result<T>>) ->
 }
 
 impl BrokerConfig {
+    /// The certificates of the connection.
+    pub(crate) fn certificates(&self) -> Files {
+        Files { own: self.cert_file.clone().zip(self.key_file.clone()), authorities: self.ca_file.clone() }
+    }
+
     /// Opens a connection that broker operators see under this name. Files are read each time, so that a new
-    /// password is used at the next connection.
-    pub(super) async fn connect(&self, name: &str) -> Result<Connection, BrokerError> {
+    /// password or certificate is used at the next connection.
+    pub async fn connect(&self, name: &str) -> Result<Connection, BrokerError> {
         let password = tokio::fs::read_to_string(&self.password_file)
             .await
             .map_err(|source| BrokerError::File { what: "the broker's password file", source })?;
         let uri = AMQPUri {
-            scheme: if self.tls { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
+            // TLS is made here, from our own files: lapin's would believe the system's authorities too, and speak 1.2.
+            scheme: AMQPScheme::AMQP,
             authority: AMQPAuthority {
                 userinfo: AMQPUserInfo {
                     username: self.user.clone(),
@@ -107,25 +126,32 @@ impl BrokerConfig {
             vhost: self.vhost.clone(),
             query: AMQPQueryString { heartbeat: Some(self.heartbeat_seconds), ..AMQPQueryString::default() },
         };
-        let cert_chain = match &self.ca_file {
-            Some(path) => Some(
-                tokio::fs::read_to_string(path)
-                    .await
-                    .map_err(|source| BrokerError::File { what: "the broker's CA file", source })?,
-            ),
-            None => None,
+        let tls = if self.tls {
+            let config = tls::client_once("broker", &self.certificates()).await;
+            let config = config.map_err(|error| BrokerError::Certificates(format!("{error:#}")))?;
+            Some(RustlsConnector::from(config))
+        } else {
+            None
         };
-        let tls = OwnedTLSConfig { identity: None, cert_chain };
+        let host = self.host.clone();
         // lapin's own recovery stays off, its default; the supervisor above decides when to try again.
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let runtime = lapin::runtime::default_runtime()?;
-        tokio::time::timeout(
-            CONNECT_TIMEOUT,
-            Connection::connect_uri_with_config(uri, properties, tls, runtime),
-        )
-        .await
-        .map_err(|_| BrokerError::Timeout)?
-        .map_err(BrokerError::Amqp)
+        let opened = Connection::connector(
+            uri,
+            lapin::runtime::default_runtime()?,
+            async move |uri, runtime| {
+                let stream = uri.connect_async(&runtime).await?;
+                match &tls {
+                    Some(tls) => Ok(stream.into_rustls(tls, &host).await?),
+                    None => Ok(stream),
+                }
+            },
+            properties,
+        );
+        tokio::time::timeout(CONNECT_TIMEOUT, opened)
+            .await
+            .map_err(|_| BrokerError::Timeout)?
+            .map_err(BrokerError::Amqp)
     }
 }
 

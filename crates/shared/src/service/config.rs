@@ -10,8 +10,8 @@ use std::{
 use config::{Environment, File, Value, ValueKind};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::telemetry::TelemetryConfig;
-use crate::{db::DatabaseConfig, queue::BrokerConfig};
+use super::{check, telemetry::TelemetryConfig};
+use crate::{db::DatabaseConfig, queue::BrokerConfig, tls::Files};
 
 /// What every service is configured with, under `[common]`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -55,8 +55,9 @@ impl Default for HttpConfig {
 pub struct ListenConfig {
     /// Address; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Which peers may call which gRPC service, by the DNS names in their certificates. A service that is not
-    /// listed is closed. Not used on the public port, where callers present tokens.
+    /// Which peers may call which method (`package.Service/Method`) or, where that has no list, any method of which
+    /// service (`package.Service`), by the DNS names in their certificates. What is not listed is closed. The product
+    /// needs [`crate::wire::CALLERS`]. Not used on the public port, where callers present tokens.
     pub allow: BTreeMap<String, Vec<String>>,
     /// Whether tools may ask for the protos.
     pub reflection: bool,
@@ -88,6 +89,16 @@ pub struct TlsFiles {
     pub key_file: PathBuf,
     /// Authorities whose certificates are accepted from the other side.
     pub ca_file: PathBuf,
+}
+
+impl TlsFiles {
+    /// As files to be watched.
+    pub(crate) fn all(&self) -> Files {
+        Files {
+            own: Some((self.cert_file.clone(), self.key_file.clone())),
+            authorities: Some(self.ca_file.clone()),
+        }
+    }
 }
 
 /// A service that is called.
@@ -209,7 +220,7 @@ fn load_from<C: Configuration>(
         }
     };
     let Some(config) = read else { return Err(faults) };
-    check_common(config.common(), &mut faults);
+    check::common(config.common(), &mut faults);
     config.check(&mut faults);
     if faults.found.is_empty() { Ok(config) } else { Err(faults) }
 }
@@ -247,59 +258,6 @@ fn remove(tree: &mut Value, path: &str) -> bool {
         Some(rest) if !first.contains('[') => table.get_mut(name).is_some_and(|inner| remove(inner, rest)),
         _ => table.remove(name).is_some(),
     }
-}
-
-fn check_common(common: &Common, faults: &mut Faults) {
-    let Common { database, broker, telemetry, http: _, grpc, tls, peers, lifecycle } = common;
-    faults.require(!database.host.is_empty(), "common.database.host", "is required");
-    faults.require(database.port != 0, "common.database.port", "must not be 0");
-    faults.require(!database.database.is_empty(), "common.database.database", "is required");
-    faults.require(!database.user.is_empty(), "common.database.user", "is required");
-    faults.require(
-        (2..=500).contains(&database.max_connections),
-        "common.database.max_connections",
-        "must be 2 to 500",
-    );
-    if let Some(file) = &database.password_file {
-        faults.require_file(file, "common.database.password_file");
-    }
-    if let Some(file) = &database.ca_file {
-        faults.require_file(file, "common.database.ca_file");
-    }
-    faults.require(!broker.host.is_empty(), "common.broker.host", "is required");
-    faults.require(broker.port != 0, "common.broker.port", "must not be 0");
-    faults.require(!broker.user.is_empty(), "common.broker.user", "is required");
-    faults.require_file(&broker.password_file, "common.broker.password_file");
-    if let Some(file) = &broker.ca_file {
-        faults.require_file(file, "common.broker.ca_file");
-    }
-    faults.require(
-        (5..=60).contains(&broker.heartbeat_seconds),
-        "common.broker.heartbeat_seconds",
-        "must be 5 to 60",
-    );
-    if let Err(error) = super::telemetry::filter(&telemetry.log) {
-        faults.add("common.telemetry.log", format!("is no log filter: {error}"));
-    }
-    faults.require(grpc.calls_per_connection > 0, "common.grpc.calls_per_connection", "must not be 0");
-    if let Some(tls) = tls {
-        faults.require_file(&tls.cert_file, "common.tls.cert_file");
-        faults.require_file(&tls.key_file, "common.tls.key_file");
-        faults.require_file(&tls.ca_file, "common.tls.ca_file");
-    }
-    for (name, peer) in peers {
-        let https = peer
-            .address
-            .parse::<http::Uri>()
-            .is_ok_and(|u| u.scheme_str() == Some("https") && u.host().is_some());
-        faults.require(https, &format!("common.peers.{name}.address"), "must be https://host:port");
-        faults.require(tls.is_some(), "common.tls", "is required to call peers");
-    }
-    faults.require(
-        (1..=3600).contains(&lifecycle.grace_seconds),
-        "common.lifecycle.grace_seconds",
-        "must be 1 to 3600",
-    );
 }
 
 /// Reads `--config FILE` and the environment. None: the command line asked for help or a check and got it.
@@ -381,10 +339,12 @@ mod tests {
         worker.threads = 2
         [common.database]
         host = "db"
+        tls = "verify-full"
         database = "parapet"
         user = "parapet_api"
         [common.broker]
         host = "mq"
+        tls = true
         user = "api"
         password_file = "/etc/hostname"
     "#;
@@ -432,6 +392,34 @@ mod tests {
         ] {
             assert!(text.contains(path), "{path} is not in:\n{text}");
         }
+    }
+
+    #[test]
+    fn a_server_on_another_machine_without_tls_and_half_a_certificate_are_refused() {
+        let said = |text: &str| load_from::<Example>(Some(written(text).path()), Some(HashMap::new()));
+        let clear = GOOD.replace("tls = ", "#");
+        let text = said(&clear).unwrap_err().to_string();
+        for field in ["common.database.tls: must be", "common.broker.tls: must be"] {
+            assert!(text.contains(field), "{field} is not in:\n{text}");
+        }
+        said(&clear.replace("\"db\"", "\"127.0.0.1\"").replace("\"mq\"", "\"::1\"")).unwrap();
+        said(&clear.replace("\"db\"", "\"/run/postgresql\"").replace("\"mq\"", "\"localhost\"")).unwrap();
+        let half = format!("{GOOD}\ncert_file = \"/etc/hostname\"");
+        let text = said(&half).unwrap_err().to_string();
+        assert!(text.contains("common.broker.key_file: is required"), "{text}");
+    }
+
+    #[test]
+    fn an_allow_list_for_what_no_proto_knows_is_refused() {
+        let known = "parapet.internal.v1.AuditQueryService";
+        let listed = |name: &str| {
+            let file = written(&format!("{GOOD}\n[common.grpc.allow]\n\"{name}\" = [\"a\"]"));
+            load_from::<Example>(Some(file.path()), Some(HashMap::new()))
+        };
+        listed(known).unwrap();
+        listed(&format!("{known}/Search")).unwrap();
+        let text = listed(&format!("{known}/Serach")).unwrap_err().to_string();
+        assert!(text.contains("AuditQueryService/Serach: is neither"), "{text}");
     }
 
     #[test]

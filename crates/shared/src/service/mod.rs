@@ -14,6 +14,7 @@
 //! }
 //! ```
 
+mod check;
 mod config;
 mod entry;
 mod http;
@@ -34,6 +35,7 @@ use std::{
 
 use anyhow::Context;
 use futures::FutureExt;
+use rustls::ClientConfig;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
@@ -49,6 +51,7 @@ use crate::{
     inbox,
     queue::Publisher,
     relay::Relay,
+    tls::{self, Reloaded},
 };
 
 /// How often the tables of a service are looked at for growth.
@@ -74,6 +77,7 @@ struct Inner {
     stop: CancellationToken,
     tasks: TaskTracker,
     failed: AtomicBool,
+    _broker: Option<Reloaded<ClientConfig>>,
 }
 
 impl Service {
@@ -113,6 +117,12 @@ impl Service {
             () = token.cancelled() => return Err(Stopped.into()),
             db = database(&common) => db?,
         };
+        // Connections read these files themselves; looked at here, they show when they expire and when they break.
+        let broker = if common.broker.tls {
+            Some(tls::client("broker", common.broker.certificates(), &[]).await.context("common.broker")?)
+        } else {
+            None
+        };
         let publisher = Publisher::new(name);
         let service = Self(Arc::new(Inner {
             name,
@@ -123,6 +133,7 @@ impl Service {
             stop: token.clone(),
             tasks: TaskTracker::new(),
             failed: AtomicBool::new(false),
+            _broker: broker,
             common,
         }));
         service.watch_database();
@@ -316,7 +327,9 @@ async fn database(common: &Common) -> anyhow::Result<Db> {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(5));
             }
-            Err(error @ StoreError::NotDurable(_)) => return Err(error).context("this database is refused"),
+            Err(error @ (StoreError::NotDurable(_) | StoreError::OldTls(_))) => {
+                return Err(error).context("this database is refused");
+            }
             Err(error) => return Err(error).context("cannot connect to the database"),
         }
     }

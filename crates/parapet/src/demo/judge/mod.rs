@@ -12,7 +12,7 @@ use shared::wire::v1::{
     self as api, audit_service_client::AuditServiceClient,
     installation_service_client::InstallationServiceClient,
 };
-use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions};
+use sqlx::{Connection, PgConnection, Row};
 use time::{Duration, OffsetDateTime};
 
 use crate::{cli::Global, client};
@@ -345,15 +345,11 @@ async fn secrets(report: &mut Report, run: &Run, feeds: &Feeds) -> anyhow::Resul
 }
 
 async fn superuser(run: &Run) -> anyhow::Result<PgConnection> {
-    let folder = run.global.data_dir.as_ref().context("the demo has a directory")?.join("postgres");
-    let port = std::fs::read_to_string(folder.join("port"))?.trim().parse()?;
-    let password = std::fs::read_to_string(folder.join("password"))?;
-    let options = PgConnectOptions::new_without_pgpass()
-        .host("127.0.0.1")
-        .port(port)
-        .username(crate::servers::SUPERUSER)
-        .password(password.trim())
-        .database(crate::stack::DATABASE);
+    let data = run.global.data()?;
+    let port = std::fs::read_to_string(data.postgres().join("port"))?.trim().parse()?;
+    let password = std::fs::read_to_string(data.postgres().join("password"))?;
+    let ca = data.tls().join("ca.pem");
+    let options = crate::servers::superuser_options(port, password.trim(), crate::stack::DATABASE, &ca);
     PgConnection::connect_with(&options).await.context("the judge cannot read the database")
 }
 
