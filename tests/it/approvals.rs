@@ -196,6 +196,32 @@ async fn who_approves_an_administrator_s_lets_nothing_else_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_switched_mitigation_on_or_last_changed_the_integration_does_not_let_its_first_run_go() {
+    let mut policy = free();
+    policy.approval.first_run = true;
+    let mut stage = stage(policy).await;
+    // Ada switches an action on, and Eve renames the integration: that does not make Ada's switch another's.
+    stage
+        .bus
+        .execute(
+            "UPDATE api.integrations SET version = version + 1, updated_by = 'ada',
+                 settings = jsonb_set(settings, '{mitigation,revoke_sessions}', '{\"automated\": true}');
+             UPDATE api.integrations SET version = version + 1, updated_by = 'eve', name = 'Renamed'",
+        )
+        .await;
+    stage.prove(LOGINS[0], "valid", 1).await;
+    stage.until(HELD, 2).await;
+    for who in ["ada", "eve", "pat"] {
+        let decided = stage.approve(who).await;
+        assert!(matches!(decided[..], [Err(Refused::SamePerson)]), "{who}: {decided:?}");
+    }
+    assert_eq!(stage.bus.count(HELD).await, 2);
+    assert!(matches!(stage.approve("bob").await[..], [Ok(())]));
+    stage.until(VERIFIED, 2).await;
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_feed_that_brings_far_more_than_usual_stops_everything_it_leads_to() {
     let mut stage = stage(braked(|b| b.feed_from_exposures = 2)).await;
     for login in &LOGINS[..2] {

@@ -49,7 +49,9 @@ pub enum Refused {
     #[error("there is no such approval, or one of the mitigations is not held with it")]
     NotFound,
     /// The person asked for it.
-    #[error("a second person approves it: not the one who asked for it or changed the policy")]
+    #[error(
+        "a second person approves it: not one who asked for it, or last changed the policy or the integration"
+    )]
     SamePerson,
     /// It was approved.
     #[error("it was approved already")]
@@ -197,7 +199,7 @@ async fn decide_in(tx: &mut Tx, decision: &Decision) -> Result<(), Refused> {
     }
     let policy = policy::current(tx).await?;
     if decision.approve {
-        // INVARIANT: nobody approves what they asked for, nor the first run of their own change of the policy.
+        // INVARIANT: nobody approves what they asked for, nor the first run of their own change of policy or integration.
         let theirs: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT FROM mitigations WHERE approval_id = $1 AND state = 'held' AND requested_by = $2)",
         )
@@ -206,7 +208,8 @@ async fn decide_in(tx: &mut Tx, decision: &Decision) -> Result<(), Refused> {
         .fetch_one(&mut **tx)
         .await
         .map_err(StoreError::from)?;
-        let their_change = approval.held_by == Hold::FirstRun && policy.updated_by == decision.actor.0;
+        let their_change = approval.held_by == Hold::FirstRun
+            && (policy.updated_by == decision.actor.0 || changed_integration(tx, decision).await?);
         if theirs || their_change {
             return Err(Refused::SamePerson);
         }
@@ -253,6 +256,18 @@ async fn decide_in(tx: &mut Tx, decision: &Decision) -> Result<(), Refused> {
             .detail("reason", &decision.reason),
     );
     Ok(audit::record_many(tx, &told).await?)
+}
+
+/// Whether the person made the last change of the integration whose mitigations are held, or set its switches as they are.
+async fn changed_integration(tx: &mut Tx, decision: &Decision) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM approvals a JOIN api.integrations_v i USING (tenant_id, integration_id)
+                        WHERE a.approval_id = $1 AND $2 IN (i.updated_by, i.mitigation_by))",
+    )
+    .bind(decision.approval)
+    .bind(&decision.actor.0)
+    .fetch_one(&mut **tx)
+    .await?)
 }
 
 /// Lets what is held run: many at once, so in one statement. Only what is held becomes planned, as [`State::release`] says.
