@@ -192,6 +192,17 @@ async fn a_policy_that_cannot_be_followed_is_refused_field_by_field_and_changes_
     };
     let refused = admin.update_policy(update(invalid, 0, "i")).await.unwrap_err();
     assert_eq!(fields(&refused), ["policy.verdicts"], "only what proves the password right is followed");
+    let mistyped = v1::ProtectedAccounts {
+        group_ids: vec!["00gpilot000000000001".into(), "Break glass".into()],
+        roles: vec!["SUPER_ADMIN".into(), "Globl Administrator".into()],
+        ..Default::default()
+    };
+    let mistyped = v1::MitigationPolicy { protected: Some(mistyped), ..Default::default() };
+    let refused = admin.update_policy(update(mistyped, 0, "m")).await.unwrap_err();
+    assert_eq!(fields(&refused), ["policy.protected.group_ids", "policy.protected.roles"], "{refused:?}");
+    let told = refused.get_error_details();
+    let remedy = &told.bad_request().unwrap().field_violations[1].description;
+    assert!(remedy.contains("Globl Administrator") && remedy.contains("template ids"), "{remedy}");
     let unknown = admin.update_policy(update(protecting(&AccountId::new()), 0, "u")).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
     let by = analyst(&stage).update_policy(update(v1::MitigationPolicy::default(), 0, "a")).await;
