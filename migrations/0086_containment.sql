@@ -1,6 +1,7 @@
--- Who last changed what an integration does by itself to accounts: they do not approve its first run. Written by integration-api
--- with the integration; mitigation-executor reads it.
+-- What containment left open: who last changed what an integration does by itself to accounts, what of the past can be taken
+-- back, and requests that a person cancels. integration-api writes integrations, mitigation-executor the rest.
 
+-- Whoever set an integration's switches does not approve its first run.
 ALTER TABLE api.integrations ADD COLUMN mitigation_by text; -- who last changed settings.mitigation (token subject)
 -- Who did so before is not known: the last who changed anything stands in. Row security holds for the owner too.
 ALTER TABLE api.integrations NO FORCE ROW LEVEL SECURITY;
@@ -25,3 +26,25 @@ CREATE OR REPLACE VIEW api.integrations_v WITH (security_invoker = true) AS
            created_at, connection_since, updated_by, mitigation_by
     FROM api.integrations;
 GRANT SELECT (updated_by, mitigation_by) ON api.integrations TO parapet_sync, parapet_validator, parapet_mitigation;
+
+-- Nothing is taken back of what the directory showed already: no call was begun.
+CREATE OR REPLACE VIEW mitigation.mitigations_v WITH (security_invoker = true) AS
+    SELECT tenant_id, mitigation_id, exposure_id, request_id, account_id, integration_id, action, state, reason, held_by,
+           automatic, requested_by, released_by, created_at, finished_at, verified_at, undone_at, reverted_at, details, undoes,
+           approval_id, place, policy_version, attempt
+    FROM mitigation.mitigations;
+GRANT SELECT (attempt) ON mitigation.mitigations TO parapet_api;
+
+-- People's requests that were cancelled: of them nothing is begun any more, whenever it is planned.
+CREATE TABLE mitigation.cancellations (
+    tenant_id      uuid NOT NULL,
+    request_id     uuid NOT NULL,
+    cancelled_by   text NOT NULL,               -- token subject
+    canceller_name text NOT NULL,
+    reason         text NOT NULL,
+    dropped        bigint NOT NULL,             -- mitigations that were planned or held then
+    cancelled_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (tenant_id, request_id)
+);
+SELECT platform.protect_tenant_table('mitigation.cancellations');
+GRANT SELECT, INSERT ON mitigation.cancellations TO parapet_mitigation;

@@ -1,6 +1,5 @@
 //! The mitigation policy, bulk requests, their progress and what waits for a second person, as the public API shows them.
 
-use mitigation_executor::plan::Hold;
 use shared::{
     id::{AccountId, TenantId},
     wire::{
@@ -332,6 +331,53 @@ async fn many_accounts_are_asked_for_at_once_by_list_or_filter_and_each_is_meant
     stage.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn accounts_of_a_deleted_integration_are_counted_in_the_answer_and_in_the_log() {
+    let stage = Stage::new().await;
+    let accounts = people(&stage, stage.tenant, integration(&stage).await, 7).await;
+    let move_away = |accounts: Vec<AccountId>| {
+        let statement = "UPDATE sync.accounts SET integration_id = $1 WHERE account_id = ANY ($2)";
+        sqlx::query(statement).bind(Uuid::now_v7()).bind(accounts)
+    };
+    let mut root = stage.bus.superuser().await;
+    move_away(accounts[..2].to_vec()).execute(&mut root).await.unwrap();
+    let mut ada = analyst(&stage);
+    for (selection, key) in [(by_feed("flare"), "f"), (listed(&accounts), "l")] {
+        for _ in 0..2 {
+            let answer = ada.bulk_mitigate(bulk(selection.clone(), key)).await.unwrap().into_inner();
+            assert_eq!((answer.request.unwrap().accounts, answer.unreachable_accounts), (7, 2), "{key}");
+        }
+    }
+    let gone = ada.bulk_mitigate(bulk(listed(&accounts[..2]), "g")).await.unwrap_err();
+    assert_eq!((gone.code(), reason(&gone).as_str()), (Code::FailedPrecondition, "INTEGRATION_GONE"));
+    let events = stage.audited("mitigation_request").await;
+    let told: Vec<_> = events.iter().map(|e| e.details["unreachable_accounts"].as_str()).collect();
+    assert_eq!(told, ["2", "2"]);
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_directory_showed_already_is_nothing_to_undo() {
+    let stage = Stage::new().await;
+    let accounts = people(&stage, stage.tenant, integration(&stage).await, 1).await;
+    hold(&stage, "first_run", None, &accounts, 0).await;
+    let carried_out =
+        "UPDATE mitigation.mitigations SET state = 'verified', held_by = NULL, automatic = true,
+                           finished_at = now()";
+    stage.bus.execute(carried_out).await;
+    let undo = |key: &str| v1::UndoRequest {
+        automated_since: Some(prost_types::Timestamp::default()),
+        reason: "a false alarm".into(),
+        idempotency_key: key.into(),
+        ..Default::default()
+    };
+    let nothing = analyst(&stage).undo(undo("0")).await.unwrap_err();
+    assert_eq!((nothing.code(), reason(&nothing).as_str()), (Code::FailedPrecondition, "NOTHING_TO_UNDO"));
+    stage.bus.execute("UPDATE mitigation.mitigations SET attempt = 1").await;
+    analyst(&stage).undo(undo("1")).await.unwrap();
+    stage.stop().await;
+}
+
 /// What the executor does with a request: holds mitigations of these accounts together.
 pub async fn hold(
     stage: &Stage,
@@ -470,21 +516,5 @@ async fn what_waits_for_a_second_person_is_listed_oldest_first_with_who_asked_an
     // Nothing is decided while the executor is away.
     let approve = v1::ApproveRequest { id: braked.to_string(), reason: "x".into(), ..Default::default() };
     assert_eq!(ada.approve(approve).await.unwrap_err().code(), Code::Unavailable);
-    stage.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn whatever_holds_is_told_in_the_executors_words() {
-    let stage = Stage::new().await;
-    for hold_by in Hold::ALL {
-        hold(&stage, hold_by.as_str(), None, &[], 0).await;
-    }
-    let request = v1::ListPendingApprovalsRequest::default();
-    let held = analyst(&stage).list_pending_approvals(request).await.unwrap().into_inner().approvals;
-    assert_eq!(held.len(), Hold::ALL.len());
-    for approval in held {
-        let hold = Hold::parse(&approval.held_by).unwrap();
-        assert_eq!(approval.sentence, hold.sentence());
-    }
     stage.stop().await;
 }

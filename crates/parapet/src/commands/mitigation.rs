@@ -52,7 +52,14 @@ impl Mitigate {
             Ok(selection) => {
                 let selection = Some(selection);
                 let request = api::BulkMitigateRequest { selection, actions, reason, idempotency_key };
-                client.bulk_mitigate(request).await?.into_inner().request
+                let answer = client.bulk_mitigate(request).await?.into_inner();
+                if answer.unreachable_accounts > 0 {
+                    eprintln!(
+                        "{} of the accounts belong to an integration that was deleted: nothing can be done to them",
+                        answer.unreachable_accounts
+                    );
+                }
+                answer.request
             }
             Err((account_ids, exposure_ids)) => {
                 let request = api::RequestMitigationRequest {
