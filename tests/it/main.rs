@@ -13,6 +13,7 @@ mod api_stage;
 mod approvals;
 mod audit;
 mod auditor;
+mod cancellation;
 mod changes;
 mod commands;
 mod conformance;

@@ -101,6 +101,16 @@ pub enum Mitigation {
         #[arg(long)]
         wait: bool,
     },
+    /// Cancel a request or an undo: what is not begun of it is dropped
+    ///
+    /// What the directory was already asked to do finishes; `parapet mitigation undo` takes that back.
+    Cancel {
+        /// The request (id), as `parapet mitigate` and `mitigation undo` print it
+        request: String,
+        /// Why, for the audit log
+        #[arg(long)]
+        reason: String,
+    },
     /// List mitigations by filter, newest first
     List(Box<List>),
     /// Show one with its details
@@ -236,6 +246,11 @@ impl Mitigation {
                     idempotency_key: idempotency_key(),
                 };
                 asked(global, &client.undo(request).await?.into_inner().request.unwrap_or_default())
+            }
+            Self::Cancel { request, reason } => {
+                let request = api::CancelMitigationRequest { request_id: request, reason };
+                let answer = client.cancel_mitigation(request).await?.into_inner();
+                output::show(global, &output::json("CancelMitigationResponse", &answer)?)
             }
             Self::Progress { request, wait } => progress::run(global, client, request, wait).await,
             Self::Plan(wanted) => {
