@@ -33,6 +33,7 @@ mod messaging;
 mod mitigation;
 #[cfg(feature = "fail-points")]
 mod mitigation_kills;
+mod mitigation_requests;
 mod mitigation_stage;
 mod okta;
 mod outage;
