@@ -72,6 +72,12 @@ async fn a_large_request_waits_for_somebody_who_did_not_ask_for_it() {
     stage.until(VERIFIED, 2).await;
     stage.ask("ann", &LOGINS, &[Action::DisableAccount], 1).await;
     stage.until(HELD, 4).await;
+    let alerts = stage.audited("alert.mitigation_held").await;
+    assert_eq!(alerts.len(), 1, "{alerts:?}");
+    let alert = &alerts[0];
+    assert!(alert.message.ends_with(": 4 accounts") && alert.details["accounts"] == "4", "{alert:?}");
+    assert!(alert.user_name.is_empty() && !alert.details.contains_key("account_id"), "{alert:?}");
+    assert_eq!(alert.object_kind, "approval", "nobody's account stands for all");
     assert!(matches!(stage.approve("ann").await[..], [Err(Refused::SamePerson)]));
     assert_eq!(stage.bus.count(HELD).await, 4);
     assert!(matches!(stage.approve("bob").await[..], [Ok(())]));
@@ -186,12 +192,40 @@ async fn who_approves_an_administrator_s_lets_nothing_else_run() {
     stage.prove(LOGINS[0], "valid", 1).await;
     stage.until(HELD, 1).await;
     assert_eq!(stage.why(LOGINS[0]).await.as_deref(), Some("privileged_account"));
+    let alert = stage.audited("alert.mitigation_held").await.remove(0);
+    assert_eq!((alert.user_name.as_str(), alert.details["accounts"].as_str()), (LOGINS[0], "1"));
     // Even the person who changed the policy may: it is not the first run.
     assert!(matches!(stage.approve("pat").await[..], [Ok(())]));
     stage.until(VERIFIED, 1).await;
     stage.prove(LOGINS[1], "valid", 1).await;
     stage.until(HELD, 1).await;
     assert_eq!(stage.why(LOGINS[1]).await.as_deref(), Some("first_run"));
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_switched_mitigation_on_or_last_changed_the_integration_does_not_let_its_first_run_go() {
+    let mut policy = free();
+    policy.approval.first_run = true;
+    let mut stage = stage(policy).await;
+    // Ada switches an action on, and Eve renames the integration: that does not make Ada's switch another's.
+    stage
+        .bus
+        .execute(
+            "UPDATE api.integrations SET version = version + 1, updated_by = 'ada',
+                 settings = jsonb_set(settings, '{mitigation,revoke_sessions}', '{\"automated\": true}');
+             UPDATE api.integrations SET version = version + 1, updated_by = 'eve', name = 'Renamed'",
+        )
+        .await;
+    stage.prove(LOGINS[0], "valid", 1).await;
+    stage.until(HELD, 2).await;
+    for who in ["ada", "eve", "pat"] {
+        let decided = stage.approve(who).await;
+        assert!(matches!(decided[..], [Err(Refused::SamePerson)]), "{who}: {decided:?}");
+    }
+    assert_eq!(stage.bus.count(HELD).await, 2);
+    assert!(matches!(stage.approve("bob").await[..], [Ok(())]));
+    stage.until(VERIFIED, 2).await;
     stage.stop().await;
 }
 

@@ -173,5 +173,18 @@ async fn what_would_be_done_is_shown_before_it_is_asked_for_and_a_second_person_
     );
     let (code, said) = bob.fails(&format!("approval approve {id} --reason sure")).await;
     assert!(code == 6 && said.contains("REJECTED"), "{said}");
+
+    let request =
+        ada.asks(&format!("mitigate --account {} --action revoke-sessions --reason leak", accounts[2])).await;
+    let request = request["id"].as_str().unwrap();
+    ada.asks(&format!("mitigation progress {request} --wait")).await;
+    for _ in 0..2 {
+        let cancelled = bob.asks(&format!("mitigation cancel {request} --reason mistaken")).await;
+        assert_eq!((&cancelled["dropped"], &cancelled["request"]["id"]), (&"1".into(), &request.into()));
+    }
+    let progress = ada.asks(&format!("mitigation progress {request}")).await;
+    assert_eq!(progress["counts"][0]["reason"], "cancelled", "{progress}");
+    let unknown = format!("mitigation cancel {} --reason x", Uuid::now_v7());
+    assert_eq!(ada.fails(&unknown).await.0, 5);
     stage.stop().await;
 }

@@ -13,6 +13,7 @@ mod api_stage;
 mod approvals;
 mod audit;
 mod auditor;
+mod cancellation;
 mod certificates;
 mod changes;
 mod commands;
@@ -34,6 +35,7 @@ mod messaging;
 mod mitigation;
 #[cfg(feature = "fail-points")]
 mod mitigation_kills;
+mod mitigation_requests;
 mod mitigation_stage;
 mod okta;
 mod outage;

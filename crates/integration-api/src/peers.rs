@@ -8,10 +8,11 @@ use shared::{
     id::{IntegrationId, TenantId},
     service::Common,
     wire::internal::{
-        ApplyRemovalsRequest, DecideRequest, Draft, DropRemovalsRequest, EnsureClientKeyRequest, PlanRequest,
-        PlanResponse, PreviewScopeRequest, PreviewScopeResponse, RemovalDecision, SearchRequest,
-        SearchResponse, SimulateRequest, SimulateResponse, TestConnectionRequest, TestConnectionResponse,
-        VerifyRequest, VerifyResponse, audit_query_service_client::AuditQueryServiceClient,
+        ApplyRemovalsRequest, CancelRequest, CancelResponse, DecideRequest, Draft, DropRemovalsRequest,
+        EnsureClientKeyRequest, PlanRequest, PlanResponse, PreviewScopeRequest, PreviewScopeResponse,
+        RemovalDecision, SearchRequest, SearchResponse, SimulateRequest, SimulateResponse,
+        TestConnectionRequest, TestConnectionResponse, VerifyRequest, VerifyResponse,
+        audit_query_service_client::AuditQueryServiceClient,
         containment_service_client::ContainmentServiceClient,
         directory_service_client::DirectoryServiceClient, removal_service_client::RemovalServiceClient,
     },
@@ -156,6 +157,17 @@ impl Peers {
         Ok(())
     }
 
+    /// Has a request for mitigations cancelled.
+    pub async fn cancel(&self, cancellation: CancelRequest) -> Result<CancelResponse, ApiError> {
+        let mut request = Request::new(cancellation);
+        request.set_timeout(DECISION_TIMEOUT);
+        match self.containment.clone().cancel(request).await {
+            Ok(answer) => Ok(answer.into_inner()),
+            Err(status) if status.code() == Code::NotFound => Err(ApiError::NotFound("mitigation request")),
+            Err(status) => Err(away(&status, LATE)),
+        }
+    }
+
     /// Searches a chain.
     pub async fn search(&self, search: SearchRequest) -> Result<SearchResponse, ApiError> {
         let mut request = Request::new(search);
@@ -173,6 +185,8 @@ impl Peers {
     }
 }
 
+const LATE: &str = "the mitigation executor did not answer in time; repeat the call, nothing happens twice";
+
 // The reason that a peer gives, if it is one of these.
 fn reason(status: &Status, known: &[&'static str]) -> Option<&'static str> {
     let info = status.get_error_details().error_info().map(|info| info.reason.clone());
@@ -186,10 +200,7 @@ fn withheld(status: &Status) -> ApiError {
         (Code::NotFound, _) => ApiError::NotFound("approval, or not with such a mitigation"),
         (Code::PermissionDenied, Some(reason)) => ApiError::Denied { reason, message },
         (Code::FailedPrecondition, Some(reason)) => ApiError::Precondition { reason, message },
-        _ => away(
-            status,
-            "the mitigation executor did not answer in time; repeat the call, nothing happens twice",
-        ),
+        _ => away(status, LATE),
     }
 }
 

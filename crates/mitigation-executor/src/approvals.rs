@@ -22,7 +22,7 @@ use crate::{
     planner,
     state::State,
     store::{self, Mitigation},
-    store_brake,
+    store_brake, store_requests,
 };
 
 /// What was decided about held mitigations, by whom.
@@ -49,7 +49,9 @@ pub enum Refused {
     #[error("there is no such approval, or one of the mitigations is not held with it")]
     NotFound,
     /// The person asked for it.
-    #[error("a second person approves it: not the one who asked for it or changed the policy")]
+    #[error(
+        "a second person approves it: not one who asked for it, or last changed the policy or the integration"
+    )]
     SamePerson,
     /// It was approved.
     #[error("it was approved already")]
@@ -66,12 +68,13 @@ pub enum Refused {
 }
 
 /// The open approval that a mitigation is held with: one for each reason and request, or integration. Opens it, with an
-/// alert, where there is none that still takes more.
+/// alert, where there is none that still takes more. `accounts`: so many are held now.
 pub async fn join(
     tx: &mut Tx,
     policy: &policy::Current,
     m: &Mitigation,
     by: Hold,
+    accounts: usize,
 ) -> Result<ApprovalId, StoreError> {
     // Two that look at once would open two.
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('mitigation approvals ' || $1::text, 0))")
@@ -83,7 +86,7 @@ pub async fn join(
         "SELECT approval_id FROM approvals
          WHERE state = 'open' AND held_by = $1 AND request_id IS NOT DISTINCT FROM $2
            AND integration_id IS NOT DISTINCT FROM $3 AND joins_until > statement_timestamp()
-         ORDER BY opened_at DESC LIMIT 1",
+         ORDER BY opened_at DESC LIMIT 1 FOR SHARE",
     )
     .bind(by.as_str())
     .bind(m.request)
@@ -113,11 +116,16 @@ pub async fn join(
     .bind(f64::from(policy.policy.approval.expires_after_hours))
     .execute(&mut **tx)
     .await?;
-    let alert = events::alert(m, "alert.mitigation_held", by.sentence())
-        .detail("held_by", by.as_str())
-        .detail("approval_id", id);
-    audit::record(tx, &alert).await?;
+    let about = about(tx, m, by, accounts).await?;
+    audit::record(tx, &events::held(m, by, id, about)).await?;
     Ok(id)
+}
+
+/// How many accounts an approval that is being opened is about. A large request is planned piece by piece and held as a whole.
+async fn about(tx: &mut Tx, m: &Mitigation, by: Hold, accounts: usize) -> Result<usize, StoreError> {
+    let Some(request) = m.request.filter(|_| by == Hold::ManyAccounts) else { return Ok(accounts) };
+    let asked = store_requests::request(tx, request).await?;
+    Ok(asked.map_or(accounts, |asked| asked.about.max(accounts)))
 }
 
 /// Gives those that are held, which were just added, the approval that they wait for.
@@ -125,12 +133,14 @@ pub async fn hold(tx: &mut Tx, policy: &policy::Current, added: &mut [Mitigation
     let mut together: HashMap<_, Vec<&mut Mitigation>> = HashMap::new();
     for m in added {
         if let State::Held { by } = m.state {
-            together.entry((by, m.request, m.integration)).or_default().push(m);
+            let of = Some(m.integration).filter(|_| m.request.is_none());
+            together.entry((by, m.request, of)).or_default().push(m);
         }
     }
     for ((by, ..), mut held) in together {
         let Some(first) = held.first() else { continue };
-        let approval = join(tx, policy, first, by).await?;
+        let accounts: HashSet<_> = held.iter().map(|m| m.account).collect();
+        let approval = join(tx, policy, first, by, accounts.len()).await?;
         for m in &mut held {
             m.approval = Some(approval);
         }
@@ -197,7 +207,7 @@ async fn decide_in(tx: &mut Tx, decision: &Decision) -> Result<(), Refused> {
     }
     let policy = policy::current(tx).await?;
     if decision.approve {
-        // INVARIANT: nobody approves what they asked for, nor the first run of their own change of the policy.
+        // INVARIANT: nobody approves what they asked for, nor the first run of their own change of policy or integration.
         let theirs: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT FROM mitigations WHERE approval_id = $1 AND state = 'held' AND requested_by = $2)",
         )
@@ -206,7 +216,8 @@ async fn decide_in(tx: &mut Tx, decision: &Decision) -> Result<(), Refused> {
         .fetch_one(&mut **tx)
         .await
         .map_err(StoreError::from)?;
-        let their_change = approval.held_by == Hold::FirstRun && policy.updated_by == decision.actor.0;
+        let their_change = approval.held_by == Hold::FirstRun
+            && (policy.updated_by == decision.actor.0 || changed_integration(tx, decision).await?);
         if theirs || their_change {
             return Err(Refused::SamePerson);
         }
@@ -255,6 +266,18 @@ async fn decide_in(tx: &mut Tx, decision: &Decision) -> Result<(), Refused> {
     Ok(audit::record_many(tx, &told).await?)
 }
 
+/// Whether the person made the last change of the integration whose mitigations are held, or set its switches as they are.
+async fn changed_integration(tx: &mut Tx, decision: &Decision) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM approvals a JOIN api.integrations_v i USING (tenant_id, integration_id)
+                        WHERE a.approval_id = $1 AND $2 IN (i.updated_by, i.mitigation_by))",
+    )
+    .bind(decision.approval)
+    .bind(&decision.actor.0)
+    .fetch_one(&mut **tx)
+    .await?)
+}
+
 /// Lets what is held run: many at once, so in one statement. Only what is held becomes planned, as [`State::release`] says.
 async fn release(tx: &mut Tx, decision: &Decision) -> Result<Vec<Mitigation>, StoreError> {
     let rows = sqlx::query(
@@ -286,7 +309,12 @@ async fn refuse(tx: &mut Tx, id: ApprovalId, reason: Refusal) -> Result<Vec<Miti
     rows.iter().map(store::mitigation).collect()
 }
 
-async fn close(tx: &mut Tx, id: ApprovalId, state: &str, by: Option<&Decision>) -> Result<(), StoreError> {
+pub(crate) async fn close(
+    tx: &mut Tx,
+    id: ApprovalId,
+    state: &str,
+    by: Option<&Decision>,
+) -> Result<(), StoreError> {
     sqlx::query(
         "WITH ended AS (DELETE FROM approvals_ending WHERE approval_id = $1)
          UPDATE approvals SET state = $2, decided_at = statement_timestamp(), decided_by = $3, decider_name = $4,
@@ -304,7 +332,7 @@ async fn close(tx: &mut Tx, id: ApprovalId, state: &str, by: Option<&Decision>) 
     Ok(())
 }
 
-fn told(run: &[Mitigation], dropped: &[Mitigation]) -> Vec<Event> {
+pub(crate) fn told(run: &[Mitigation], dropped: &[Mitigation]) -> Vec<Event> {
     let released = run.iter().map(|m| {
         let message = "a second person lets the mitigation run";
         events::about(m, "mitigation.released", Audited::Success, message)

@@ -1,10 +1,12 @@
 //! The audit events of mitigations, what workers tell integration-api about an integration, and what the customer's own
 //! systems are told.
 
+use std::collections::BTreeMap;
+
 use shared::{
     audit::{Actor, Event, Outcome},
     db::{StoreError, Tx},
-    id::IntegrationId,
+    id::{ApprovalId, IntegrationId},
     outbound,
     outbox::{self, Topic},
     provider::{Capability, Missing},
@@ -12,7 +14,7 @@ use shared::{
 };
 use time::OffsetDateTime;
 
-use crate::store::Mitigation;
+use crate::{plan::Hold, store::Mitigation};
 
 /// Who is behind a mitigation.
 pub fn actor(m: &Mitigation) -> Actor {
@@ -55,6 +57,19 @@ pub fn alert(m: &Mitigation, kind: &'static str, message: impl Into<String>) -> 
     let mut event = about(m, kind, Outcome::Info, message);
     event.actor = Actor::Service("mitigation-executor");
     event
+}
+
+/// The alert that an approval was opened. One account is named as the user; of several, how many there are.
+pub fn held(first: &Mitigation, by: Hold, approval: ApprovalId, accounts: usize) -> Event {
+    let mut event = alert(first, "alert.mitigation_held", by.sentence());
+    if accounts > 1 {
+        event.message = format!("{}: {accounts} accounts", by.sentence());
+        (event.user, event.details) = (None, BTreeMap::new());
+        // A request may be about accounts of several.
+        event.integration = event.integration.filter(|_| first.request.is_none());
+        event = event.object("approval", approval);
+    }
+    event.detail("held_by", by.as_str()).detail("approval_id", approval).detail("accounts", accounts)
 }
 
 /// Tells integration-api whether a capability works.

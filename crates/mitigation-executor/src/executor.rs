@@ -30,7 +30,7 @@ use shared::{
 use time::OffsetDateTime;
 
 use crate::{
-    events, intake,
+    cancellations, events, intake,
     plan::{self, Admission, Facts, Hold, Protection, Refusal, Step},
     planner::{self, World},
     state::{InvalidTransition, State},
@@ -160,6 +160,12 @@ impl Executor {
         };
         let mut proof = None;
         if matches!(m.state, State::Planned { .. }) {
+            // Begun before its request was cancelled, when it surely did nothing: it is not begun anew.
+            if let Some(request) = m.request
+                && cancellations::exists(&mut tx, request).await?
+            {
+                return self.refuse(delivery, tx, m, work, Refusal::Cancelled).await;
+            }
             if let Some(exposure) = m.exposure {
                 proof = store_requests::proof(&mut tx, exposure).await?;
             }

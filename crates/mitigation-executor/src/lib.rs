@@ -4,6 +4,7 @@
 //! Does not: finding out whether a password works; who may ask for what, which integration-api decides.
 
 pub mod approvals;
+pub mod cancellations;
 pub mod config;
 pub mod events;
 pub mod executor;

@@ -16,7 +16,7 @@ use shared::{
 use time::{Duration, OffsetDateTime};
 
 use crate::{
-    approvals, events,
+    approvals, cancellations, events,
     plan::{self, Admission, Facts, Hold, Protection, Refusal},
     state::State,
     store::{self, Mitigation},
@@ -140,13 +140,21 @@ impl From {
 /// Plans, holds or refuses what an origin wants done to these accounts, and has what may run carried out.
 pub async fn plan(tx: &mut Tx, world: &World, origin: &Origin, targets: &[Target]) -> Result<(), StoreError> {
     let mut planned = Vec::new();
+    let cancelled = match &origin.from {
+        From::Request(id, _) => cancellations::stands(tx, *id).await?,
+        From::Verdict(_) => false,
+    };
     for target in targets {
         let brake = match &origin.from {
             From::Verdict(proof) => brake(tx, world, target, proof).await?,
             From::Request(..) => None,
         };
         for action in actions(world, &origin.from, target) {
-            let admission = world.admit(target, action, origin.from.wanted(), brake);
+            let admission = if cancelled {
+                Admission::Refuse(Refusal::Cancelled)
+            } else {
+                world.admit(target, action, origin.from.wanted(), brake)
+            };
             planned.push(mitigation(world, origin, target, action, admission));
         }
     }

@@ -10,8 +10,8 @@ use shared::{
     provider::Action,
     wire::{
         internal::{
-            DecideRequest, DecideResponse, PlanRequest, PlanResponse, SimulateRequest, SimulateResponse,
-            containment_service_server::ContainmentService,
+            CancelRequest, CancelResponse, DecideRequest, DecideResponse, PlanRequest, PlanResponse,
+            SimulateRequest, SimulateResponse, containment_service_server::ContainmentService,
         },
         v1::{
             MitigationAction, MitigationPlan, PlanCount, PlanOutcome, PlannedAction, SimulatePolicyResponse,
@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use crate::{
     approvals::{self, Decision, Refused},
+    cancellations::{self, Cancellation},
     events::timestamp,
     plan,
     planner::{Wanted, World},
@@ -144,6 +145,20 @@ impl ContainmentService for Rpc {
             }
         }
     }
+
+    async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CancelResponse>, Status> {
+        let (db, cancellation) = (self.db.clone(), cancellation(request.into_inner())?);
+        // In a task of its own, as a decision is.
+        match tokio::spawn(async move { cancellations::cancel(&db, &cancellation).await }).await {
+            Ok(Ok(Some(dropped))) => Ok(Response::new(CancelResponse { dropped })),
+            Ok(Ok(None)) => Err(Status::not_found("there is no such request")),
+            Ok(Err(error)) => Err(error.into()),
+            Err(error) => {
+                tracing::error!(%error, "a request was not cancelled");
+                Err(Status::internal("internal error"))
+            }
+        }
+    }
 }
 
 fn id<T: FromStr>(text: &str, field: &str) -> Result<T, Status> {
@@ -211,6 +226,19 @@ fn decision(request: DecideRequest) -> Result<Decision, Status> {
         approval: id(&approval_id, "approval_id")?,
         approve,
         only: ids(&mitigation_ids, "mitigation_ids")?,
+        actor: (actor_id, actor_name),
+        reason,
+    })
+}
+
+fn cancellation(request: CancelRequest) -> Result<Cancellation, Status> {
+    let CancelRequest { tenant_id, request_id, actor_id, actor_name, reason } = request;
+    if actor_id.is_empty() || reason.is_empty() {
+        return Err(Status::invalid_argument("actor_id or reason is missing"));
+    }
+    Ok(Cancellation {
+        tenant: id(&tenant_id, "tenant_id")?,
+        request: id(&request_id, "request_id")?,
         actor: (actor_id, actor_name),
         reason,
     })

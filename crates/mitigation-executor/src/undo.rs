@@ -11,6 +11,7 @@ use sqlx::Row;
 use time::OffsetDateTime;
 
 use crate::{
+    cancellations,
     plan::{Evidence, Hold, Refusal, Step},
     planner,
     state::State,
@@ -89,6 +90,7 @@ pub async fn plan(
     cause: Option<CauseId>,
 ) -> Result<(), StoreError> {
     let policy = policy::current(tx).await?;
+    let cancelled = cancellations::stands(tx, id).await?.then_some(Refusal::Cancelled);
     let mut undos = Vec::new();
     for of in originals(tx, undo).await? {
         let mut m = Mitigation {
@@ -113,7 +115,7 @@ pub async fn plan(
             revision: 0,
             ..of.clone()
         };
-        let note = if let Some(reason) = refusal(&of, undo.dismiss_risk) {
+        let note = if let Some(reason) = cancelled.or_else(|| refusal(&of, undo.dismiss_risk)) {
             m.state = State::Refused { reason };
             Some(("refused", reason.sentence()))
         } else if of.is_admin && policy.policy.protected.administrators {

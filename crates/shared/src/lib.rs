@@ -13,6 +13,7 @@ pub mod inbox;
 pub mod integration;
 pub mod integration_store;
 pub mod limiter;
+pub mod mitigation;
 pub mod outbound;
 pub mod outbox;
 pub mod policy;

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use crate::{
     db::{StoreError, Tx},
     id::AccountId,
-    provider::Action,
+    provider::{self, Action},
     verdict::Verdict,
 };
 
@@ -169,7 +169,12 @@ impl Default for Brake {
 }
 
 /// One thing that is wrong with a policy: the field, as it is written in JSON, and what it must be.
-pub type Fault = (&'static str, &'static str);
+pub type Fault = (&'static str, String);
+
+const GROUPS: &str =
+    "give object ids (GUIDs) of groups at Entra ID, ids of Okta groups (00g1a2b3c4d5e6f7g8h9), not names";
+const ROLES: &str = "give template ids (GUIDs) of roles at Entra ID or names of built-in ones (Global Administrator), types of \
+     Okta's roles (SUPER_ADMIN) or ids of custom ones (cr0a1b2c3d4e5f6g7h8i)";
 
 impl MitigationPolicy {
     /// Everything that is wrong with it.
@@ -178,6 +183,15 @@ impl MitigationPolicy {
         let once = Action::ALL.iter().all(|a| self.order.iter().filter(|o| *o == a).count() == 1);
         let name = |text: &String| (1..=200).contains(&text.len()) && !text.contains(char::is_control);
         let note = |named: &Named| named.note.len() <= 500 && !named.note.contains(char::is_control);
+        // Whom a name that no directory has was to protect is unknown: it would protect nobody, unnoticed.
+        let groups =
+            protected.group_ids.iter().filter(|group| name(group) && provider::group_kind(group).is_none());
+        let roles = protected.roles.iter().filter(|role| name(role) && !provider::is_role_known(role));
+        let unknown = groups
+            .map(|group| ("protected.group_ids", format!("{group:?} is not the id of a group; {GROUPS}")));
+        let unknown = unknown.chain(
+            roles.map(|role| ("protected.roles", format!("{role:?} is not a role that is known; {ROLES}"))),
+        );
         [
             (once && self.order.len() == Action::ALL.len(), "order", "name every action once"),
             (!self.verdicts.is_empty(), "verdicts", "name at least one kind of valid verdict"),
@@ -227,7 +241,8 @@ impl MitigationPolicy {
             ),
         ]
         .into_iter()
-        .filter_map(|(holds, field, message)| (!holds).then_some((field, message)))
+        .filter_map(|(holds, field, message)| (!holds).then_some((field, message.to_owned())))
+        .chain(unknown)
         .collect()
     }
 
@@ -286,6 +301,26 @@ mod tests {
         };
         let fields: Vec<_> = twice.faults().into_iter().map(|(field, _)| field).collect();
         assert_eq!(fields, ["order", "verdicts"]);
+    }
+
+    #[test]
+    fn a_group_or_role_that_no_directory_can_have_is_named_with_what_is_allowed() {
+        let named = |texts: &[&str]| texts.iter().map(|&t| t.to_owned()).collect();
+        let policy = MitigationPolicy {
+            protected: Protected {
+                group_ids: named(&["00g1a2b3c4d5e6f7g8h9", "Break glass"]),
+                roles: named(&["Global Administrator", "Globl Administrator", "SUPER_ADMIN"]),
+                ..Protected::default()
+            },
+            ..MitigationPolicy::default()
+        };
+        let faults = policy.faults();
+        let told = |field: &str, name: &str, allowed: &str| {
+            faults.iter().any(|(of, text)| *of == field && text.contains(name) && text.contains(allowed))
+        };
+        assert!(told("protected.group_ids", "Break glass", "00g"), "{faults:?}");
+        assert!(told("protected.roles", "Globl Administrator", "Global Administrator"), "{faults:?}");
+        assert_eq!(faults.len(), 2, "{faults:?}");
     }
 
     #[test]

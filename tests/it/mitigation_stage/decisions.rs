@@ -1,9 +1,15 @@
 //! The policy that the tenant follows, and what people decide about what it holds.
 
-use mitigation_executor::approvals::{self, Decision, Refused};
+use mitigation_executor::{
+    approvals::{self, Decision, Refused},
+    cancellations::{self, Cancellation},
+};
+use prost::Message as _;
 use shared::{
-    id::{ApprovalId, MitigationId},
+    id::{ApprovalId, MitigationId, MitigationRequestId},
+    outbox::Topic,
     policy::{Approval, Brake, MitigationPolicy, Protected},
+    wire::events::AuditRecorded,
 };
 
 use super::Stage;
@@ -79,6 +85,32 @@ impl Stage {
             reason: "looked at it".to_owned(),
         };
         approvals::decide(&self.db, &decision).await
+    }
+
+    /// A person cancels the newest request; how many mitigations that dropped.
+    pub async fn cancel(&self, who: &str) -> Option<i64> {
+        let newest = "SELECT request_id FROM api.mitigation_requests ORDER BY created_at DESC LIMIT 1";
+        let cancellation = Cancellation {
+            tenant: self.tenant,
+            request: MitigationRequestId(self.ids(newest).await[0]),
+            actor: (who.to_owned(), who.to_owned()),
+            reason: "a mistake".to_owned(),
+        };
+        cancellations::cancel(&self.db, &cancellation).await.unwrap()
+    }
+
+    /// Takes what the audit log was told until now, and returns what is of this type.
+    pub async fn audited(&self, kind: &str) -> Vec<AuditRecorded> {
+        self.until("SELECT count(*) FROM mitigation.outbox", 0).await;
+        let (_connection, channel) = self.bus.channel().await;
+        let options = lapin::options::BasicGetOptions { no_ack: true };
+        let mut found = Vec::new();
+        while let Some(got) = channel.basic_get(Topic::AuditRecorded.as_str().into(), options).await.unwrap()
+        {
+            let event = AuditRecorded::decode(got.data.as_slice()).unwrap();
+            found.extend((event.r#type == kind).then_some(event));
+        }
+        found
     }
 
     /// A person approves everything that waits; what was refused to them stays.

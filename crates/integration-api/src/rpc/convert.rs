@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use prost_types::Timestamp;
 use shared::{
     id::{ExposureId, ProviderKind},
+    mitigation::Hold,
     provider::{Action, Capability},
     triage::{Cause, Likelihood, Rule},
     wire::v1,
@@ -341,24 +342,9 @@ pub(super) fn mitigation(row: Mitigation, with_details: bool) -> v1::Mitigation 
     }
 }
 
-/// What holds mitigations, as a sentence. The words are the executor's (`plan::Hold`).
+/// What holds mitigations, as a sentence.
 pub(super) fn hold(word: &str) -> &'static str {
-    match word {
-        "break_glass" => "the account is kept as the way back in",
-        "protected_account" => "the policy protects the account",
-        "privileged_account" => "the account is an administrator of the directory and protected",
-        "many_accounts" => "the request is about more accounts than one person may contain alone",
-        "first_run" => {
-            "nobody has let automated mitigations run yet since the policy or the integration was last changed"
-        }
-        "brake_feed_volume" => "the feed brought far more leaks today than it usually does",
-        "brake_hourly" => "too many accounts were contained automatically within an hour",
-        "brake_administrators" => "too many administrators were contained automatically within an hour",
-        "brake_share" => {
-            "too large a share of the tenant's accounts was contained automatically within a day"
-        }
-        _ => "it waits for a second person",
-    }
+    Hold::parse(word).map_or("it waits for a second person", Hold::sentence)
 }
 
 pub(super) fn account(row: accounts::Account) -> v1::Account {

@@ -11,7 +11,7 @@ use shared::{
         SyncScope, ValidationSettings,
     },
     provider::{
-        Action,
+        Action, group_kind,
         okta::host::{self, ApprovedDomains},
     },
     triage::Rule,
@@ -205,19 +205,12 @@ pub(super) fn check_scope(field: &str, provider: ProviderKind, scope: &SyncScope
     if scope.group_ids.len() > SyncScope::MOST_GROUPS {
         return Err(ApiError::field(field, format!("give at most {} groups", SyncScope::MOST_GROUPS)));
     }
-    let (fits, remedy): (fn(&str) -> bool, _) = match provider {
-        ProviderKind::EntraId => (is_guid, "give object ids of groups (GUIDs), not their names"),
-        ProviderKind::Okta => {
-            (is_okta_group, "give ids of Okta groups, such as 00g1a2b3c4d5e6f7g8h9, not names")
-        }
+    let remedy = match provider {
+        ProviderKind::EntraId => "give object ids of groups (GUIDs), not their names",
+        ProviderKind::Okta => "give ids of Okta groups, such as 00g1a2b3c4d5e6f7g8h9, not names",
     };
-    if scope.group_ids.iter().all(|id| fits(id)) { Ok(()) } else { Err(ApiError::field(field, remedy)) }
-}
-
-fn is_okta_group(text: &str) -> bool {
-    (10..=40).contains(&text.len())
-        && text.starts_with("00g")
-        && text.bytes().all(|b| b.is_ascii_alphanumeric())
+    let fits = scope.group_ids.iter().all(|id| group_kind(id) == Some(provider));
+    if fits { Ok(()) } else { Err(ApiError::field(field, remedy)) }
 }
 
 /// Refuses what the provider cannot do, and what the package does not include and was not on before.

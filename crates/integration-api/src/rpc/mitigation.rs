@@ -12,8 +12,8 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
-    convert, id, mitigation_approval, mitigation_plan, mitigation_policy, mitigation_request,
-    mitigation_undo, optional_id,
+    convert, id, mitigation_approval, mitigation_cancel, mitigation_plan, mitigation_policy,
+    mitigation_request, mitigation_undo, optional_id,
 };
 use crate::{
     auth::{Caller, caller},
@@ -143,6 +143,13 @@ impl MitigationService for Mitigations {
     ) -> Result<Response<v1::GetMitigationProgressResponse>, Status> {
         let caller = caller(&request)?;
         Ok(Response::new(self.progress(&caller, id("request_id", &request.get_ref().request_id)?).await?))
+    }
+    async fn cancel_mitigation(
+        &self,
+        request: Request<v1::CancelMitigationRequest>,
+    ) -> Result<Response<v1::CancelMitigationResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(mitigation_cancel::cancel(self, &caller, request.into_inner()).await?))
     }
     async fn list_pending_approvals(
         &self,

@@ -60,7 +60,7 @@ pub(super) async fn named(
     };
     let wanted = wanted(check, selection, actions, &reason)?;
     let work = |tx: Tx| async move {
-        let (tx, request) = ask(tx, caller, tenant, wanted).await?;
+        let (tx, request, _) = ask(tx, caller, tenant, wanted).await?;
         Ok((tx, v1::RequestMitigationResponse { request: Some(request) }))
     };
     Ok(idempotent::once(db, tenant, "RequestMitigation", &key, &fingerprint, work).await?.0)
@@ -85,8 +85,11 @@ pub(super) async fn bulk(
     };
     let wanted = wanted(Check::default(), selection, request.actions, &request.reason)?;
     let work = |tx: Tx| async move {
-        let (tx, request) = ask(tx, caller, tenant, wanted).await?;
-        Ok((tx, v1::BulkMitigateResponse { request: Some(request) }))
+        let (tx, request, unreachable) = ask(tx, caller, tenant, wanted).await?;
+        Ok((
+            tx,
+            v1::BulkMitigateResponse { request: Some(request), unreachable_accounts: whole(unreachable) },
+        ))
     };
     Ok(idempotent::once(db, tenant, "BulkMitigate", &key, &fingerprint, work).await?.0)
 }
@@ -143,15 +146,17 @@ struct Selected {
     exposures: Vec<ExposureId>,
     by: &'static str,
     of: BTreeSet<IntegrationId>,
+    /// Accounts that belong to no integration any more.
+    unreachable: usize,
 }
 
-/// Stores a request with its event and message.
+/// Stores a request with its event and message; how many of its accounts belong to no integration any more.
 async fn ask(
     mut tx: Tx,
     caller: &Caller,
     tenant: TenantId,
     wanted: Wanted,
-) -> Result<(Tx, v1::MitigationRequest), ApiError> {
+) -> Result<(Tx, v1::MitigationRequest, usize), ApiError> {
     let package = registry::package(&mut tx, tenant).await?;
     if !package.mitigation {
         return Err(ApiError::NotEntitled { entitlement: "mitigation".into(), contact: package.contact });
@@ -159,7 +164,11 @@ async fn ask(
     let Wanted { selection, actions, reason } = wanted;
     let id = MitigationRequestId::new();
     let bulk = !matches!(selection, Selection::Named { .. });
-    let Selected { accounts, named, exposures, by, of } = select(&mut tx, tenant, id, selection).await?;
+    let Selected { accounts, named, exposures, by, of, unreachable } =
+        select(&mut tx, tenant, id, selection).await?;
+    if unreachable == accounts {
+        return Err(integration_gone());
+    }
     switched_on(&mut tx, tenant, &of, &actions).await?;
     let row = New {
         id,
@@ -178,13 +187,14 @@ async fn ask(
         .cause(CauseId(id.uuid()))
         .object("mitigation_request", id)
         .detail("accounts", accounts)
+        .detail("unreachable_accounts", unreachable)
         .detail("selected_by", by)
         .detail("actions", row.actions.join(","))
         .detail("reason", &row.reason);
     audit::record(&mut tx, &event).await?;
     hand_on(&mut tx, tenant, id).await?;
     let request = kept(&mut tx, tenant, id).await?;
-    Ok((tx, request))
+    Ok((tx, request, unreachable))
 }
 
 async fn select(
@@ -209,7 +219,7 @@ async fn select(
             }
             let of = found.iter().map(|a| a.integration_id).collect();
             let named = named.into_iter().collect();
-            return Ok(Selected { accounts: meant.len(), named, exposures, by: "name", of });
+            return Ok(Selected { accounts: meant.len(), named, exposures, by: "name", of, unreachable: 0 });
         }
         Selection::Listed(listed) => {
             in_bounds(listed.len())?;
@@ -227,7 +237,19 @@ async fn select(
     };
     in_bounds(accounts)?;
     let of = mitigations::integrations_of_items(tx, tenant, request).await?.into_iter().collect();
-    Ok(Selected { accounts, named: Vec::new(), exposures: Vec::new(), by, of })
+    let unreachable = mitigations::unreachable_items(tx, tenant, request).await?;
+    Ok(Selected { accounts, named: Vec::new(), exposures: Vec::new(), by, of, unreachable })
+}
+
+fn integration_gone() -> ApiError {
+    ApiError::Precondition {
+        reason: "INTEGRATION_GONE",
+        message: "the integration of the accounts was deleted: nothing can be done to them".into(),
+    }
+}
+
+fn whole(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 async fn switched_on(
@@ -238,10 +260,7 @@ async fn switched_on(
 ) -> Result<(), ApiError> {
     for id in of {
         let Some(integration) = integrations::get(tx, tenant, *id).await? else {
-            return Err(ApiError::Precondition {
-                reason: "INTEGRATION_GONE",
-                message: "the integration of an account was deleted".into(),
-            });
+            return Err(integration_gone());
         };
         for action in actions {
             if !integration.settings.mitigation.switch(*action).manual {

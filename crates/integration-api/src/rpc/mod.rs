@@ -20,6 +20,7 @@ mod integration_view;
 mod integration_write;
 pub mod mitigation;
 mod mitigation_approval;
+mod mitigation_cancel;
 mod mitigation_plan;
 mod mitigation_policy;
 mod mitigation_request;

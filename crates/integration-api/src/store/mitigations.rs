@@ -94,6 +94,25 @@ pub async fn integrations_of_items(
     .await?)
 }
 
+/// How many of a bulk request's accounts belong to no integration any more: nothing can be done to them.
+pub async fn unreachable_items(
+    tx: &mut Tx,
+    tenant: TenantId,
+    request: MitigationRequestId,
+) -> Result<usize, StoreError> {
+    let count: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM mitigation_items i
+         JOIN sync.accounts_v a ON a.tenant_id = i.tenant_id AND a.account_id = i.account_id
+         WHERE i.tenant_id = $1 AND i.request_id = $2 AND NOT EXISTS (
+             SELECT FROM integrations n WHERE n.tenant_id = $1 AND n.integration_id = a.integration_id)",
+    )
+    .bind(tenant)
+    .bind(request)
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(usize::try_from(count).unwrap_or_default())
+}
+
 /// A request as it is kept.
 #[derive(Clone, Debug, FromRow)]
 pub struct Request {
@@ -223,12 +242,13 @@ pub async fn count(tx: &mut Tx, tenant: TenantId, of: &[MitigationId]) -> Result
     Ok(usize::try_from(count).unwrap_or_default())
 }
 
-/// Whether anything that was carried out automatically since is in effect and can be taken back.
+/// Whether anything that was carried out automatically since is in effect and can be taken back. What the directory showed
+/// already was not our doing: no call was begun.
 pub async fn any_undoable(tx: &mut Tx, tenant: TenantId, since: OffsetDateTime) -> Result<bool, StoreError> {
     Ok(sqlx::query_scalar(
         "SELECT EXISTS (SELECT FROM mitigation.mitigations_v
                         WHERE tenant_id = $1 AND automatic AND undoes IS NULL AND state IN ('done', 'verified')
-                          AND finished_at >= $2 AND action <> 'revoke_sessions')",
+                          AND finished_at >= $2 AND action <> 'revoke_sessions' AND attempt > 0)",
     )
     .bind(tenant)
     .bind(since)

@@ -106,7 +106,7 @@ impl Executor {
             m.state = State::Planned { waits: None };
         }
         m.state = m.state.hold(by)?;
-        m.approval = Some(approvals::join(&mut tx, &world.policy, &m, by).await?);
+        m.approval = Some(approvals::join(&mut tx, &world.policy, &m, by, 1).await?);
         m.details.insert("held".to_owned(), by.sentence().to_owned());
         store::save(&mut tx, &mut m).await?;
         let event =

@@ -52,7 +52,14 @@ impl Mitigate {
             Ok(selection) => {
                 let selection = Some(selection);
                 let request = api::BulkMitigateRequest { selection, actions, reason, idempotency_key };
-                client.bulk_mitigate(request).await?.into_inner().request
+                let answer = client.bulk_mitigate(request).await?.into_inner();
+                if answer.unreachable_accounts > 0 {
+                    eprintln!(
+                        "{} of the accounts belong to an integration that was deleted: nothing can be done to them",
+                        answer.unreachable_accounts
+                    );
+                }
+                answer.request
             }
             Err((account_ids, exposure_ids)) => {
                 let request = api::RequestMitigationRequest {
@@ -93,6 +100,16 @@ pub enum Mitigation {
         /// Stay until all is decided, but for what waits for a second person
         #[arg(long)]
         wait: bool,
+    },
+    /// Cancel a request or an undo: what is not begun of it is dropped
+    ///
+    /// What the directory was already asked to do finishes; `parapet mitigation undo` takes that back.
+    Cancel {
+        /// The request (id), as `parapet mitigate` and `mitigation undo` print it
+        request: String,
+        /// Why, for the audit log
+        #[arg(long)]
+        reason: String,
     },
     /// List mitigations by filter, newest first
     List(Box<List>),
@@ -229,6 +246,11 @@ impl Mitigation {
                     idempotency_key: idempotency_key(),
                 };
                 asked(global, &client.undo(request).await?.into_inner().request.unwrap_or_default())
+            }
+            Self::Cancel { request, reason } => {
+                let request = api::CancelMitigationRequest { request_id: request, reason };
+                let answer = client.cancel_mitigation(request).await?.into_inner();
+                output::show(global, &output::json("CancelMitigationResponse", &answer)?)
             }
             Self::Progress { request, wait } => progress::run(global, client, request, wait).await,
             Self::Plan(wanted) => {

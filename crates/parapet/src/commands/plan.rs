@@ -143,9 +143,10 @@ fn headline(plan: &api::MitigationPlan) -> String {
             |rank| i64::try_from(strongest.values().filter(|r| **r == rank).count()).unwrap_or(i64::MAX);
         (things(plan.accounts, "account"), count(4), count(3), count(2), count(1))
     };
+    let idle = if run == 0 && held == 0 { " There is nothing to do." } else { "" };
     format!(
         "Of {of}, {run} WOULD BE ACTED ON, {held} would be HELD for a second person, {refused} would be REFUSED, and \
-         {already} ALREADY SO: nothing to do."
+         {already} ALREADY SO.{idle}"
     )
 }
 
@@ -222,8 +223,7 @@ mod tests {
         let mut lines = text.lines();
         assert_eq!(
             lines.next().unwrap(),
-            "Of 4 accounts, 2 WOULD BE ACTED ON, 1 would be HELD for a second person, 0 would be REFUSED, and 1 ALREADY SO: \
-             nothing to do."
+            "Of 4 accounts, 2 WOULD BE ACTED ON, 1 would be HELD for a second person, 0 would be REFUSED, and 1 ALREADY SO."
         );
         let age = lines.next().unwrap();
         assert!(
@@ -234,6 +234,22 @@ mod tests {
         assert!(!text.contains("more"), "{text}");
         let disabled = text.lines().find(|line| line.starts_with("hybrid@")).unwrap();
         assert!(disabled.contains("would be refused"), "what does not run comes first: {text}");
+    }
+
+    #[test]
+    fn there_is_nothing_to_do_only_if_nothing_would_be_done_or_held() {
+        let of = |outcomes: &[PlanOutcome]| {
+            let disable = api::MitigationAction::DisableAccount;
+            let item = |(n, outcome): (usize, &PlanOutcome)| item(&n.to_string(), disable, *outcome);
+            let items = outcomes.iter().enumerate().map(item).collect();
+            headline(&api::MitigationPlan { accounts: 2, items, ..Default::default() })
+        };
+        for outcome in [PlanOutcome::Run, PlanOutcome::Held] {
+            let told = of(&[outcome, PlanOutcome::Already]);
+            assert!(!told.contains("nothing to do"), "{told}");
+        }
+        let told = of(&[PlanOutcome::Refused, PlanOutcome::Already]);
+        assert!(told.ends_with("There is nothing to do."), "{told}");
     }
 
     #[test]

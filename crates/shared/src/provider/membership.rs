@@ -32,7 +32,7 @@ impl<'a> GroupsAndRoles<'a> {
     pub(super) fn groups_at(self, provider: ProviderKind) -> Result<Vec<&'a String>, ProviderError> {
         let mut groups = Vec::with_capacity(self.groups.len());
         for group in self.groups {
-            match kind_of(group) {
+            match group_kind(group) {
                 Some(kind) if kind == provider => groups.push(group),
                 Some(_) => {}
                 None => {
@@ -48,11 +48,75 @@ impl<'a> GroupsAndRoles<'a> {
     }
 }
 
-/// The kind of provider whose groups have ids of this shape.
-fn kind_of(group: &str) -> Option<ProviderKind> {
-    let of_okta = group.starts_with("00g") && group.bytes().all(|b| b.is_ascii_alphanumeric());
-    let of_entra = || Uuid::try_parse(group).ok().map(|_| ProviderKind::EntraId);
-    if of_okta { Some(ProviderKind::Okta) } else { of_entra() }
+/// The kind of provider whose groups have ids of this shape: GUIDs at Entra ID, `00g…` at Okta.
+pub fn group_kind(group: &str) -> Option<ProviderKind> {
+    let of_entra = || is_guid(group).then_some(ProviderKind::EntraId);
+    if is_okta_id(group, "00g") { Some(ProviderKind::Okta) } else { of_entra() }
+}
+
+/// Built-in directory roles of Entra ID by display name (entra.md §18). The others are named by their template ids.
+const ENTRA_ROLES: [&str; 25] = [
+    "Application Administrator",
+    "Authentication Administrator",
+    "Billing Administrator",
+    "Cloud Application Administrator",
+    "Conditional Access Administrator",
+    "Directory Readers",
+    "Directory Writers",
+    "Exchange Administrator",
+    "Global Administrator",
+    "Global Reader",
+    "Groups Administrator",
+    "Guest Inviter",
+    "Helpdesk Administrator",
+    "Hybrid Identity Administrator",
+    "Intune Administrator",
+    "Message Center Reader",
+    "Password Administrator",
+    "Privileged Authentication Administrator",
+    "Privileged Role Administrator",
+    "Reports Reader",
+    "Security Administrator",
+    "Security Operator",
+    "Security Reader",
+    "SharePoint Administrator",
+    "User Administrator",
+];
+
+/// Types of Okta's administrator roles (okta.md §3.7); `CUSTOM` is every custom one.
+const OKTA_ROLES: [&str; 14] = [
+    "ACCESS_CERTIFICATIONS_ADMIN",
+    "ACCESS_REQUESTS_ADMIN",
+    "API_ACCESS_MANAGEMENT_ADMIN",
+    "APP_ADMIN",
+    "CUSTOM",
+    "GROUP_MEMBERSHIP_ADMIN",
+    "HELP_DESK_ADMIN",
+    "MOBILE_ADMIN",
+    "ORG_ADMIN",
+    "READ_ONLY_ADMIN",
+    "REPORT_ADMIN",
+    "SUPER_ADMIN",
+    "USER_ADMIN",
+    "WORKFLOWS_ADMIN",
+];
+
+/// Whether this names a role that some directory can have, as far as that can be told without asking one: a built-in role
+/// by its name, any role by its id. The name of a custom one could as well be a mistake.
+pub fn is_role_known(role: &str) -> bool {
+    let built_in = ENTRA_ROLES.iter().chain(&OKTA_ROLES).any(|known| is_role(role, known));
+    built_in || is_guid(role) || is_okta_id(role, "cr0")
+}
+
+fn is_guid(text: &str) -> bool {
+    text.len() == 36 && Uuid::try_parse(text).is_ok()
+}
+
+// 20 characters everywhere that was seen (okta.md §1).
+fn is_okta_id(text: &str, prefix: &str) -> bool {
+    (10..=40).contains(&text.len())
+        && text.starts_with(prefix)
+        && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
 /// Whether two spellings name the same role.
@@ -78,6 +142,21 @@ mod tests {
             for kind in ProviderKind::ALL {
                 assert!(matches!(of.groups_at(kind), Err(ProviderError::Refused(_))), "{odd:?}");
             }
+        }
+    }
+    #[test]
+    fn a_role_is_known_by_its_built_in_name_or_its_id_and_a_mistyped_one_is_not() {
+        for known in [
+            "Global Administrator",
+            " global administrator ",
+            "62e90394-69f5-4237-9190-012177145e10",
+            "SUPER_ADMIN",
+            "cr0Yq6IJxGIr0ouum0g3",
+        ] {
+            assert!(is_role_known(known), "{known}");
+        }
+        for odd in ["Globl Administrator", "SUPERADMIN", "62e90394-69f5-4237-9190", "cr0", "Tier 0", ""] {
+            assert!(!is_role_known(odd), "{odd}");
         }
     }
 }

@@ -31,7 +31,7 @@ mod sign_ins;
 
 pub use attempt::AttemptConnection;
 pub use containment::{Acted, Action, Containment};
-pub use membership::{GroupsAndRoles, Membership};
+pub use membership::{GroupsAndRoles, Membership, group_kind, is_role_known};
 pub use page::{Cursor, Listing, Next, Page, Within};
 pub use sign_ins::{OwnSignIn, SignIn, SignIns};
 
