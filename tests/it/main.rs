@@ -31,6 +31,7 @@ mod kept_plans;
 #[cfg(feature = "fail-points")]
 mod kills;
 mod limiter;
+mod malformed;
 mod messaging;
 mod mitigation;
 #[cfg(feature = "fail-points")]

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use parapet::servers::process::{Child, Program, tail};
+use parapet::{
+    cli::Global,
+    servers::process::{Child, Program, tail},
+};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -23,6 +26,19 @@ impl Stack {
 
     pub fn parapet(&self, args: &[&str]) -> Output {
         Command::new(e2e::program("parapet")).arg("--data-dir").arg(self.data()).args(args).output().unwrap()
+    }
+
+    /// An access token of a caller of the local issuer.
+    pub async fn token(&self, caller: &str) -> String {
+        let global = Global {
+            json: false,
+            tenant: None,
+            data_dir: Some(self.data()),
+            api: None,
+            api_ca: None,
+            caller: Some(caller.to_owned()),
+        };
+        parapet::login::token(&global).await.unwrap()
     }
 
     /// In the foreground, so that it ends with this process.
@@ -56,7 +72,7 @@ impl Stack {
     }
 }
 
-fn process<'a>(status: &'a Value, name: &str) -> &'a Value {
+pub fn process<'a>(status: &'a Value, name: &str) -> &'a Value {
     status["processes"].as_array().unwrap().iter().find(|process| process["name"] == name).unwrap()
 }
 

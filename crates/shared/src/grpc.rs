@@ -1,6 +1,7 @@
 //! gRPC between services: mutual TLS on both sides, and a list of who may call what.
 
 mod allow;
+mod shed;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -9,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use rustls::{ServerConfig, pki_types::ServerName};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,7 +25,10 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::Service as TowerService;
 
 pub use self::allow::Peer;
-use self::allow::{AllowLayer, AllowList};
+use self::{
+    allow::{AllowLayer, AllowList},
+    shed::ShedLayer,
+};
 use crate::{
     db::StoreError,
     service::{ListenConfig, PeerConfig, Service, TlsFiles},
@@ -38,6 +42,8 @@ const HTTP2: &[&[u8]] = &[b"h2"];
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// How long a caller may take to show who it is.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+/// Most callers of a port that are still at TLS; further ones wait in the system's queue.
+const HANDSHAKES: usize = 512;
 
 /// What a caller of an internal port learns of a failing database; the rest stays in our log.
 impl From<StoreError> for Status {
@@ -139,7 +145,10 @@ impl Server {
             .await
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr()?;
-        let serving = server.layer(AllowLayer(allow.map(Arc::new))).add_routes(self.routes.routes());
+        let serving = server
+            .layer(ShedLayer::new(config.calls_at_once))
+            .layer(AllowLayer(allow.map(Arc::new)))
+            .add_routes(self.routes.routes());
         let (stop, drain) =
             (service.stop_token(), Duration::from_secs(service.common().lifecycle.drain_seconds));
         service.spawn("gRPC", async move {
@@ -169,8 +178,10 @@ fn secured(
     presented: Reloaded<ServerConfig>,
 ) -> ReceiverStream<io::Result<TlsStream<TcpStream>>> {
     let (ready, incoming) = mpsc::channel(1);
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     tokio::spawn(async move {
-        loop {
+        // The semaphore is never closed.
+        while let Ok(place) = Arc::clone(&handshakes).acquire_owned().await {
             let accepted = tokio::select! {
                 // Nobody takes connections any more: the port closes.
                 () = ready.closed() => return,
@@ -197,6 +208,7 @@ fn secured(
                     Ok(Err(error)) => tracing::debug!(%error, "a caller failed at TLS"),
                     Err(_) => tracing::debug!("a caller was too slow at TLS"),
                 }
+                drop(place);
             });
         }
     });

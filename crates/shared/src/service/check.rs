@@ -56,6 +56,7 @@ pub(super) fn common(common: &Common, faults: &mut Faults) {
         faults.require(known, &format!("common.grpc.allow.{name}"), "is neither a service nor a method");
     }
     faults.require(grpc.calls_per_connection > 0, "common.grpc.calls_per_connection", "must not be 0");
+    faults.require(grpc.calls_at_once > 0, "common.grpc.calls_at_once", "must not be 0");
     if let Some(tls) = tls {
         faults.require_file(&tls.cert_file, "common.tls.cert_file");
         faults.require_file(&tls.key_file, "common.tls.key_file");

@@ -61,9 +61,11 @@ pub struct ListenConfig {
     pub allow: BTreeMap<String, Vec<String>>,
     /// Whether tools may ask for the protos.
     pub reflection: bool,
-    /// Most calls at once per connection; more are refused as unavailable.
+    /// Most calls at once per connection; more wait at the caller.
     pub calls_per_connection: usize,
-    /// Longest time until a call starts its answer, in seconds.
+    /// Most calls at once on the port; more are turned away with a hint when to come again.
+    pub calls_at_once: usize,
+    /// Longest time until a call starts its answer, in seconds: the deadline of every call that brings none, or a later one.
     pub timeout_seconds: u64,
 }
 
@@ -74,6 +76,7 @@ impl Default for ListenConfig {
             allow: BTreeMap::new(),
             reflection: false,
             calls_per_connection: 256,
+            calls_at_once: 1024,
             timeout_seconds: 30,
         }
     }
