@@ -190,7 +190,7 @@ async fn an_analyst_takes_mitigations_back_by_name_or_since_a_time() {
     world
         .stage
         .bus
-        .execute("UPDATE mitigation.mitigations SET state = 'verified', held_by = NULL, finished_at = now() WHERE state = 'held'")
+        .execute("UPDATE mitigation.mitigations SET state = 'verified', held_by = NULL, attempt = 1, finished_at = now() WHERE state = 'held'")
         .await;
     let request = world.analyst.asks(undo).await;
     assert!(request["automated_since"].is_string(), "{request}");
