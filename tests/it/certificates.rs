@@ -162,8 +162,12 @@ async fn a_pool_s_new_connections_use_the_password_as_its_file_is_now() {
     run(format!("ALTER ROLE {role} PASSWORD 'second'")).await;
     db.ping().await.expect("the open connection stays");
     run(format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'")).await;
-    until("the old password is refused", || async { matches!(db.ping().await, Err(StoreError::Driver(_))) })
-        .await;
+    until("the old password is refused", || async {
+        db.ping()
+            .await
+            .is_err_and(|refused| refused.is_transient() && refused.to_string().contains("let this"))
+    })
+    .await;
     std::fs::write(file.path(), "second\n").unwrap();
     until("the new password is used", || async { db.ping().await.is_ok() }).await;
     db.close().await;

@@ -27,18 +27,7 @@ impl Migrate {
         let version = if let Some(file) = self.url_file {
             let url =
                 std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            // The parser's message could quote the URL, and the URL holds a password.
-            let options: PgConnectOptions = url
-                .trim()
-                .parse()
-                .map_err(|_| anyhow::anyhow!("{} holds no database URL", file.display()))?;
-            let verified = matches!(options.get_ssl_mode(), PgSslMode::VerifyFull);
-            anyhow::ensure!(
-                verified || options.get_socket().is_some() || is_this_machine(options.get_host()),
-                "the database is on another machine: {} needs sslmode=verify-full",
-                file.display()
-            );
-            run(&options).await?
+            run(&target(url.trim()).with_context(|| file.display().to_string())?).await?
         } else {
             let data = global.data()?;
             let running = crate::stack::is_running(&data);
@@ -59,6 +48,19 @@ impl Migrate {
         }
         Ok(())
     }
+}
+
+/// Where a URL leads; nowhere in clear but on this machine.
+fn target(url: &str) -> anyhow::Result<PgConnectOptions> {
+    // The parser's message could quote the URL, and the URL holds a password.
+    let options: PgConnectOptions = url.parse().map_err(|_| anyhow::anyhow!("holds no database URL"))?;
+    let verified = matches!(options.get_ssl_mode(), PgSslMode::VerifyFull);
+    let here = options.get_socket().is_some() || is_this_machine(options.get_host());
+    anyhow::ensure!(
+        verified || here,
+        "the database is on another machine: its URL needs sslmode=verify-full"
+    );
+    Ok(options)
 }
 
 /// Brings a database to the newest version and returns that version. Concurrent runs wait for each other.
@@ -82,4 +84,22 @@ pub async fn service_roles(database: &PgConnectOptions) -> anyhow::Result<Vec<St
     .await?;
     connection.close().await?;
     Ok(roles)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_on_another_machine_is_migrated_over_verified_tls_only() {
+        for refused in ["postgres://u:p@db/parapet", "postgres://u:p@db/parapet?sslmode=require", "nonsense"]
+        {
+            let said = format!("{:#}", target(refused).unwrap_err());
+            assert!(!said.contains("u:p"), "{said}");
+        }
+        for accepted in ["postgres://u:p@db/parapet?sslmode=verify-full", "postgres://u:p@127.0.0.1/parapet"]
+        {
+            target(accepted).unwrap();
+        }
+    }
 }

@@ -158,7 +158,7 @@ impl Db {
     async fn begin(&self, tenant: Option<TenantId>, plans: Plans) -> Result<Tx, StoreError> {
         let (pool, wakes) = (self.pool.clone(), Arc::clone(&self.wakes));
         detached(async move {
-            let connection = pool.acquire().await?;
+            let connection = pool.acquire().await.map_err(StoreError::while_connecting)?;
             let mut tx = Tx { connection, ended: false, clock: None, wakes, messages: false, work: false };
             // One round trip. An id is hexadecimal digits and hyphens.
             let tenant = tenant.map(|id| format!("SET LOCAL app.tenant = '{id}';")).unwrap_or_default();

@@ -43,6 +43,17 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Of a service that was let in before: a server that does not let it in now is about to get, or to be told, another
+    /// password or certificate. That passes.
+    pub(super) fn while_connecting(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Database(e) if e.code().is_some_and(|c| c.starts_with("28")) => {
+                Self::Unavailable("the server does not let this service in".to_owned())
+            }
+            e => e.into(),
+        }
+    }
+
     /// Whether the same call may succeed later, unchanged.
     pub fn is_transient(&self) -> bool {
         match self {
