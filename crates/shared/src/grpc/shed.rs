@@ -15,7 +15,7 @@ use tonic::{Code, Status, body::Body};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use tower::{Layer, Service};
 
-use super::HEALTH;
+use super::allow::HEALTH;
 
 /// When a call that was turned away may come again: most calls take a fraction of this.
 const AGAIN: Duration = Duration::from_secs(1);
