@@ -23,7 +23,7 @@ use shared::{
     service::{ListenConfig, PeerConfig, TlsFiles},
     wire::{
         events::AuditRecorded,
-        v1::{self, installation_service_client::InstallationServiceClient},
+        v1::{self, tenant_service_client::TenantServiceClient},
     },
 };
 use time::OffsetDateTime;
@@ -347,7 +347,7 @@ impl Stage {
 
     fn access_token(&self, subject: &str, tenants: &[TenantId], roles: &[&str]) -> String {
         let caller = Caller {
-            id: subject.into(),
+            id: format!("console of {subject}"),
             secret: String::new(),
             name: subject.into(),
             subject: subject.into(),
@@ -376,9 +376,9 @@ impl Stage {
     }
 
     /// The operator's client.
-    pub fn operator(&self) -> InstallationServiceClient<Api> {
+    pub fn operator(&self) -> TenantServiceClient<Api> {
         let token = self.token("operator", &[], &["operator"]);
-        InstallationServiceClient::new(InterceptedService::new(self.channel.clone(), token))
+        TenantServiceClient::new(InterceptedService::new(self.channel.clone(), token))
     }
 
     /// Takes what the audit log was told until now, and returns what is about objects of this kind.

@@ -56,6 +56,9 @@ pub enum Callers {
     Peers,
     /// Anybody who reaches the port; the services check tokens themselves.
     Public,
+    /// The same, and a client certificate of the authority in `tls.ca_file` is asked for: without one a caller still needs
+    /// a token.
+    PublicOrCertified,
 }
 
 /// The gRPC services behind one port.
@@ -90,7 +93,7 @@ impl Server {
         self
     }
 
-    /// Opens the port and serves for the life of the service. With [`Callers::Peers`] `tls` is required; with
+    /// Opens the port and serves for the life of the service. `tls` is required where certificates are asked for; with
     /// [`Callers::Public`] it may be absent when something in front ends TLS.
     ///
     /// At a stop: health and readiness say so first, then no new connections, then open calls end.
@@ -114,7 +117,7 @@ impl Server {
         }
         let allow = match callers {
             Callers::Peers => Some(AllowList::new(&self.names, &config.allow)?),
-            Callers::Public => None,
+            Callers::Public | Callers::PublicOrCertified => None,
         };
         let mut server = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
@@ -128,12 +131,15 @@ impl Server {
             (_, Some(tls)) => {
                 let mut files =
                     ServerTlsConfig::new().identity(identity(tls).await?).timeout(Duration::from_secs(10));
-                if callers == Callers::Peers {
-                    files = files.client_ca_root(certificate(&tls.ca_file).await?);
+                if callers != Callers::Public {
+                    let optional = callers == Callers::PublicOrCertified;
+                    files =
+                        files.client_ca_root(certificate(&tls.ca_file).await?).client_auth_optional(optional);
                 }
                 server = server.tls_config(files)?;
             }
             (Callers::Peers, None) => bail!("common.tls is required for the port of the services"),
+            (Callers::PublicOrCertified, None) => bail!("certificates are asked for over TLS only"),
             (Callers::Public, None) => {}
         }
         let listener = TcpListener::bind(config.listen)
@@ -246,24 +252,25 @@ impl AllowList {
     }
 }
 
-/// The caller, as its certificate names it; found in the extensions of requests on a port for peers.
+/// The caller, as its verified certificate names it; found in the extensions of requests on a port that asks for one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer(pub Vec<String>);
 
 fn peer_names<B>(request: &http::Request<B>) -> Vec<String> {
     let certificates =
         request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>().and_then(TlsConnectInfo::peer_certs);
-    certificates.as_ref().and_then(|chain| chain.first()).map(|leaf| dns_names(leaf)).unwrap_or_default()
+    certificates.as_ref().and_then(|chain| chain.first()).map(|leaf| names(leaf)).unwrap_or_default()
 }
 
-fn dns_names(der: &[u8]) -> Vec<String> {
+// DNS names, and URIs such as a SPIFFE id.
+fn names(der: &[u8]) -> Vec<String> {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else { return Vec::new() };
     let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
-    let dns = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
+    let known = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) | GeneralName::URI(name) => Some((*name).to_owned()),
         _ => None,
     });
-    dns.collect()
+    known.collect()
 }
 
 #[derive(Clone, Debug)]
@@ -295,16 +302,17 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<R>) -> Self::Future {
+        // INVARIANT: who a caller is comes from the connection alone, also where nobody has to be listed.
+        let peers = peer_names(&request);
         if let Some(list) = &self.list {
-            let peers = peer_names(&request);
             if !list.permits(request.uri().path(), &peers) {
                 tracing::warn!(path = request.uri().path(), ?peers, "peer refused");
                 metrics::counter!("parapet_grpc_peers_refused_total").increment(1);
                 let refusal = Status::permission_denied("this service may not call that method");
                 return Either::Right(ready(Ok(refusal.into_http())));
             }
-            request.extensions_mut().insert(Peer(peers));
         }
+        request.extensions_mut().insert(Peer(peers));
         Either::Left(self.inner.call(request))
     }
 }
@@ -344,11 +352,14 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_known_by_the_dns_names_of_its_certificate() {
+    fn a_peer_is_known_by_the_names_of_its_certificate() {
         let key = rcgen::KeyPair::generate().unwrap();
-        let names = vec!["audit-writer".to_owned(), "audit-writer.parapet.svc".to_owned()];
-        let certificate = rcgen::CertificateParams::new(names.clone()).unwrap().self_signed(&key).unwrap();
-        assert_eq!(dns_names(certificate.der()), names);
-        assert!(dns_names(b"nonsense").is_empty());
+        let dns = vec!["audit-writer".to_owned(), "audit-writer.parapet.svc".to_owned()];
+        let mut params = rcgen::CertificateParams::new(dns.clone()).unwrap();
+        let spiffe = "spiffe://acme/audit-writer";
+        params.subject_alt_names.push(rcgen::SanType::URI(spiffe.try_into().unwrap()));
+        let certificate = params.self_signed(&key).unwrap();
+        assert_eq!(names(certificate.der()), [dns[0].as_str(), dns[1].as_str(), spiffe]);
+        assert!(names(b"nonsense").is_empty());
     }
 }
