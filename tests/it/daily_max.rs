@@ -85,7 +85,8 @@ async fn nobody_raises_the_daily_maximum_above_half_of_the_threshold_and_a_thres
 async fn more_than_three_attempts_a_day_need_a_second_administrator() {
     let stage = Stage::new().await;
     let made = created(&stage).await;
-    let (ann, bob) = (stage.desk("ann", &["tenant_admin", "approver"]), stage.desk("bob", &["org_admin", "approver"]));
+    let (ann, bob) =
+        (stage.desk("ann", &["tenant_admin", "approver"]), stage.desk("bob", &["org_admin", "approver"]));
     let analyst = stage.desk("ada", &["analyst"]);
     let (code, said) = ann.fails("integration update corp --daily-max 4").await;
     assert!(code == PRECONDITION && said.contains("second administrator"), "{said}");

@@ -20,7 +20,8 @@ pub fn every_public_rpc_says_who_may_call_it(encoded: &[u8]) -> anyhow::Result<(
                 bail!("{}: declare who may call it with option (parapet.v1.access)", method.full_name());
             }
             if let Value::Message(access) = options.get_extension(&access).as_ref() {
-                check(access).with_context(|| format!("option (parapet.v1.access) of {}", method.full_name()))?;
+                check(access)
+                    .with_context(|| format!("option (parapet.v1.access) of {}", method.full_name()))?;
             }
         }
     }
@@ -36,7 +37,10 @@ fn check(access: &DynamicMessage) -> anyhow::Result<()> {
     let flag = |field: &str| access.get_field_by_name(field).is_some_and(|v| v.as_bool() == Some(true));
     let any_of = roles("any_of");
     ensure!(!any_of.is_empty(), "any_of lists no role");
-    ensure!(!any_of.iter().chain(&roles("if_granted")).any(|role| *role == UNSPECIFIED), "names no real role");
+    ensure!(
+        !any_of.iter().chain(&roles("if_granted")).any(|role| *role == UNSPECIFIED),
+        "names no real role"
+    );
     ensure!(
         !any_of.contains(&OPERATOR) || flag("installation") || flag("tenant_optional"),
         "an operator sees no tenant's data: say installation or tenant_optional"

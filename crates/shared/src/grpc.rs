@@ -304,13 +304,13 @@ where
     fn call(&mut self, mut request: http::Request<R>) -> Self::Future {
         // INVARIANT: who a caller is comes from the connection alone, also where nobody has to be listed.
         let peers = peer_names(&request);
-        if let Some(list) = &self.list {
-            if !list.permits(request.uri().path(), &peers) {
-                tracing::warn!(path = request.uri().path(), ?peers, "peer refused");
-                metrics::counter!("parapet_grpc_peers_refused_total").increment(1);
-                let refusal = Status::permission_denied("this service may not call that method");
-                return Either::Right(ready(Ok(refusal.into_http())));
-            }
+        if let Some(list) = &self.list
+            && !list.permits(request.uri().path(), &peers)
+        {
+            tracing::warn!(path = request.uri().path(), ?peers, "peer refused");
+            metrics::counter!("parapet_grpc_peers_refused_total").increment(1);
+            let refusal = Status::permission_denied("this service may not call that method");
+            return Either::Right(ready(Ok(refusal.into_http())));
         }
         request.extensions_mut().insert(Peer(peers));
         Either::Left(self.inner.call(request))

@@ -35,5 +35,8 @@ fn a_public_rpc_that_does_not_say_who_may_call_it_does_not_build() {
     ] {
         assert!(builds(empty).is_err(), "{empty}");
     }
-    assert_eq!(builds(&FINE.replace("ROLE_VIEWER", "ROLE_OPERATOR").replace("] }", "] installation: true }")), Ok(()));
+    assert_eq!(
+        builds(&FINE.replace("ROLE_VIEWER", "ROLE_OPERATOR").replace("] }", "] installation: true }")),
+        Ok(())
+    );
 }

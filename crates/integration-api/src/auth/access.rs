@@ -74,7 +74,8 @@ fn read(access: &DynamicMessage) -> anyhow::Result<Access> {
 fn roles(access: &DynamicMessage, field: &str) -> anyhow::Result<Vec<Role>> {
     let value = access.get_field_by_name(field).with_context(|| format!("option {field}"))?;
     let numbers = value.as_list().context("a list of roles")?.iter().map(Value::as_enum_number);
-    let roles = numbers.map(|n| Ok(Role::try_from(n.context("a role")?)?)).collect::<anyhow::Result<Vec<_>>>()?;
+    let roles =
+        numbers.map(|n| Ok(Role::try_from(n.context("a role")?)?)).collect::<anyhow::Result<Vec<_>>>()?;
     anyhow::ensure!(!roles.contains(&Role::Unspecified), "an access option with an unspecified role");
     Ok(roles)
 }
@@ -93,7 +94,10 @@ mod tests {
             assert!(!operator || access.installation || access.tenant_optional, "{path}");
         }
         let create = table.of("/parapet.v1.IntegrationService/CreateIntegration").unwrap();
-        assert_eq!((&create.any_of[..], &create.if_granted[..]), (&[Role::OrgAdmin][..], &[Role::TenantAdmin][..]));
+        assert_eq!(
+            (&create.any_of[..], &create.if_granted[..]),
+            (&[Role::OrgAdmin][..], &[Role::TenantAdmin][..])
+        );
         assert!(table.of("/parapet.v1.TenantService/CreateTenant").unwrap().installation);
         let approve = table.of("/parapet.v1.MitigationService/Approve").unwrap();
         assert_eq!(approve.with_right, Some(Role::Approver));

@@ -55,7 +55,8 @@ impl Mapping {
         if subject.starts_with(SERVICE_PREFIX) {
             return Err(INVALID);
         }
-        let organization = text(claims, &names.organization)?.map(str::parse).transpose().map_err(|_| INVALID)?;
+        let organization =
+            text(claims, &names.organization)?.map(str::parse).transpose().map_err(|_| INVALID)?;
         let tenants = self.tenants(&list(claims, &names.tenants)?)?;
         let mut roles = self.roles(&list(claims, &names.roles)?);
         let mut name: String = text(claims, &names.name)?.unwrap_or_default().chars().take(200).collect();
@@ -204,7 +205,10 @@ mod tests {
             organization: Some(organization),
             roles: vec![
                 RoleMapping { theirs: "Parapet Analysts".into(), ours: vec!["analyst".into()] },
-                RoleMapping { theirs: "Parapet Leads".into(), ours: vec!["viewer".into(), "approver".into()] },
+                RoleMapping {
+                    theirs: "Parapet Leads".into(),
+                    ours: vec!["viewer".into(), "approver".into()],
+                },
             ],
             tenants: vec![TenantMapping { theirs: "Parapet EMEA".into(), tenant: emea }],
             ..OidcConfig::default()
@@ -219,7 +223,11 @@ mod tests {
         assert_eq!(read_as.tenants.iter().copied().collect::<Vec<_>>(), [emea]);
         assert_eq!(roles(read_as), [Role::Viewer, Role::Approver], "a group called org_admin grants nothing");
         config.roles.clear();
-        assert_eq!(roles(read(&config, token).unwrap()), [Role::OrgAdmin], "control: without a map names count");
+        assert_eq!(
+            roles(read(&config, token).unwrap()),
+            [Role::OrgAdmin],
+            "control: without a map names count"
+        );
     }
 
     #[test]
@@ -230,7 +238,11 @@ mod tests {
             (read.subject.clone(), roles(read))
         };
         let both = vec![Role::Viewer, Role::Approver];
-        assert_eq!(of(json!({"sub": "ann", "client_id": "console"})), ("ann".into(), both), "control: a person");
+        assert_eq!(
+            of(json!({"sub": "ann", "client_id": "console"})),
+            ("ann".into(), both),
+            "control: a person"
+        );
         for extra in [
             json!({"sub": "feeds", "client_id": "feeds"}),
             json!({"sub": "feeds", "azp": "feeds"}),
@@ -239,6 +251,9 @@ mod tests {
         ] {
             assert_eq!(of(extra.clone()), ("service:feeds".into(), vec![Role::Viewer]), "{extra}");
         }
-        assert!(claims(json!({"sub": "service:feeds"})).is_err(), "a person called like a program is refused");
+        assert!(
+            claims(json!({"sub": "service:feeds"})).is_err(),
+            "a person called like a program is refused"
+        );
     }
 }

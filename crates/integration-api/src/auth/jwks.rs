@@ -1,10 +1,6 @@
 //! The issuer's keys: fetched, kept, and fetched again when an unknown one turns up, at most once a minute.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwapOption;
@@ -302,7 +298,10 @@ mod tests {
         assert!(keys.known("k1").is_some(), "an empty set is not a good one");
         issuer.has(&["k2"]);
         keys.refresh().await;
-        assert!(keys.known("k1").is_none(), "a key that the issuer withdrew does not outlive the next good set");
+        assert!(
+            keys.known("k1").is_none(),
+            "a key that the issuer withdrew does not outlive the next good set"
+        );
         assert!(keys.known("k2").is_some());
     }
 }

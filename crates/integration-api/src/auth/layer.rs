@@ -48,12 +48,7 @@ impl Guard {
     /// Admits a call or says why not.
     ///
     /// INVARIANT: there is no way past this for a call to a public service: who it is first, then role, then tenant.
-    async fn admit(
-        &self,
-        path: &str,
-        headers: &HeaderMap,
-        peer: Option<&Peer>,
-    ) -> Result<Caller, ApiError> {
+    async fn admit(&self, path: &str, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Caller, ApiError> {
         let claims = self.who(headers, peer).await?;
         let Some(access) = self.table.of(path) else {
             return Err(ApiError::NotFound("method"));
@@ -63,8 +58,7 @@ impl Guard {
             Err(ApiError::Denied { reason, message }) => {
                 let kind = if reason == ROLE_MISSING { "role.refused" } else { "tenant.refused" };
                 let named = headers.get(TENANT_METADATA).and_then(|v| v.to_str().ok()).unwrap_or_default();
-                let only =
-                    if claims.tenants.len() == 1 { claims.tenants.first().copied() } else { None };
+                let only = if claims.tenants.len() == 1 { claims.tenants.first().copied() } else { None };
                 self.refused(kind, path, &claims, only, named, &message).await?;
                 Err(ApiError::Denied { reason, message })
             }
@@ -284,11 +278,11 @@ where
         let guard = Arc::clone(&self.guard);
         Box::pin(async move {
             let path = request.uri().path().to_owned();
-            let caller =
-                match guard.admit(&path, request.headers(), request.extensions().get::<Peer>()).await {
-                    Ok(caller) => caller,
-                    Err(error) => return Ok(Status::from(error).into_http()),
-                };
+            let caller = match guard.admit(&path, request.headers(), request.extensions().get::<Peer>()).await
+            {
+                Ok(caller) => caller,
+                Err(error) => return Ok(Status::from(error).into_http()),
+            };
             request.extensions_mut().insert(caller.clone());
             let response = inner.call(request).await?;
             let Some(why) = denied(&response) else { return Ok(response) };

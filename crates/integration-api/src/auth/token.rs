@@ -147,7 +147,11 @@ mod tests {
         assert_eq!(answer(&|c| c["aud"] = json!("another-api"), typ).await, "TOKEN_INVALID");
         assert_eq!(answer(&|c| c["aud"] = json!(["another-api", "parapet"]), typ).await, "admitted");
         assert_eq!(answer(&|c| c["exp"] = json!(now() - 31), typ).await, "TOKEN_EXPIRED");
-        assert_eq!(answer(&|c| c["exp"] = json!(now() - 20), typ).await, "admitted", "clocks differ a little");
+        assert_eq!(
+            answer(&|c| c["exp"] = json!(now() - 20), typ).await,
+            "admitted",
+            "clocks differ a little"
+        );
         assert_eq!(answer(&|c| c["nbf"] = json!(now() + 60), typ).await, "TOKEN_INVALID");
         for claim in ["iss", "aud", "sub", "exp"] {
             let without = |c: &mut Value| drop(c.as_object_mut().unwrap().remove(claim));

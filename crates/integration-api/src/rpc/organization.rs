@@ -113,7 +113,10 @@ mod tests {
         assert_eq!(meant(&admin, "").unwrap(), own);
         assert_eq!(meant(&admin, &own.to_string()).unwrap(), own);
         assert!(matches!(meant(&admin, &other.to_string()), Err(ApiError::Denied { .. })));
-        assert!(matches!(meant(&caller(Role::OrgAdmin, None), &own.to_string()), Err(ApiError::Denied { .. })));
+        assert!(matches!(
+            meant(&caller(Role::OrgAdmin, None), &own.to_string()),
+            Err(ApiError::Denied { .. })
+        ));
         assert_eq!(meant(&caller(Role::Operator, None), &other.to_string()).unwrap(), other);
     }
 }

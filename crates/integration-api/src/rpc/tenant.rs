@@ -169,7 +169,8 @@ impl Tenants {
         let since = tx.clock().await? - USAGE_SPAN;
         let usage = registry::usage(&mut tx, since).await?;
         tx.rollback().await?;
-        let Usage { identifiers, identifiers_skipped, integrations, exposures, attempts, mitigations } = usage;
+        let Usage { identifiers, identifiers_skipped, integrations, exposures, attempts, mitigations } =
+            usage;
         let usage = v1::TenantUsage {
             tenant_id: tenant.to_string(),
             identifiers,

@@ -342,7 +342,8 @@ pub async fn tenants(
 
 /// The ids of an organization's tenants.
 pub async fn tenants_of(tx: &mut Tx, organization: OrganizationId) -> Result<Vec<TenantId>, StoreError> {
-    let ids = sqlx::query_scalar("SELECT tenant_id FROM tenants WHERE organization_id = $1 ORDER BY tenant_id");
+    let ids =
+        sqlx::query_scalar("SELECT tenant_id FROM tenants WHERE organization_id = $1 ORDER BY tenant_id");
     Ok(ids.bind(organization).fetch_all(&mut **tx).await?)
 }
 

@@ -240,9 +240,7 @@ async fn apply(wish: &Wish, api: Api) -> anyhow::Result<Vec<Done>> {
     Ok(report)
 }
 
-async fn present(
-    api: &mut TenantServiceClient<Api>,
-) -> anyhow::Result<(Vec<Organization>, Vec<Tenant>)> {
+async fn present(api: &mut TenantServiceClient<Api>) -> anyhow::Result<(Vec<Organization>, Vec<Tenant>)> {
     const PAGE: i32 = 1000;
     let (mut organizations, mut tenants) = (Vec::new(), Vec::new());
     let mut page_token = String::new();

@@ -43,7 +43,12 @@ impl Organization {
             Self::List => {
                 let rows = output::rows("Organization", &all(&mut client).await?)?;
                 let columns = [("NAME", "name"), ("ID", "id"), ("CREATED", "created_at")];
-                output::list(global, &columns, &rows, "no organizations; `parapet organization create` makes one")
+                output::list(
+                    global,
+                    &columns,
+                    &rows,
+                    "no organizations; `parapet organization create` makes one",
+                )
             }
             Self::Create { name, id } => {
                 let id = id.unwrap_or_else(|| ids::organization(&name)).to_string();
@@ -63,7 +68,8 @@ impl Organization {
                     let now = client.get_organization_settings(request).await?.into_inner();
                     (now.organization_id, now.settings)
                 };
-                let api::OrganizationSettings { tenant_admins_add_integrations } = settings.unwrap_or_default();
+                let api::OrganizationSettings { tenant_admins_add_integrations } =
+                    settings.unwrap_or_default();
                 output::show(
                     global,
                     &serde_json::json!({
@@ -89,10 +95,7 @@ async fn all(client: &mut TenantServiceClient<Api>) -> anyhow::Result<Vec<api::O
 }
 
 /// The organization with this id or name.
-pub async fn named(
-    client: &mut TenantServiceClient<Api>,
-    wanted: &str,
-) -> anyhow::Result<api::Organization> {
+pub async fn named(client: &mut TenantServiceClient<Api>, wanted: &str) -> anyhow::Result<api::Organization> {
     let mut all = all(client).await?.into_iter();
     all.find(|o| o.id == wanted || o.name == wanted)
         .with_context(|| format!("there is no organization {wanted}; `parapet organization list` shows them"))

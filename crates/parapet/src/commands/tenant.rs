@@ -34,6 +34,7 @@ pub enum Tenant {
         /// Whom a refusal by package names
         #[arg(long)]
         contact: String,
+        /// What it may use
         #[command(flatten)]
         package: Package,
     },
@@ -44,6 +45,7 @@ pub enum Tenant {
         /// Whom a refusal by package names
         #[arg(long)]
         contact: Option<String>,
+        /// What changes
         #[command(flatten)]
         package: Package,
     },
@@ -80,7 +82,8 @@ pub struct Package {
 impl Package {
     /// This package, changed as typed.
     fn onto(self, mut package: api::TenantPackage, contact: Option<String>) -> api::TenantPackage {
-        let Self { providers, identity_creation, validation, mitigation, identifier_cap, integration_cap } = self;
+        let Self { providers, identity_creation, validation, mitigation, identifier_cap, integration_cap } =
+            self;
         if !providers.is_empty() {
             package.providers = providers.into_iter().map(Provider::wire).collect();
         }

@@ -76,7 +76,9 @@ pub fn prepare(dir: &Path) -> anyhow::Result<()> {
     let sample: Sample = toml::from_str(SAMPLE).context("deploy/local/callers.toml is damaged")?;
     for Named { id, name, organization, tenants, roles, service } in sample.caller {
         if let Some(known) = callers.callers.iter_mut().find(|caller| caller.id == id) {
-            known.roles.extend(roles.into_iter().filter(|role| !known.roles.contains(role)).collect::<Vec<_>>());
+            known
+                .roles
+                .extend(roles.into_iter().filter(|role| !known.roles.contains(role)).collect::<Vec<_>>());
             continue;
         }
         let of = organization.as_deref().unwrap_or_default();
