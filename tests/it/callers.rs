@@ -115,11 +115,12 @@ async fn administrators_of_a_tenant_add_integrations_once_their_organization_gra
         .unwrap_err();
     assert_eq!(reason(&status), "ROLE_MISSING", "the grant is for administrators of the tenant");
     let id = stage.organization.to_string();
-    let operator = stage.operator().update_organization_settings(v1::UpdateOrganizationSettingsRequest {
+    let mut operator = stage.operator();
+    let end = operator.update_organization_settings(v1::UpdateOrganizationSettingsRequest {
         organization_id: id.clone(),
         settings: Some(v1::OrganizationSettings::default()),
     });
-    operator.await.unwrap();
+    end.await.unwrap();
     assert_eq!(add("k2").await, Err("ROLE_MISSING".into()), "and ends with the grant");
 
     let told = stage.audited("organization").await;

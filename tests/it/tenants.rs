@@ -8,7 +8,7 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::{
-    api::{entra, reason},
+    api::{created, entra, reason},
     api_stage::{Api, Stage, package},
     policy::{integration, people},
 };
@@ -73,6 +73,45 @@ async fn identity_creation_and_okta_are_off_until_they_are_granted() {
     grant(package(&[v1::ProviderKind::EntraId, v1::ProviderKind::Okta])).await;
     assert_eq!(create(admin(), okta("k1")).await, Ok(()));
     assert_eq!(create(admin(), with_identities("k2")).await, Ok(()));
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_integration_stands_still_while_the_package_leaves_its_provider_out() {
+    let stage = Stage::new().await;
+    let made = created(&stage).await;
+    stage.activate_all().await;
+    let disabled = "SELECT count(*) FROM api.integrations_v WHERE status = 'disabled' AND status_reason = 'not_entitled'";
+    assert_eq!(stage.bus.count(disabled).await, 0, "control");
+    let admin = || IntegrationServiceClient::new(stage.by("ann", &["org_admin"]));
+    let asked = async || {
+        let (id, mut client) = (made.id.clone(), admin());
+        let test = v1::TestIntegrationRequest { id: id.clone(), ..Default::default() };
+        let sync = v1::StartSyncRequest { integration_id: id, full: false, ..Default::default() };
+        [
+            client.test_integration(test).await.map(drop).map_err(|status| reason(&status)),
+            client.start_sync(sync).await.map(drop).map_err(|status| reason(&status)),
+        ]
+    };
+    let grant = async |package: v1::TenantPackage| {
+        let tenant_id = stage.tenant.to_string();
+        let request = v1::UpdateTenantPackageRequest { tenant_id, package: Some(package) };
+        stage.operator().update_tenant_package(request).await.unwrap();
+    };
+    grant(package(&[v1::ProviderKind::Okta])).await;
+    let left_out = Err("NOT_ENTITLED".to_owned());
+    assert_eq!(asked().await, [left_out.clone(), left_out]);
+    assert_eq!(stage.bus.count(disabled).await, 1, "for every service");
+    let get = v1::GetIntegrationRequest { id: made.id.clone() };
+    let shown = admin().get_integration(get).await.unwrap().into_inner().integration.unwrap();
+    let warned = shown.warnings.iter().find(|w| w.reason == "not_entitled").unwrap();
+    assert!(warned.message.contains("sales@parapet.example"), "{}", warned.message);
+    assert!(stage.audited("sync_run").await.is_empty());
+
+    grant(package(&[v1::ProviderKind::EntraId])).await;
+    assert_eq!(stage.bus.count(disabled).await, 0);
+    assert_eq!(stage.audited("sync_run").await.len(), 1, "granted again, it is read again at once");
+    assert_ne!(asked().await[1], Err("NOT_ENTITLED".to_owned()));
     stage.stop().await;
 }
 

@@ -1,5 +1,7 @@
 //! What the build script refuses, shown to the very function that it calls.
 
+#![expect(clippy::unwrap_used, reason = "a helper of the tests")]
+
 #[path = "../build/access.rs"]
 mod access;
 

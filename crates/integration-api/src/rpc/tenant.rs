@@ -3,19 +3,22 @@
 use shared::{
     audit::{self, Event, Outcome},
     db::{Db, StoreError, Tx},
-    id::ProviderKind,
+    id::{CauseId, ProviderKind},
     wire::v1::{self, tenant_service_server::TenantService},
 };
 use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{convert, id, is_text, optional_id, organization};
+use super::{convert, id, integration_events::request_sync, is_text, optional_id, organization};
 use crate::{
     auth::{Caller, caller},
     error::{ApiError, Check},
     page::{self, Scope},
-    store::registry::{self, Organization, Package, Tenant, Usage},
+    store::{
+        integrations,
+        registry::{self, Organization, Package, Tenant, Usage},
+    },
 };
 
 const DEFAULT_IDENTIFIER_CAP: i64 = 100_000;
@@ -127,7 +130,14 @@ impl Tenants {
             )
             .object("tenant", tenant);
             let event = with_package(with_package(event, "before.", &before.package), "after.", &package);
-            audit::record(&mut tx, &event).await?;
+            let cause = CauseId(audit::record(&mut tx, &event).await?.uuid());
+            // What stood still because the package left its provider out goes on.
+            tx.set_tenant(tenant).await?;
+            for provider in package.providers.iter().filter(|p| !before.package.providers.contains(p)) {
+                for integration in integrations::active_of(&mut tx, tenant, *provider).await? {
+                    request_sync(&mut tx, tenant, caller, integration, false, cause).await?;
+                }
+            }
         }
         tx.commit().await?;
         Ok(v1::UpdateTenantPackageResponse { tenant: Some(tenant_out(Tenant { package, ..before })) })
