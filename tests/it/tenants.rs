@@ -87,7 +87,8 @@ async fn an_integration_stands_still_while_the_package_leaves_its_provider_out()
     let asked = async || {
         let (id, mut client) = (made.id.clone(), admin());
         let test = v1::TestIntegrationRequest { id: id.clone(), ..Default::default() };
-        let sync = v1::StartSyncRequest { integration_id: id, full: false, ..Default::default() };
+        let idempotency_key = Uuid::now_v7().to_string();
+        let sync = v1::StartSyncRequest { integration_id: id, full: false, idempotency_key };
         [
             client.test_integration(test).await.map(drop).map_err(|status| reason(&status)),
             client.start_sync(sync).await.map(drop).map_err(|status| reason(&status)),

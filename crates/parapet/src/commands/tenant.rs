@@ -36,7 +36,7 @@ pub enum Tenant {
         contact: String,
         /// What it may use
         #[command(flatten)]
-        package: Package,
+        package: Allowed,
     },
     /// Change what a tenant may use; what is not named stays
     Package {
@@ -47,7 +47,7 @@ pub enum Tenant {
         contact: Option<String>,
         /// What changes
         #[command(flatten)]
-        package: Package,
+        package: Allowed,
     },
     /// Show what tenants use of their packages, as numbers: now, and in the last 30 days
     Usage {
@@ -58,7 +58,7 @@ pub enum Tenant {
 
 /// What a tenant may use.
 #[derive(Debug, clap::Args)]
-pub struct Package {
+pub struct Allowed {
     /// The kinds of provider it may connect, all of them
     #[arg(long, value_enum, value_delimiter = ',')]
     providers: Vec<Provider>,
@@ -79,7 +79,7 @@ pub struct Package {
     integration_cap: Option<i32>,
 }
 
-impl Package {
+impl Allowed {
     /// This package, changed as typed.
     fn onto(self, mut package: api::TenantPackage, contact: Option<String>) -> api::TenantPackage {
         let Self { providers, identity_creation, validation, mitigation, identifier_cap, integration_cap } =
