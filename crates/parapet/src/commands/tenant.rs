@@ -40,8 +40,10 @@ pub enum Tenant {
     },
     /// Change what a tenant may use; what is not named stays
     Package {
+        // Not called `tenant`: that is the option of every command.
         /// The tenant: its name or id
-        tenant: String,
+        #[arg(value_name = "TENANT")]
+        which: String,
         /// Whom a refusal by package names
         #[arg(long)]
         contact: Option<String>,
@@ -52,7 +54,8 @@ pub enum Tenant {
     /// Show what tenants use of their packages, as numbers: now, and in the last 30 days
     Usage {
         /// Only this tenant: its name or id
-        tenant: Option<String>,
+        #[arg(value_name = "TENANT")]
+        which: Option<String>,
     },
 }
 
@@ -121,14 +124,14 @@ impl Tenant {
                 let made = client.create_tenant(request).await?.into_inner().tenant.unwrap_or_default();
                 output::show(global, &output::json("Tenant", &made)?)
             }
-            Self::Package { tenant, contact, package } => {
-                let api::Tenant { id, package: before, .. } = named(&mut client, &tenant).await?;
+            Self::Package { which, contact, package } => {
+                let api::Tenant { id, package: before, .. } = named(&mut client, &which).await?;
                 let package = package.onto(before.unwrap_or_default(), contact);
                 let request = api::UpdateTenantPackageRequest { tenant_id: id, package: Some(package) };
                 let changed = client.update_tenant_package(request).await?.into_inner();
                 output::show(global, &output::json("Tenant", &changed.tenant.unwrap_or_default())?)
             }
-            Self::Usage { tenant } => usage(global, &mut client, tenant).await,
+            Self::Usage { which } => usage(global, &mut client, which).await,
         }
     }
 }
