@@ -4,7 +4,10 @@ use std::{env, fmt::Write as _, fs, path::PathBuf};
 
 use anyhow::{Context, bail};
 use prost::Message;
-use prost_reflect::{DescriptorPool, ReflectMessage, Value};
+use prost_reflect::{DescriptorPool, Value};
+
+#[path = "build/access.rs"]
+mod access;
 
 // Messages with a write-only secret: `wire.rs` writes their Debug by hand, without it.
 const WITH_SECRETS: [&str; 4] =
@@ -32,32 +35,10 @@ fn main() -> anyhow::Result<()> {
     let encoded = compiler.encode_file_descriptor_set();
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptor.bin"), &encoded)?;
-    every_public_rpc_says_who_may_call_it(&encoded)?;
+    access::every_public_rpc_says_who_may_call_it(&encoded)?;
     fs::write(out.join("callers.rs"), callers(&encoded)?)?;
     let set = prost_types::FileDescriptorSet::decode(encoded.as_slice())?;
     tonic_prost_build::configure().bytes(".parapet.events").skip_debug(WITH_SECRETS).compile_fds(set)?;
-    Ok(())
-}
-
-// INVARIANT: a public RPC without `(parapet.v1.access)` does not build (design §8).
-fn every_public_rpc_says_who_may_call_it(encoded: &[u8]) -> anyhow::Result<()> {
-    let pool = DescriptorPool::decode(encoded)?;
-    let access = pool
-        .get_extension_by_name("parapet.v1.access")
-        .context("proto option parapet.v1.access is missing")?;
-    for service in pool.services().filter(|s| s.parent_file().package_name() == "parapet.v1") {
-        for method in service.methods() {
-            let options = method.options();
-            let declared = options.has_extension(&access)
-                && match options.get_extension(&access).as_ref() {
-                    Value::Message(m) => m.descriptor().fields().any(|f| m.has_field(&f)),
-                    _ => false,
-                };
-            if !declared {
-                bail!("{}: declare who may call it with option (parapet.v1.access)", method.full_name());
-            }
-        }
-    }
     Ok(())
 }
 

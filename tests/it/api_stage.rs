@@ -9,7 +9,7 @@ use std::{
 
 use e2e::{Bus, Idp, bus::until};
 use identity_sync_worker::SyncConfig;
-use integration_api::{ApiConfig, Config, KeysConfig, OidcConfig};
+use integration_api::{ApiConfig, CertifiedService, Config, KeysConfig, OidcConfig, PublicTls};
 use lapin::{options::BasicGetOptions, types::ShortString};
 use parapet::{
     certs::{Certificates, service_name},
@@ -23,7 +23,7 @@ use shared::{
     service::{ListenConfig, PeerConfig, TlsFiles},
     wire::{
         events::AuditRecorded,
-        v1::{self, installation_service_client::InstallationServiceClient},
+        v1::{self, tenant_service_client::TenantServiceClient},
     },
 };
 use time::OffsetDateTime;
@@ -32,7 +32,7 @@ use tonic::{
     Request,
     metadata::MetadataValue,
     service::{Interceptor, interceptor::InterceptedService},
-    transport::Channel,
+    transport::{Certificate, Channel, ClientTlsConfig, Identity},
 };
 
 /// The service and everything around it.
@@ -62,11 +62,13 @@ struct Running {
 
 /// A client's calls carry this token.
 #[derive(Clone)]
-pub struct Token(MetadataValue<tonic::metadata::Ascii>);
+pub struct Token(Option<MetadataValue<tonic::metadata::Ascii>>);
 
 impl Interceptor for Token {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, tonic::Status> {
-        request.metadata_mut().insert("authorization", self.0.clone());
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
         Ok(request)
     }
 }
@@ -163,7 +165,19 @@ impl Stage {
         stage
     }
 
+    /// With one tenant of this id, behind a port that knows these programs by their certificates.
+    pub async fn with_services(tenant: TenantId, services: Vec<CertifiedService>) -> Self {
+        let mut stage = Self::start_with(Some(services)).await;
+        stage.tenant = stage.new_tenant_of(tenant, &package(&[v1::ProviderKind::EntraId])).await;
+        stage
+    }
+
     async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    // Programs that are known by certificate call over TLS, and so does everybody then.
+    async fn start_with(services: Option<Vec<CertifiedService>>) -> Self {
         let bus = Bus::new().await;
         let files = tempfile::tempdir().unwrap();
         let dir = files.path();
@@ -199,7 +213,14 @@ impl Stage {
         let http = format!("http://127.0.0.1:{http}");
         let config = Config {
             common,
-            api: ApiConfig { public_url: http.clone(), tls: None },
+            api: ApiConfig {
+                public_url: http.clone(),
+                tls: services.is_some().then(|| {
+                    let TlsFiles { cert_file, key_file, ca_file } = tls(dir, "integration-api");
+                    PublicTls { cert_file, key_file, client_ca_file: Some(ca_file) }
+                }),
+                services: services.clone().unwrap_or_default(),
+            },
             oidc: OidcConfig {
                 issuer: url.clone(),
                 audience: issuer::AUDIENCE.into(),
@@ -215,7 +236,10 @@ impl Stage {
             reqwest::get(&ready).await.is_ok_and(|r| r.status().is_success())
         })
         .await;
-        let channel = Channel::from_shared(format!("http://127.0.0.1:{grpc}")).unwrap().connect_lazy();
+        let channel = match services {
+            Some(_) => channel(grpc, dir, None),
+            None => Channel::from_shared(format!("http://127.0.0.1:{grpc}")).unwrap().connect_lazy(),
+        };
         let stage = Self {
             issuer: Issuer::load(dir, url).unwrap(),
             bus,
@@ -305,7 +329,10 @@ impl Stage {
 
     /// A further tenant, with its keys.
     pub async fn new_tenant(&self, package: &v1::TenantPackage) -> TenantId {
-        let tenant = TenantId::new();
+        self.new_tenant_of(TenantId::new(), package).await
+    }
+
+    async fn new_tenant_of(&self, tenant: TenantId, package: &v1::TenantPackage) -> TenantId {
         let request = v1::CreateTenantRequest {
             id: tenant.to_string(),
             organization_id: self.organization.to_string(),
@@ -342,20 +369,48 @@ impl Stage {
 
     /// A token of this person.
     pub fn token(&self, subject: &str, tenants: &[TenantId], roles: &[&str]) -> Token {
-        Token(format!("Bearer {}", self.access_token(subject, tenants, roles)).parse().unwrap())
+        bearer(&self.access_token(subject, tenants, roles))
     }
 
-    fn access_token(&self, subject: &str, tenants: &[TenantId], roles: &[&str]) -> String {
-        let caller = Caller {
-            id: subject.into(),
+    /// A channel on which a program calls with a token of its own: no person is behind it.
+    pub fn program(&self, id: &str, roles: &[&str]) -> Api {
+        let caller = Caller { id: id.into(), ..self.caller(id, &[self.tenant], roles) };
+        let token = self.issuer.token(&caller, OffsetDateTime::now_utc()).unwrap();
+        InterceptedService::new(self.channel.clone(), bearer(&token))
+    }
+
+    /// A channel without a token, with the certificate that the stage's authority gave a program of this name.
+    pub fn certified(&self, name: &str) -> Api {
+        let channel = channel(self.grpc, self.files.path(), Some(&tls(self.files.path(), name)));
+        InterceptedService::new(channel, Token(None))
+    }
+
+    /// The same with a certificate of somebody else's authority.
+    pub fn certified_elsewhere(&self, name: &str) -> Api {
+        let elsewhere = tempfile::tempdir().unwrap();
+        let channel = channel(self.grpc, self.files.path(), Some(&tls(elsewhere.path(), name)));
+        InterceptedService::new(channel, Token(None))
+    }
+
+    /// A channel without anything that says who calls.
+    pub fn nobody(&self) -> Api {
+        InterceptedService::new(self.channel.clone(), Token(None))
+    }
+
+    fn caller(&self, subject: &str, tenants: &[TenantId], roles: &[&str]) -> Caller {
+        Caller {
+            id: format!("console of {subject}"),
             secret: String::new(),
             name: subject.into(),
             subject: subject.into(),
             organization: (!tenants.is_empty()).then(|| self.organization.uuid()),
             tenants: tenants.iter().map(|t| t.uuid()).collect(),
             roles: roles.iter().map(|&r| r.to_owned()).collect(),
-        };
-        self.issuer.token(&caller, OffsetDateTime::now_utc()).unwrap()
+        }
+    }
+
+    fn access_token(&self, subject: &str, tenants: &[TenantId], roles: &[&str]) -> String {
+        self.issuer.token(&self.caller(subject, tenants, roles), OffsetDateTime::now_utc()).unwrap()
     }
 
     /// A person of the stage's tenant at a machine with the command line.
@@ -376,9 +431,9 @@ impl Stage {
     }
 
     /// The operator's client.
-    pub fn operator(&self) -> InstallationServiceClient<Api> {
+    pub fn operator(&self) -> TenantServiceClient<Api> {
         let token = self.token("operator", &[], &["operator"]);
-        InstallationServiceClient::new(InterceptedService::new(self.channel.clone(), token))
+        TenantServiceClient::new(InterceptedService::new(self.channel.clone(), token))
     }
 
     /// Takes what the audit log was told until now, and returns what is about objects of this kind.
@@ -406,11 +461,28 @@ impl Stage {
     }
 }
 
+fn bearer(token: &str) -> Token {
+    Token(Some(format!("Bearer {token}").parse().unwrap()))
+}
+
 /// The certificate of a service, from the authority of this directory.
 fn tls(dir: &Path, service: &str) -> TlsFiles {
     let own = Certificates::prepare(dir, &[service]).unwrap();
     let pair = own.of(service);
     TlsFiles { cert_file: pair.cert, key_file: pair.key, ca_file: own.ca() }
+}
+
+/// Calls the public port over TLS, with a certificate or without.
+fn channel(port: u16, dir: &Path, own: Option<&TlsFiles>) -> Channel {
+    let read = |file: &Path| std::fs::read(file).unwrap();
+    let mut config = ClientTlsConfig::new()
+        .domain_name(service_name("integration-api"))
+        .ca_certificate(Certificate::from_pem(read(&tls(dir, "integration-api").ca_file)));
+    if let Some(TlsFiles { cert_file, key_file, .. }) = own {
+        config = config.identity(Identity::from_pem(read(cert_file), read(key_file)));
+    }
+    let endpoint = Channel::from_shared(format!("https://127.0.0.1:{port}")).unwrap();
+    endpoint.tls_config(config).unwrap().connect_lazy()
 }
 
 fn free_port() -> u16 {

@@ -131,7 +131,8 @@ async fn what_would_be_done_is_shown_before_it_is_asked_for_and_a_second_person_
     let mut stage = Stage::new().await;
     let accounts = people(&stage, stage.tenant, integration(&stage).await, 3).await;
     stage.activate_all().await;
-    let (ada, bob) = (stage.desk("ada", &["analyst"]), stage.desk("bob", &["analyst"]));
+    let roles = ["analyst", "approver"];
+    let (ada, bob) = (stage.desk("ada", &roles), stage.desk("bob", &roles));
     let plan = "mitigation plan --feed flare --action revoke-sessions";
     assert_eq!(ada.fails(plan).await.0, 3, "the executor is away");
 

@@ -85,7 +85,8 @@ async fn nobody_raises_the_daily_maximum_above_half_of_the_threshold_and_a_thres
 async fn more_than_three_attempts_a_day_need_a_second_administrator() {
     let stage = Stage::new().await;
     let made = created(&stage).await;
-    let (ann, bob) = (stage.desk("ann", &["tenant_admin"]), stage.desk("bob", &["org_admin"]));
+    let (ann, bob) =
+        (stage.desk("ann", &["tenant_admin", "approver"]), stage.desk("bob", &["org_admin", "approver"]));
     let analyst = stage.desk("ada", &["analyst"]);
     let (code, said) = ann.fails("integration update corp --daily-max 4").await;
     assert!(code == PRECONDITION && said.contains("second administrator"), "{said}");
@@ -175,7 +176,7 @@ async fn more_than_three_attempts_a_day_need_a_second_administrator() {
 async fn what_two_people_agreed_on_for_one_directory_is_not_carried_to_another() {
     let stage = Stage::new().await;
     created(&stage).await;
-    let (ann, bob) = (stage.desk("ann", &["tenant_admin"]), stage.desk("bob", &["tenant_admin"]));
+    let (ann, bob) = (stage.desk("ann", &["tenant_admin"]), stage.desk("bob", &["tenant_admin", "approver"]));
     let asked = ann.asks("budget raise corp --to 5 --reason audit").await;
     bob.types(&format!("budget approve {} --reason agreed", id(&asked))).await;
     ann.types("integration update corp --client-id 3f0a4e9c-6a44-4a0e-9d8b-1f2f3c4d5e6f").await;

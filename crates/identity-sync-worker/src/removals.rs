@@ -168,7 +168,7 @@ pub(crate) async fn decide(db: &Db, decision: &Decision, wish: Wish) -> Result<(
     };
     let decided = Decided { state, by: actor_id, name: actor_name, reason, removed, gone };
     store::end(&mut tx, tenant, plan.id, &decided).await?;
-    let actor = Actor::Person { id: actor_id.clone(), name: actor_name.clone() };
+    let actor = Actor::caller(actor_id, actor_name);
     let event = Event::new(Some(tenant), kind, actor, Outcome::Success, message)
         .integration(plan.integration)
         .cause(plan.cause)

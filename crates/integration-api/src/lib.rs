@@ -34,13 +34,16 @@ use shared::{
         installation_service_server::InstallationServiceServer,
         integration_service_server::IntegrationServiceServer,
         mitigation_service_server::MitigationServiceServer, removal_service_server::RemovalServiceServer,
-        validation_service_server::ValidationServiceServer,
+        tenant_service_server::TenantServiceServer, validation_service_server::ValidationServiceServer,
     },
 };
 
-pub use self::config::{ApiConfig, ClaimNames, Config, IdpConfig, KeysConfig, Limits, OidcConfig, PublicTls};
+pub use self::config::{
+    ApiConfig, CertifiedService, ClaimNames, Config, IdpConfig, KeysConfig, Limits, OidcConfig, PublicTls,
+    RoleMapping, TenantMapping,
+};
 use self::{
-    auth::{AccessTable, Guard, Guarded, IssuerKeys, Verifier},
+    auth::{AccessTable, CertifiedServices, Guard, Guarded, IssuerKeys, Verifier},
     observe::Observer,
     peers::Peers,
     rpc::ingest::{Ingest, MOST_BYTES},
@@ -85,7 +88,8 @@ pub async fn run(
     service.spawn("limit auditor", auditor::watch(db.clone(), stop.clone()));
     service.spawn("retention", tasks::retention(db.clone(), limits.retention_days, stop.clone()));
 
-    let guard = Guard::new(Verifier::new(&oidc, issuer), table, db.clone());
+    let certified = CertifiedServices::new(api.services);
+    let guard = Guard::new(Verifier::new(&oidc, issuer), certified, table, db.clone());
     let ingest = Ingest::new(db.clone(), sealers.clone(), limits.outbox_rows, limits.feed_streams);
     let integrations = rpc::integration::Integrations {
         db: db.clone(),
@@ -122,17 +126,23 @@ pub async fn run(
             MOST_REQUEST_BYTES
         ))
         .add(guarded!(AuditServiceServer, rpc::audit::Audit::new(peers), MOST_REQUEST_BYTES))
+        .add(guarded!(TenantServiceServer, rpc::tenant::Tenants::new(db.clone()), MOST_REQUEST_BYTES))
         .add(guarded!(
             InstallationServiceServer,
             rpc::installation::Installation::new(db),
             MOST_REQUEST_BYTES
         ));
-    // The authority is for client certificates, which the public port does not ask for.
-    let tls = api.tls.map(|PublicTls { cert_file, key_file }| TlsFiles {
-        ca_file: cert_file.clone(),
-        cert_file,
-        key_file,
-    });
-    server.listen(&service, &service.common().grpc.clone(), Callers::Public, tls.as_ref()).await?;
+    let (callers, tls) = port(api.tls);
+    server.listen(&service, &service.common().grpc.clone(), callers, tls.as_ref()).await?;
     service.run().await
+}
+
+/// Whom the public port asks for a certificate, and its own.
+fn port(tls: Option<PublicTls>) -> (Callers, Option<TlsFiles>) {
+    let Some(PublicTls { cert_file, key_file, client_ca_file }) = tls else { return (Callers::Public, None) };
+    match client_ca_file {
+        Some(ca_file) => (Callers::PublicOrCertified, Some(TlsFiles { cert_file, key_file, ca_file })),
+        // No authority is asked for; the field has to hold something.
+        None => (Callers::Public, Some(TlsFiles { ca_file: cert_file.clone(), cert_file, key_file })),
+    }
 }

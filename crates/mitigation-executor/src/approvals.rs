@@ -245,7 +245,7 @@ async fn decide_in(tx: &mut Tx, decision: &Decision) -> Result<(), Refused> {
     }
     let state = if decision.approve { "approved" } else { "rejected" };
     close(tx, decision.approval, state, Some(decision)).await?;
-    let actor = Actor::Person { id: decision.actor.0.clone(), name: decision.actor.1.clone() };
+    let actor = Actor::caller(&decision.actor.0, &decision.actor.1);
     let mut told = told(&run, &dropped);
     for event in &mut told {
         event.actor = actor.clone();

@@ -19,7 +19,7 @@ use crate::{plan::Hold, store::Mitigation};
 /// Who is behind a mitigation.
 pub fn actor(m: &Mitigation) -> Actor {
     match &m.requested_by {
-        Some((id, name)) => Actor::Person { id: id.clone(), name: name.clone() },
+        Some((id, name)) => Actor::caller(id, name),
         None => Actor::Rule("automated mitigation"),
     }
 }

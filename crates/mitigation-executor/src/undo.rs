@@ -135,7 +135,7 @@ pub async fn plan(
     let planned = Event::new(
         Some(tenant),
         "mitigation.undo_planned",
-        Actor::Person { id: request.requested_by.clone(), name: request.requester_name.clone() },
+        Actor::caller(&request.requested_by, &request.requester_name),
         Audited::Success,
         "what is to be taken back is planned",
     )

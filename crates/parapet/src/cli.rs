@@ -84,6 +84,8 @@ enum Command {
     /// Create organizations, tenants and packages as a file says; running it again changes nothing
     Bootstrap(bootstrap::Bootstrap),
     #[command(subcommand)]
+    Organization(commands::Organization),
+    #[command(subcommand)]
     Tenant(commands::Tenant),
     #[command(subcommand)]
     Integration(commands::Integration),
@@ -135,6 +137,7 @@ impl Cli {
             Command::Migrate(args) => args.run(&global).await,
             Command::Login(args) => args.run(&global).await,
             Command::Bootstrap(args) => args.run(&global).await,
+            Command::Organization(args) => args.run(&global).await,
             Command::Tenant(args) => args.run(&global).await,
             Command::Integration(args) => args.run(&global).await,
             Command::Sync(args) => args.run(&global).await,

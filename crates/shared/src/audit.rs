@@ -22,10 +22,28 @@ pub enum Actor {
         /// Name for display.
         name: String,
     },
+    /// A program of the customer's, by its own credentials: a token without a person, or a client certificate.
+    Client {
+        /// The caller's id, with [`SERVICE_PREFIX`].
+        id: String,
+        /// Name for display.
+        name: String,
+    },
     /// One of our services, of its own accord.
     Service(&'static str),
     /// A rule somebody switched on, for example automated mitigation.
     Rule(&'static str),
+}
+
+/// Begins the id of every caller that is no person, wherever ids of callers are kept; no person's id begins with it.
+pub const SERVICE_PREFIX: &str = "service:";
+
+impl Actor {
+    /// A caller, by the id and name that rows and messages keep of it.
+    pub fn caller(id: &str, name: &str) -> Self {
+        let (id, name) = (id.to_owned(), name.to_owned());
+        if id.starts_with(SERVICE_PREFIX) { Self::Client { id, name } } else { Self::Person { id, name } }
+    }
 }
 
 /// What became of the deed.
@@ -148,6 +166,7 @@ impl Event {
     pub fn to_message(&self, event_id: EventId, occurred_at: OffsetDateTime) -> events::AuditRecorded {
         let (kind, id, name) = match &self.actor {
             Actor::Person { id, name } => ("person", id.as_str(), name.as_str()),
+            Actor::Client { id, name } => ("service", id.as_str(), name.as_str()),
             Actor::Service(name) => ("service", *name, ""),
             Actor::Rule(name) => ("rule", *name, ""),
         };
@@ -195,6 +214,16 @@ pub async fn record_many(tx: &mut Tx, events: &[Event]) -> Result<(), StoreError
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_caller_without_a_person_is_a_service_wherever_its_id_is_kept() {
+        let told = |id: &str| {
+            let event = Event::new(None, "x", Actor::caller(id, "Feeds"), Outcome::Success, "");
+            event.to_message(EventId::new(), OffsetDateTime::UNIX_EPOCH).actor.unwrap()
+        };
+        assert_eq!(told("service:feeds").kind, "service");
+        assert_eq!(told("feeds").kind, "person");
+    }
 
     #[test]
     fn an_event_carries_everything_it_was_given() {

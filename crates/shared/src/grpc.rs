@@ -64,6 +64,9 @@ pub enum Callers {
     Peers,
     /// Anybody who reaches the port; the services check tokens themselves.
     Public,
+    /// The same, and a client certificate of the authority in `tls.ca_file` is asked for: without one a caller still needs
+    /// a token.
+    PublicOrCertified,
 }
 
 /// The gRPC services behind one port.
@@ -98,7 +101,7 @@ impl Server {
         self
     }
 
-    /// Opens the port and serves for the life of the service. With [`Callers::Peers`] `tls` is required; with
+    /// Opens the port and serves for the life of the service. `tls` is required where certificates are asked for; with
     /// [`Callers::Public`] it may be absent when something in front ends TLS.
     ///
     /// At a stop: health and readiness say so first, then no new connections, then open calls end.
@@ -122,7 +125,7 @@ impl Server {
         }
         let allow = match callers {
             Callers::Peers => Some(AllowList::new(&self.names, &config.allow)?),
-            Callers::Public => None,
+            Callers::Public | Callers::PublicOrCertified => None,
         };
         let server = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
@@ -138,7 +141,12 @@ impl Server {
                 let own = Files { authorities: None, ..files.all() };
                 Some(tls::server("public", own, HTTP2).await?)
             }
+            (Callers::PublicOrCertified, Some(files)) => {
+                let asking = Files { optional: true, ..files.all() };
+                Some(tls::server("public", asking, HTTP2).await?)
+            }
             (Callers::Peers, None) => bail!("common.tls is required for the port of the services"),
+            (Callers::PublicOrCertified, None) => bail!("certificates are asked for over TLS only"),
             (Callers::Public, None) => None,
         };
         let listener = TcpListener::bind(config.listen)

@@ -26,6 +26,8 @@ pub struct Files {
     pub own: Option<(PathBuf, PathBuf)>,
     /// The authorities whose certificates it accepts from the other side.
     pub authorities: Option<PathBuf>,
+    /// Whether the other side may also come without a certificate.
+    pub optional: bool,
 }
 
 /// What was in [`Files`].
@@ -80,14 +82,16 @@ impl Material {
         Ok(Self { own, authorities })
     }
 
-    /// The side that is called. With authorities, callers must show a certificate of theirs.
-    fn server(self) -> anyhow::Result<ServerConfig> {
+    /// The side that is called. With authorities, callers must show a certificate of theirs, or may where it is `optional`.
+    fn server(self, optional: bool) -> anyhow::Result<ServerConfig> {
         let Some((chain, key)) = self.own else { bail!("a server needs a certificate") };
         let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
         let builder = match self.authorities {
-            Some(roots) => builder.with_client_cert_verifier(
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build()?,
-            ),
+            Some(roots) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+                let verifier = if optional { verifier.allow_unauthenticated() } else { verifier };
+                builder.with_client_cert_verifier(verifier.build()?)
+            }
             None => builder.with_no_client_auth(),
         };
         let mut config = builder.with_single_cert(chain, key)?;
@@ -123,7 +127,7 @@ pub async fn server(
     protocols: &'static [&'static [u8]],
 ) -> anyhow::Result<Reloaded<ServerConfig>> {
     Reloaded::start(name, files.paths(), move |contents| {
-        let mut config = Material::read(name, &files, contents)?.server()?;
+        let mut config = Material::read(name, &files, contents)?.server(files.optional)?;
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(config)
     })

@@ -11,6 +11,10 @@ use shared::wire::{self, v1::Role};
 pub struct Access {
     /// The caller needs one of these.
     pub any_of: Vec<Role>,
+    /// Or one of these, where its organization grants it.
+    pub if_granted: Vec<Role>,
+    /// And this right beside it.
+    pub with_right: Option<Role>,
     /// Works on the installation.
     pub installation: bool,
     /// The request decides whether it works on a tenant.
@@ -55,18 +59,25 @@ impl AccessTable {
 
 fn read(access: &DynamicMessage) -> anyhow::Result<Access> {
     let flag = |name: &str| access.get_field_by_name(name).is_some_and(|v| v.as_bool() == Some(true));
-    let roles = access.get_field_by_name("any_of").context("any_of")?;
-    let any_of = roles
-        .as_list()
-        .context("any_of is a list")?
-        .iter()
-        .map(|v| v.as_enum_number().and_then(|n| Role::try_from(n).ok()).context("an unknown role"))
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    anyhow::ensure!(
-        !any_of.is_empty() && !any_of.contains(&Role::Unspecified),
-        "an access option without roles"
-    );
-    Ok(Access { any_of, installation: flag("installation"), tenant_optional: flag("tenant_optional") })
+    let any_of = roles(access, "any_of")?;
+    anyhow::ensure!(!any_of.is_empty(), "an access option without roles");
+    let right = access.get_field_by_name("with_right").and_then(|v| v.as_enum_number()).unwrap_or_default();
+    Ok(Access {
+        any_of,
+        if_granted: roles(access, "if_granted")?,
+        with_right: Some(Role::try_from(right)?).filter(|right| *right != Role::Unspecified),
+        installation: flag("installation"),
+        tenant_optional: flag("tenant_optional"),
+    })
+}
+
+fn roles(access: &DynamicMessage, field: &str) -> anyhow::Result<Vec<Role>> {
+    let value = access.get_field_by_name(field).with_context(|| format!("option {field}"))?;
+    let numbers = value.as_list().context("a list of roles")?.iter().map(Value::as_enum_number);
+    let roles =
+        numbers.map(|n| Ok(Role::try_from(n.context("a role")?)?)).collect::<anyhow::Result<Vec<_>>>()?;
+    anyhow::ensure!(!roles.contains(&Role::Unspecified), "an access option with an unspecified role");
+    Ok(roles)
 }
 
 #[cfg(test)]
@@ -83,8 +94,13 @@ mod tests {
             assert!(!operator || access.installation || access.tenant_optional, "{path}");
         }
         let create = table.of("/parapet.v1.IntegrationService/CreateIntegration").unwrap();
-        assert_eq!(create.any_of, [Role::OrgAdmin]);
-        assert!(table.of("/parapet.v1.InstallationService/CreateTenant").unwrap().installation);
+        assert_eq!(
+            (&create.any_of[..], &create.if_granted[..]),
+            (&[Role::OrgAdmin][..], &[Role::TenantAdmin][..])
+        );
+        assert!(table.of("/parapet.v1.TenantService/CreateTenant").unwrap().installation);
+        let approve = table.of("/parapet.v1.MitigationService/Approve").unwrap();
+        assert_eq!(approve.with_right, Some(Role::Approver));
         assert!(table.of("/parapet.v1.ExposureService/IngestFeedRecords").unwrap().tenant_optional);
     }
 }

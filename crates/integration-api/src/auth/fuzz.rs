@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use futures::FutureExt as _;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::JwkSet};
 
-use super::{IssuerKeys, Verifier};
-use crate::config::{ClaimNames, OidcConfig};
+use super::{IssuerKeys, Verifier, claims::Mapping};
+use crate::config::OidcConfig;
 
 /// A set with one key, whose private half is not kept.
 const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","use":"sig","alg":"ES256","kid":"k",
@@ -21,7 +21,7 @@ fn verifier() -> Verifier {
         ..OidcConfig::default()
     };
     let set = serde_json::from_str(KEYS).unwrap_or(JwkSet { keys: Vec::new() });
-    Verifier::new(&config, IssuerKeys::of(&config, &set))
+    Verifier::new(&config, IssuerKeys::with(&config, &set))
 }
 
 /// Reads bytes as a token, as a token's claims and as a key set.
@@ -42,9 +42,9 @@ pub fn token(bytes: &[u8]) {
         let signed = jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(KEYS.as_bytes()));
         assert!(!signed.is_ok_and(|signed| valid(&signed)), "a token signed with a public key is valid");
         if let serde_json::Value::Object(claims) = &claims
-            && let Ok(read) = super::token::read(claims, &ClaimNames::default())
+            && let Ok(read) = Mapping::new(&OidcConfig::default()).read(claims)
         {
-            assert!(!read.subject.is_empty() && read.subject.len() <= 256, "a caller without a name");
+            assert!(!read.subject.is_empty() && read.subject.len() <= 300, "a caller without a name");
         }
     }
     if let Ok(set) = serde_json::from_str::<JwkSet>(text) {

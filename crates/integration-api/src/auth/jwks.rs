@@ -1,10 +1,6 @@
 //! The issuer's keys: fetched, kept, and fetched again when an unknown one turns up, at most once a minute.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwapOption;
@@ -13,7 +9,7 @@ use jsonwebtoken::{
     jwk::{AlgorithmParameters, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse},
 };
 use serde::{Deserialize, de::DeserializeOwned};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::OidcConfig;
@@ -75,9 +71,9 @@ impl IssuerKeys {
         }))
     }
 
-    /// With this set, and nobody to ask for another.
-    #[cfg(feature = "fuzzing")]
-    pub(super) fn of(config: &OidcConfig, set: &JwkSet) -> Arc<Self> {
+    /// These keys, and no issuer to ask for others.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn with(config: &OidcConfig, set: &JwkSet) -> Arc<Self> {
         let keys: HashMap<_, _> = set.keys.iter().filter_map(usable).collect();
         Arc::new(Self {
             issuer: config.issuer.clone(),
@@ -202,4 +198,121 @@ fn usable(jwk: &Jwk) -> Option<(String, Key)> {
 pub(super) fn fuzzed(set: &JwkSet) {
     let symmetric = |jwk: &Jwk| matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_));
     assert!(!set.keys.iter().any(|jwk| symmetric(jwk) && usable(jwk).is_some()), "a symmetric key verifies");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Mutex as StdMutex,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// An issuer that counts how often its key set is asked for. `None`: it is out of order.
+    #[derive(Default)]
+    struct Issuer {
+        asked: AtomicUsize,
+        keys: StdMutex<Option<Value>>,
+    }
+
+    impl Issuer {
+        fn has(&self, ids: &[&str]) {
+            let keys = ids.iter().map(|id| {
+                json!({"kty": "RSA", "use": "sig", "alg": "RS256", "kid": id, "n": "u1SU1LfVLPHCozMxH2Mo", "e": "AQAB"})
+            });
+            *self.keys.lock().unwrap() = Some(json!({ "keys": keys.collect::<Vec<_>>() }));
+        }
+        fn breaks(&self) {
+            *self.keys.lock().unwrap() = None;
+        }
+        fn asked(&self) -> usize {
+            self.asked.load(Ordering::SeqCst)
+        }
+    }
+
+    async fn jwks(State((issuer, _)): State<(Arc<Issuer>, String)>) -> Result<Json<Value>, StatusCode> {
+        issuer.asked.fetch_add(1, Ordering::SeqCst);
+        issuer.keys.lock().unwrap().clone().map(Json).ok_or(StatusCode::SERVICE_UNAVAILABLE)
+    }
+
+    async fn discovery(State((_, url)): State<(Arc<Issuer>, String)>) -> Json<Value> {
+        Json(json!({ "issuer": url, "jwks_uri": format!("{url}/jwks") }))
+    }
+
+    async fn started() -> (Arc<Issuer>, Arc<IssuerKeys>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let issuer = Arc::new(Issuer::default());
+        let router = Router::new()
+            .route("/.well-known/openid-configuration", get(discovery))
+            .route("/jwks", get(jwks))
+            .with_state((Arc::clone(&issuer), url.clone()));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (issuer, IssuerKeys::new(&OidcConfig { issuer: url, ..OidcConfig::default() }).unwrap())
+    }
+
+    /// So much later, for the keys; the sockets need a clock that runs.
+    async fn later(by: Duration) {
+        tokio::time::pause();
+        tokio::time::advance(by).await;
+        tokio::time::resume();
+    }
+
+    #[tokio::test]
+    async fn keys_are_cached_and_asked_for_again_for_an_unknown_one_at_most_once_a_minute() {
+        let (issuer, keys) = started().await;
+        issuer.has(&["k1"]);
+        assert!(keys.find("k1").await.is_some());
+        for _ in 0..50 {
+            assert!(keys.find("k1").await.is_some());
+        }
+        assert_eq!(issuer.asked(), 1, "a known key costs the issuer nothing");
+        issuer.has(&["k1", "k2"]);
+        for invented in 0..50 {
+            assert!(keys.find(&format!("invented-{invented}")).await.is_none());
+        }
+        assert_eq!(issuer.asked(), 1, "nor do invented ones within a minute");
+        assert!(keys.find("k2").await.is_none());
+        later(UNKNOWN_KEY_PAUSE).await;
+        assert!(keys.find("k2").await.is_some(), "a new key is found after a minute at the latest");
+        assert!(keys.find("invented").await.is_none());
+        assert_eq!(issuer.asked(), 2);
+    }
+
+    #[tokio::test]
+    async fn callers_that_come_at_once_with_an_unknown_key_cost_one_request() {
+        let (issuer, keys) = started().await;
+        issuer.has(&["k1"]);
+        let found = futures::future::join_all((0..20).map(|_| keys.find("k1"))).await;
+        assert!(found.iter().all(Option::is_some));
+        assert_eq!(issuer.asked(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_issuer_that_fails_or_forgets_leaves_the_last_good_keys_in_place() {
+        let (issuer, keys) = started().await;
+        issuer.breaks();
+        keys.refresh().await;
+        assert!(!keys.fetched(), "control: without a good set there is none");
+        issuer.has(&["k1"]);
+        keys.refresh().await;
+        assert!(keys.known("k1").is_some());
+        issuer.breaks();
+        keys.refresh().await;
+        assert!(keys.known("k1").is_some(), "the issuer is away");
+        issuer.has(&[]);
+        keys.refresh().await;
+        assert!(keys.known("k1").is_some(), "an empty set is not a good one");
+        issuer.has(&["k2"]);
+        keys.refresh().await;
+        assert!(
+            keys.known("k1").is_none(),
+            "a key that the issuer withdrew does not outlive the next good set"
+        );
+        assert!(keys.known("k2").is_some());
+    }
 }

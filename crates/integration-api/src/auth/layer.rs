@@ -13,22 +13,26 @@ use http::{HeaderMap, Request, Response};
 use shared::{
     audit::{self, Actor, Outcome},
     db::Db,
+    grpc::Peer,
     id::{OrganizationId, TenantId},
+    wire::v1::Role,
 };
-use tonic::{Status, body::Body, server::NamedService};
+use tonic::{Code, Status, body::Body, server::NamedService};
 use tower::Service;
 
-use super::{Access, AccessTable, Caller, Claims, Verifier, role_name};
+use super::{Access, AccessTable, Caller, CertifiedServices, Claims, Verifier, role_name};
 use crate::{error::ApiError, store};
 
 /// The metadata by which a caller with several tenants names one.
 const TENANT_METADATA: &str = "x-parapet-tenant";
 const MOST_REMEMBERED: usize = 10_000;
+const ROLE_MISSING: &str = "ROLE_MISSING";
 
 /// Decides whether a call is admitted.
 #[derive(Debug)]
 pub struct Guard {
     verifier: Verifier,
+    services: CertifiedServices,
     table: AccessTable,
     db: Db,
     // A tenant never changes its organization, so what was found once holds.
@@ -36,34 +40,67 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// With the token check, the RPCs' requirements, and the registry.
-    pub fn new(verifier: Verifier, table: AccessTable, db: Db) -> Arc<Self> {
-        Arc::new(Self { verifier, table, db, owners: Mutex::default() })
+    /// With the token check, the programs that call by certificate, the RPCs' requirements, and the registry.
+    pub fn new(verifier: Verifier, services: CertifiedServices, table: AccessTable, db: Db) -> Arc<Self> {
+        Arc::new(Self { verifier, services, table, db, owners: Mutex::default() })
     }
 
     /// Admits a call or says why not.
     ///
-    /// INVARIANT: there is no way past this for a call to a public service: token first, then role, then tenant.
-    async fn admit(&self, path: &str, headers: &HeaderMap) -> Result<Caller, ApiError> {
-        let claims = self.verifier.verify(bearer(headers)?).await?;
+    /// INVARIANT: there is no way past this for a call to a public service: who it is first, then role, then tenant.
+    async fn admit(&self, path: &str, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Caller, ApiError> {
+        let claims = self.who(headers, peer).await?;
         let Some(access) = self.table.of(path) else {
             return Err(ApiError::NotFound("method"));
         };
-        if !access.any_of.iter().any(|role| claims.roles.contains(role)) {
-            let needed: Vec<_> = access.any_of.iter().map(|r| role_name(*r)).collect();
-            let refusal = ApiError::Denied {
-                reason: "ROLE_MISSING",
-                message: format!("this call needs one of the roles {}", needed.join(", ")),
-            };
-            return Err(self.refused(path, &claims, "role.refused", refusal).await?);
-        }
-        match self.tenant(access, &claims, headers).await {
+        match self.may(access, &claims, headers).await {
             Ok(tenant) => Ok(Caller { claims, tenant }),
-            Err(refusal @ ApiError::Denied { .. }) => {
-                Err(self.refused(path, &claims, "tenant.refused", refusal).await?)
+            Err(ApiError::Denied { reason, message }) => {
+                let kind = if reason == ROLE_MISSING { "role.refused" } else { "tenant.refused" };
+                let named = headers.get(TENANT_METADATA).and_then(|v| v.to_str().ok()).unwrap_or_default();
+                let only = if claims.tenants.len() == 1 { claims.tenants.first().copied() } else { None };
+                self.refused(kind, path, &claims, only, named, &message).await?;
+                Err(ApiError::Denied { reason, message })
             }
             Err(other) => Err(other),
         }
+    }
+
+    /// A token decides where there is one; a certificate is for programs that send none.
+    async fn who(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Claims, ApiError> {
+        match bearer(headers) {
+            Ok(token) => self.verifier.verify(token).await,
+            Err(missing) if headers.contains_key(http::header::AUTHORIZATION) => Err(missing),
+            Err(missing) => peer.and_then(|peer| self.services.of(peer)).cloned().ok_or(missing),
+        }
+    }
+
+    async fn may(
+        &self,
+        access: &Access,
+        claims: &Claims,
+        headers: &HeaderMap,
+    ) -> Result<Option<TenantId>, ApiError> {
+        let has = |roles: &[Role]| roles.iter().any(|role| claims.roles.contains(role));
+        let right = access.with_right.is_none_or(|right| claims.roles.contains(&right));
+        let (by_role, by_grant) = (has(&access.any_of), has(&access.if_granted));
+        if !right || !(by_role || by_grant) {
+            return Err(role_missing(access));
+        }
+        let tenant = self.tenant(access, claims, headers).await?;
+        if !by_role && !self.granted(tenant).await? {
+            return Err(role_missing(access));
+        }
+        Ok(tenant)
+    }
+
+    /// Whether the tenant's organization lets the tenant's administrators do what its own do.
+    async fn granted(&self, tenant: Option<TenantId>) -> Result<bool, ApiError> {
+        let Some(tenant) = tenant else { return Ok(false) };
+        let mut tx = self.db.system().await?;
+        let granted = store::registry::tenant_admins_add_integrations(&mut tx, tenant).await?;
+        tx.rollback().await?;
+        Ok(granted)
     }
 
     async fn tenant(
@@ -75,9 +112,11 @@ impl Guard {
         if access.installation {
             return Ok(None);
         }
-        let named = match headers.get(TENANT_METADATA) {
-            None => None,
-            Some(value) => {
+        let mut given = headers.get_all(TENANT_METADATA).iter();
+        let named = match (given.next(), given.next()) {
+            (None, _) => None,
+            (_, Some(_)) => return Err(ApiError::field(TENANT_METADATA, "give one tenant's id (UUID)")),
+            (Some(value), None) => {
                 let text = value.to_str().unwrap_or_default();
                 let id = text.parse::<TenantId>();
                 Some(id.map_err(|_| ApiError::field(TENANT_METADATA, "give a tenant's id (UUID)"))?)
@@ -134,31 +173,55 @@ impl Guard {
         Ok(found)
     }
 
-    /// Records a refusal in the caller's own tenant's chain, or the installation's when there is no single one.
+    /// Records a refusal in the chain of the tenant concerned, or the installation's when there is no single one.
     async fn refused(
         &self,
+        kind: &'static str,
         path: &str,
         claims: &Claims,
-        kind: &'static str,
-        refusal: ApiError,
-    ) -> Result<ApiError, ApiError> {
-        let only = if claims.tenants.len() == 1 { claims.tenants.first().copied() } else { None };
-        let mut tenant = None;
-        if let Some(only) = only
-            && self.owner(only).await?.is_some()
+        tenant: Option<TenantId>,
+        named: &str,
+        message: &str,
+    ) -> Result<(), ApiError> {
+        let mut known = None;
+        if let Some(tenant) = tenant
+            && self.owner(tenant).await?.is_some()
         {
-            tenant = Some(only);
+            known = Some(tenant);
         }
-        let actor = Actor::Person { id: claims.subject.clone(), name: claims.name.clone() };
+        let actor = Actor::caller(&claims.subject, &claims.name);
         let roles: Vec<_> = claims.roles.iter().map(|r| role_name(*r)).collect();
-        let event = audit::Event::new(tenant, kind, actor, Outcome::Refused, refusal.to_string())
+        let mut event = audit::Event::new(known, kind, actor, Outcome::Refused, message)
             .object("method", path)
             .detail("roles", roles.join(","));
+        // What a caller wrote is kept only where it is an id.
+        if let Ok(named) = named.parse::<TenantId>() {
+            event = event.detail("tenant_named", named);
+        }
         let mut tx = self.db.system().await?;
         audit::record(&mut tx, &event).await?;
         tx.commit().await?;
-        Ok(refusal)
+        Ok(())
     }
+}
+
+fn role_missing(access: &Access) -> ApiError {
+    let names = |roles: &[Role]| roles.iter().map(|r| role_name(*r)).collect::<Vec<_>>().join(", ");
+    let mut message = format!("this call needs one of the roles {}", names(&access.any_of));
+    if let Some(right) = access.with_right {
+        message = format!("{message} and beside it the right {}", role_name(right));
+    }
+    if !access.if_granted.is_empty() {
+        let granted = names(&access.if_granted);
+        message = format!("{message}, or {granted} where the organization grants it");
+    }
+    ApiError::Denied { reason: ROLE_MISSING, message }
+}
+
+/// What a service itself told a caller that it refused; its answer has no body then.
+fn denied(response: &Response<Body>) -> Option<String> {
+    let status = Status::from_header_map(response.headers())?;
+    (status.code() == Code::PermissionDenied).then(|| status.message().to_owned())
 }
 
 fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
@@ -214,11 +277,18 @@ where
         let mut inner = std::mem::replace(&mut self.inner, fresh);
         let guard = Arc::clone(&self.guard);
         Box::pin(async move {
-            match guard.admit(request.uri().path(), request.headers()).await {
-                Ok(caller) => {
-                    request.extensions_mut().insert(caller);
-                    inner.call(request).await
-                }
+            let path = request.uri().path().to_owned();
+            let caller = match guard.admit(&path, request.headers(), request.extensions().get::<Peer>()).await
+            {
+                Ok(caller) => caller,
+                Err(error) => return Ok(Status::from(error).into_http()),
+            };
+            request.extensions_mut().insert(caller.clone());
+            let response = inner.call(request).await?;
+            let Some(why) = denied(&response) else { return Ok(response) };
+            let Caller { claims, tenant } = &caller;
+            match guard.refused("call.refused", &path, claims, *tenant, "", &why).await {
+                Ok(()) => Ok(response),
                 Err(error) => Ok(Status::from(error).into_http()),
             }
         })

@@ -1,6 +1,8 @@
 //! Who calls, for which tenant, and whether they may: one layer in front of every public service.
 
 mod access;
+mod certificate;
+mod claims;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 mod jwks;
@@ -18,6 +20,7 @@ use shared::{
 
 pub use self::{
     access::{Access, AccessTable},
+    certificate::CertifiedServices,
     jwks::IssuerKeys,
     layer::{Guard, Guarded},
     token::Verifier,
@@ -40,10 +43,28 @@ pub fn role_name(role: Role) -> String {
     role.as_str_name().trim_start_matches("ROLE_").to_ascii_lowercase()
 }
 
-/// What a valid token says.
+/// The role with this name in tokens; never the unspecified one.
+pub fn role(name: &str) -> Option<Role> {
+    ROLES.into_iter().find(|role| role_name(*role) == name)
+}
+
+const ROLES: [Role; 8] = [
+    Role::OrgAdmin,
+    Role::TenantAdmin,
+    Role::Analyst,
+    Role::Viewer,
+    Role::Auditor,
+    Role::FeedWriter,
+    Role::Operator,
+    Role::Approver,
+];
+
+/// What a valid token, or the configuration about a client certificate, says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
-    /// `sub`.
+    /// `sub`; of a caller without a person, a name that begins with [`SERVICE_PREFIX`].
+    ///
+    /// [`SERVICE_PREFIX`]: shared::audit::SERVICE_PREFIX
     pub subject: String,
     /// Display name.
     pub name: String,
@@ -69,6 +90,16 @@ impl Caller {
     pub fn named(&self) -> (&str, &str) {
         (&self.claims.subject, &self.claims.name)
     }
+    /// The right of an approver, where only the call itself can tell whether it is needed.
+    pub fn must_approve(&self) -> Result<(), ApiError> {
+        if self.has(Role::Approver) {
+            return Ok(());
+        }
+        Err(ApiError::Denied {
+            reason: "ROLE_MISSING",
+            message: "somebody else asked for this: only an approver refuses it (the right approver)".into(),
+        })
+    }
     /// The tenant of this call.
     pub fn tenant(&self) -> Result<TenantId, ApiError> {
         self.tenant.ok_or_else(|| ApiError::Denied {
@@ -82,7 +113,7 @@ impl Caller {
     }
     /// The caller as the audit log names people.
     pub fn actor(&self) -> Actor {
-        Actor::Person { id: self.claims.subject.clone(), name: self.claims.name.clone() }
+        Actor::caller(&self.claims.subject, &self.claims.name)
     }
 }
 

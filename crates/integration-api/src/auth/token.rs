@@ -1,22 +1,17 @@
 //! Reading a caller's access token.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use jsonwebtoken::{Algorithm, Validation, errors::ErrorKind};
 use serde_json::{Map, Value};
-use shared::wire::v1::Role;
 
-use super::{Claims, IssuerKeys, algorithm, role_name};
-use crate::{
-    config::{ClaimNames, OidcConfig},
-    error::ApiError,
-};
+use super::{Claims, IssuerKeys, algorithm, claims::Mapping};
+use crate::{config::OidcConfig, error::ApiError};
 
 const LEEWAY_SECONDS: u64 = 30;
 const LONGEST_TOKEN: usize = 16 * 1024;
-const MOST_TENANTS: usize = 1000;
 
-const INVALID: ApiError =
+pub(super) const INVALID: ApiError =
     ApiError::Unauthenticated { reason: "TOKEN_INVALID", message: "the access token is not valid here" };
 
 /// Checks tokens against the pinned issuer, audience and algorithms.
@@ -25,7 +20,7 @@ pub struct Verifier {
     issuer: String,
     audience: String,
     algorithms: Vec<Algorithm>,
-    claims: ClaimNames,
+    claims: Mapping,
     keys: Arc<IssuerKeys>,
 }
 
@@ -36,7 +31,7 @@ impl Verifier {
             issuer: config.issuer.clone(),
             audience: config.audience.clone(),
             algorithms: config.algorithms.iter().filter_map(|name| algorithm(name)).collect(),
-            claims: config.claims.clone(),
+            claims: Mapping::new(config),
             keys,
         }
     }
@@ -82,91 +77,116 @@ impl Verifier {
                 _ => INVALID,
             },
         )?;
-        read(&token.claims, &self.claims)
+        self.claims.read(&token.claims)
     }
 }
-
-// A claim that is there and cannot be read makes the token invalid: guessing would grant something.
-pub(super) fn read(claims: &Map<String, Value>, names: &ClaimNames) -> Result<Claims, ApiError> {
-    let text = |name: &str| match claims.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.as_str())),
-        Some(_) => Err(INVALID),
-    };
-    let list = |name: &str| match claims.get(name) {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Array(items)) if items.len() <= MOST_TENANTS => {
-            items.iter().map(|v| v.as_str().ok_or(INVALID)).collect()
-        }
-        Some(_) => Err(INVALID),
-    };
-    let subject = text("sub")?.filter(|s| !s.is_empty() && s.len() <= 256).ok_or(INVALID)?;
-    let organization = text(&names.organization)?.map(str::parse).transpose().map_err(|_| INVALID)?;
-    let tenants = list(&names.tenants)?
-        .into_iter()
-        .map(str::parse)
-        .collect::<Result<BTreeSet<_>, _>>()
-        .map_err(|_| INVALID)?;
-    // Roles of other products may stand beside ours.
-    let granted = list(&names.roles)?;
-    let roles = ROLES.into_iter().filter(|role| granted.contains(&role_name(*role).as_str())).collect();
-    let name = text(&names.name)?.unwrap_or_default().chars().take(200).collect();
-    Ok(Claims { subject: subject.to_owned(), name, organization, tenants, roles })
-}
-
-const ROLES: [Role; 7] = [
-    Role::OrgAdmin,
-    Role::TenantAdmin,
-    Role::Analyst,
-    Role::Viewer,
-    Role::Auditor,
-    Role::FeedWriter,
-    Role::Operator,
-];
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-    use shared::id::TenantId;
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+    use jsonwebtoken::{
+        EncodingKey, Header,
+        jwk::{Jwk, JwkSet},
+    };
+    use serde_json::{Value, json};
 
     use super::*;
 
-    fn claims(value: Value) -> Result<Claims, ApiError> {
-        let Value::Object(map) = value else { panic!() };
-        read(&map, &ClaimNames::default())
+    const ISSUER: &str = "https://login.acme.example";
+
+    /// An issuer with one key, and a verifier that has fetched it.
+    fn issuer(algorithms: &[&str]) -> (EncodingKey, Jwk, Verifier) {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let key = EncodingKey::from_ec_der(pair.to_pkcs8v1().unwrap().as_ref());
+        let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256).unwrap();
+        jwk.common.key_id = Some("k1".into());
+        let config = OidcConfig {
+            issuer: ISSUER.into(),
+            audience: "parapet".into(),
+            algorithms: algorithms.iter().map(|&name| name.to_owned()).collect(),
+            ..OidcConfig::default()
+        };
+        let keys = IssuerKeys::with(&config, &JwkSet { keys: vec![jwk.clone()] });
+        (key, jwk, Verifier::new(&config, keys))
     }
 
-    #[test]
-    fn tenant_and_roles_come_from_the_token() {
-        let tenant = TenantId::new();
-        let read = claims(
-            json!({"sub": "ann", "tenants": [tenant.to_string()], "roles": ["analyst", "somebody_elses"]}),
-        )
-        .unwrap();
-        assert_eq!(read.tenants.into_iter().collect::<Vec<_>>(), [tenant]);
-        assert_eq!(read.roles.into_iter().collect::<Vec<_>>(), [Role::Analyst]);
+    fn now() -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
     }
 
-    #[test]
-    fn a_claim_that_cannot_be_read_makes_the_token_invalid() {
-        for bad in [
-            json!({"tenants": []}),
-            json!({"sub": "ann", "tenants": "all"}),
-            json!({"sub": "ann", "tenants": ["*"]}),
-            json!({"sub": "ann", "roles": {"analyst": true}}),
-            json!({"sub": "ann", "org": 7}),
-        ] {
-            assert!(claims(bad.clone()).is_err(), "{bad}");
+    fn good() -> Value {
+        json!({"iss": ISSUER, "aud": "parapet", "sub": "ann", "exp": now() + 600, "roles": ["viewer"]})
+    }
+
+    fn header(typ: Option<&str>) -> Header {
+        Header { kid: Some("k1".into()), typ: typ.map(str::to_owned), ..Header::new(Algorithm::ES256) }
+    }
+
+    fn reason(answer: &Result<Claims, ApiError>) -> &'static str {
+        match answer {
+            Ok(_) => "admitted",
+            Err(ApiError::Unauthenticated { reason, .. }) => reason,
+            Err(_) => "another failure",
         }
     }
 
-    #[test]
-    fn the_unspecified_role_is_never_granted() {
-        assert!(
-            claims(json!({"sub": "ann", "roles": ["unspecified", "ROLE_OPERATOR"]}))
-                .unwrap()
-                .roles
-                .is_empty()
+    #[tokio::test]
+    async fn a_token_of_another_issuer_audience_time_or_kind_is_refused() {
+        let (key, _, verifier) = issuer(&["ES256"]);
+        let answer = async |change: &dyn Fn(&mut Value), typ| {
+            let mut claims = good();
+            change(&mut claims);
+            let token = jsonwebtoken::encode(&header(typ), &claims, &key).unwrap();
+            reason(&verifier.verify(&token).await)
+        };
+        let typ = Some("at+jwt");
+        assert_eq!(answer(&|_| {}, typ).await, "admitted", "control");
+        assert_eq!(answer(&|c| c["iss"] = json!("https://login.evil.example"), typ).await, "TOKEN_INVALID");
+        assert_eq!(answer(&|c| c["aud"] = json!("another-api"), typ).await, "TOKEN_INVALID");
+        assert_eq!(answer(&|c| c["aud"] = json!(["another-api", "parapet"]), typ).await, "admitted");
+        assert_eq!(answer(&|c| c["exp"] = json!(now() - 31), typ).await, "TOKEN_EXPIRED");
+        assert_eq!(
+            answer(&|c| c["exp"] = json!(now() - 20), typ).await,
+            "admitted",
+            "clocks differ a little"
         );
+        assert_eq!(answer(&|c| c["nbf"] = json!(now() + 60), typ).await, "TOKEN_INVALID");
+        for claim in ["iss", "aud", "sub", "exp"] {
+            let without = |c: &mut Value| drop(c.as_object_mut().unwrap().remove(claim));
+            assert_eq!(answer(&without, typ).await, "TOKEN_INVALID", "without {claim}");
+        }
+        assert_eq!(answer(&|_| {}, Some("logout+jwt")).await, "TOKEN_INVALID");
+        assert_eq!(answer(&|_| {}, Some("JWT")).await, "admitted");
+    }
+
+    #[tokio::test]
+    async fn a_token_is_signed_with_a_listed_algorithm_by_a_key_of_the_issuer() {
+        let (key, jwk, verifier) = issuer(&["ES256"]);
+        let good_token = jsonwebtoken::encode(&header(None), &good(), &key).unwrap();
+        assert_eq!(reason(&verifier.verify(&good_token).await), "admitted", "control");
+
+        // The public key is public: used as a secret it must sign nothing.
+        let point = serde_json::to_vec(&jwk).unwrap();
+        for (alg, secret) in [(Algorithm::HS256, point.as_slice()), (Algorithm::HS512, b"k")] {
+            let head = Header { alg, ..header(None) };
+            let forged = jsonwebtoken::encode(&head, &good(), &EncodingKey::from_secret(secret)).unwrap();
+            assert_eq!(reason(&verifier.verify(&forged).await), "TOKEN_INVALID");
+        }
+        let (head, rest) = good_token.split_once('.').unwrap();
+        let none = "eyJhbGciOiJub25lIiwia2lkIjoiazEifQ"; // {"alg":"none","kid":"k1"}
+        assert_ne!(head, none);
+        let unsigned = format!("{none}.{}.", rest.split_once('.').unwrap().0);
+        assert_eq!(reason(&verifier.verify(&unsigned).await), "TOKEN_INVALID");
+
+        let (stranger, ..) = issuer(&["ES256"]);
+        let foreign = jsonwebtoken::encode(&header(None), &good(), &stranger).unwrap();
+        assert_eq!(reason(&verifier.verify(&foreign).await), "TOKEN_INVALID");
+
+        // What the deployment does not list is refused, however well it is signed.
+        let (key, _, narrow) = issuer(&["RS256"]);
+        let unlisted = jsonwebtoken::encode(&header(None), &good(), &key).unwrap();
+        assert_eq!(reason(&narrow.verify(&unlisted).await), "TOKEN_INVALID");
     }
 }

@@ -262,6 +262,7 @@ impl Integrations {
                 "the request for a higher daily maximum was withdrawn",
             )
         } else {
+            caller.must_approve()?;
             ("refused", "integration.daily_max_refused", "a higher daily maximum was refused")
         };
         if !store::decide(&mut tx, tenant, of, state, reason, caller.named()).await? {

@@ -253,6 +253,14 @@ pub(super) fn check_settings(
     Ok(())
 }
 
+/// Refuses what a package does not include: an integration of this kind of provider.
+pub(super) fn check_provider(provider: ProviderKind, package: &Package) -> Result<(), ApiError> {
+    if package.providers.contains(&provider) {
+        return Ok(());
+    }
+    Err(ApiError::NotEntitled { entitlement: provider.to_string(), contact: package.contact.clone() })
+}
+
 /// Takes the fields named in a mask from what was sent; the result still has to be checked.
 pub(super) fn merge(
     current: &mut Integration,

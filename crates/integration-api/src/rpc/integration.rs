@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    convert, daily_max, id,
+    convert, daily_max, edit, id,
     integration_events::{health_in, let_go, request_sync, status_changed, tested_event},
     integration_view, mitigation_warnings, optional_id, watch,
 };
@@ -75,6 +75,7 @@ impl Integrations {
         let readings = syncs::readings(tx, tenant, &ids).await?;
         let thresholds = store::daily_max::thresholds(tx, tenant, &ids).await?;
         let mut asked = store::daily_max::waiting(tx, tenant, &ids).await?;
+        let package = registry::package(tx, tenant).await?;
         let attention = store::mitigations::attention(tx, tenant, &ids).await?;
         let mut shown = Vec::with_capacity(rows.len());
         for row in rows {
@@ -85,6 +86,10 @@ impl Integrations {
             let mut warnings = daily_max::warnings(tx, &row, threshold).await?;
             let look_at = attention.iter().find(|a| a.integration_id == row.id);
             warnings.extend(look_at.map(mitigation_warnings::warnings).into_iter().flatten());
+            if let Err(left_out) = edit::check_provider(row.provider, &package) {
+                let message = format!("nothing is done for it: {left_out}");
+                warnings.push(v1::ConnectionWarning { reason: "not_entitled".to_owned(), message });
+            }
             let waiting =
                 asked.iter().position(|r| r.integration_id == row.id).map(|at| asked.swap_remove(at));
             shown.push(v1::Integration {
@@ -139,6 +144,7 @@ impl Integrations {
         let begun = integrations::get(&mut tx, tenant, integration)
             .await?
             .ok_or(ApiError::NotFound("integration"))?;
+        edit::check_provider(begun.provider, &registry::package(&mut tx, tenant).await?)?;
         tx.rollback().await?;
         match &begun.connection {
             Connection::EntraId(_) if begun.secret_version.is_none() => {
@@ -208,6 +214,9 @@ impl Integrations {
             let shown = self.shown(&mut tx, tenant, integration).await?;
             tx.rollback().await?;
             return Ok(shown);
+        }
+        if disabled.is_none() {
+            edit::check_provider(before.provider, &registry::package(&mut tx, tenant).await?)?;
         }
         let mut after = before.clone();
         after.disabled_by = disabled.is_some().then(|| caller.claims.subject.clone());
@@ -283,6 +292,7 @@ impl Integrations {
         let fingerprint = idempotent::fingerprint(&request);
         let work = |mut tx: Tx| async move {
             let found = locked(&mut tx, tenant, integration, "").await?;
+            edit::check_provider(found.provider, &registry::package(&mut tx, tenant).await?)?;
             if found.status != Derived::Active {
                 return Err(ApiError::Precondition {
                     reason: "INTEGRATION_NOT_ACTIVE",

@@ -50,12 +50,7 @@ impl Integrations {
         let work = |mut tx: Tx| async move {
             let package = registry::package_locked(&mut tx, tenant).await?;
             let provider = connection.provider();
-            if !package.providers.contains(&provider) {
-                return Err(ApiError::NotEntitled {
-                    entitlement: provider.to_string(),
-                    contact: package.contact,
-                });
-            }
+            edit::check_provider(provider, &package)?;
             let count = integrations::count(&mut tx, tenant).await?;
             if count >= i64::from(package.integration_cap) {
                 return Err(ApiError::CapReached {

@@ -3,7 +3,10 @@
 use shared::{
     db::Db,
     id::{ApprovalId, MitigationId},
-    wire::{internal::DecideRequest, v1},
+    wire::{
+        internal::DecideRequest,
+        v1::{self, Role},
+    },
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -59,6 +62,14 @@ pub(super) async fn decide(
     let picked = check.take(listed::<MitigationId>("mitigation_ids", &mitigation_ids))?.unwrap_or_default();
     check.require(is_text(reason, 500), "reason", "say why, in 1 to 500 printable characters");
     check.done()?;
+    if !approve && !caller.has(Role::Approver) {
+        let mut tx = service.db.tenant(tenant).await?;
+        let waiting = approvals::get(&mut tx, tenant, of).await?.ok_or(ApiError::NotFound("approval"))?;
+        tx.rollback().await?;
+        if waiting.requested_by.as_ref() != Some(&caller.claims.subject) {
+            caller.must_approve()?;
+        }
+    }
     let decision = DecideRequest {
         tenant_id: tenant.to_string(),
         approval_id: of.to_string(),

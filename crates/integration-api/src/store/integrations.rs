@@ -214,6 +214,18 @@ async fn health(
         .collect()
 }
 
+/// The active integrations of a tenant at one kind of provider.
+pub async fn active_of(
+    tx: &mut Tx,
+    tenant: TenantId,
+    provider: ProviderKind,
+) -> Result<Vec<IntegrationId>, StoreError> {
+    let ids = sqlx::query_scalar(
+        "SELECT integration_id FROM integrations WHERE tenant_id = $1 AND provider = $2 AND status = 'active'",
+    );
+    Ok(ids.bind(tenant).bind(provider.as_str()).fetch_all(&mut **tx).await?)
+}
+
 /// How many integrations a tenant has.
 pub async fn count(tx: &mut Tx, tenant: TenantId) -> Result<i64, StoreError> {
     Ok(sqlx::query_scalar("SELECT count(*) FROM integrations WHERE tenant_id = $1")

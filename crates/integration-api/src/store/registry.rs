@@ -185,6 +185,39 @@ pub async fn organization_exists(tx: &mut Tx, id: OrganizationId) -> Result<bool
         .await?)
 }
 
+/// What an organization has decided for all its tenants, locked until the end of the transaction; nothing, when it does
+/// not exist.
+pub async fn settings_locked(tx: &mut Tx, id: OrganizationId) -> Result<Option<bool>, StoreError> {
+    Ok(sqlx::query_scalar(
+        "SELECT tenant_admins_add_integrations FROM organizations WHERE organization_id = $1 FOR NO KEY UPDATE",
+    )
+    .bind(id)
+    .fetch_optional(&mut **tx)
+    .await?)
+}
+
+/// Lets administrators of an organization's tenants add integrations, or no longer.
+pub async fn update_settings(tx: &mut Tx, id: OrganizationId, add: bool) -> Result<(), StoreError> {
+    sqlx::query("UPDATE organizations SET tenant_admins_add_integrations = $2 WHERE organization_id = $1")
+        .bind(id)
+        .bind(add)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Whether administrators of this tenant may add integrations to it.
+pub async fn tenant_admins_add_integrations(tx: &mut Tx, tenant: TenantId) -> Result<bool, StoreError> {
+    let found: Option<bool> = sqlx::query_scalar(
+        "SELECT o.tenant_admins_add_integrations FROM tenants t JOIN organizations o USING (organization_id)
+         WHERE t.tenant_id = $1",
+    )
+    .bind(tenant)
+    .fetch_optional(&mut **tx)
+    .await?;
+    Ok(found.unwrap_or(false))
+}
+
 /// Makes a tenant unless its id exists; the tenant as it is afterwards, and whether it is new.
 pub async fn create_tenant(
     tx: &mut Tx,
@@ -305,6 +338,47 @@ pub async fn tenants(
     .fetch_all(&mut **tx)
     .await?;
     rows.into_iter().map(Tenant::try_from).collect()
+}
+
+/// The ids of an organization's tenants.
+pub async fn tenants_of(tx: &mut Tx, organization: OrganizationId) -> Result<Vec<TenantId>, StoreError> {
+    let ids =
+        sqlx::query_scalar("SELECT tenant_id FROM tenants WHERE organization_id = $1 ORDER BY tenant_id");
+    Ok(ids.bind(organization).fetch_all(&mut **tx).await?)
+}
+
+/// What a tenant uses of its package.
+#[derive(Clone, Copy, Debug, FromRow)]
+pub struct Usage {
+    /// Identifiers.
+    pub identifiers: i64,
+    /// Identifiers beyond the cap.
+    pub identifiers_skipped: i64,
+    /// Integrations.
+    pub integrations: i64,
+    /// Exposures made in the time.
+    pub exposures: i64,
+    /// Attempts in the time.
+    pub attempts: i64,
+    /// Mitigations planned in the time that were carried out.
+    pub mitigations: i64,
+}
+
+/// Counts what a tenant uses, since an instant where time matters. In the tenant's transaction: row security chooses.
+pub async fn usage(tx: &mut Tx, since: OffsetDateTime) -> Result<Usage, StoreError> {
+    Ok(sqlx::query_as(
+        "SELECT coalesce((SELECT sum(identifiers) FROM sync.usage_v), 0)::bigint AS identifiers,
+                (SELECT count(*) FROM sync.identifiers_skipped_v) AS identifiers_skipped,
+                (SELECT count(*) FROM integrations) AS integrations,
+                (SELECT count(*) FROM validator.exposures_v WHERE created_at >= $1) AS exposures,
+                validator.attempts_since($1) AS attempts,
+                (SELECT count(*) FROM mitigation.mitigations_v
+                 WHERE created_at >= $1 AND undoes IS NULL AND state IN ('done', 'verified', 'reverted', 'undone'))
+                    AS mitigations",
+    )
+    .bind(since)
+    .fetch_one(&mut **tx)
+    .await?)
 }
 
 /// Every tenant's id, for loops that visit them all.

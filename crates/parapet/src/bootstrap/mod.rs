@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
-use shared::wire::v1::installation_service_client::InstallationServiceClient;
+use shared::wire::v1::tenant_service_client::TenantServiceClient;
 use shared::wire::v1::{
     CreateOrganizationRequest, CreateTenantRequest, ListOrganizationsRequest, ListTenantsRequest,
     Organization, ProviderKind, Tenant, TenantPackage, UpdateTenantPackageRequest,
@@ -226,7 +226,7 @@ impl Bootstrap {
 }
 
 async fn apply(wish: &Wish, api: Api) -> anyhow::Result<Vec<Done>> {
-    let mut api = InstallationServiceClient::new(api);
+    let mut api = TenantServiceClient::new(api);
     let (organizations, tenants) = present(&mut api).await?;
     let (steps, report) = wish.plan(&organizations, &tenants)?;
     for step in steps {
@@ -240,9 +240,7 @@ async fn apply(wish: &Wish, api: Api) -> anyhow::Result<Vec<Done>> {
     Ok(report)
 }
 
-async fn present(
-    api: &mut InstallationServiceClient<Api>,
-) -> anyhow::Result<(Vec<Organization>, Vec<Tenant>)> {
+async fn present(api: &mut TenantServiceClient<Api>) -> anyhow::Result<(Vec<Organization>, Vec<Tenant>)> {
     const PAGE: i32 = 1000;
     let (mut organizations, mut tenants) = (Vec::new(), Vec::new());
     let mut page_token = String::new();

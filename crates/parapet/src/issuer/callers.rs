@@ -52,6 +52,9 @@ struct Named {
     #[serde(default)]
     tenants: Vec<String>,
     roles: Vec<String>,
+    /// No person: its tokens have the client's own id as subject.
+    #[serde(default)]
+    service: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,18 +68,22 @@ pub fn file(dir: &Path) -> PathBuf {
     dir.join("callers.toml")
 }
 
-/// Lists the sample's callers in `dir`, each with a new secret. Callers that are there stay as they are.
+/// Lists the sample's callers in `dir`, each with a new secret. Callers that are there stay as they are, but for roles that
+/// the sample has given them since.
 pub fn prepare(dir: &Path) -> anyhow::Result<()> {
     let file = file(dir);
     let mut callers = if file.exists() { Callers::load(&file)? } else { Callers::default() };
     let sample: Sample = toml::from_str(SAMPLE).context("deploy/local/callers.toml is damaged")?;
-    for Named { id, name, organization, tenants, roles } in sample.caller {
-        if callers.find(&id).is_some() {
+    for Named { id, name, organization, tenants, roles, service } in sample.caller {
+        if let Some(known) = callers.callers.iter_mut().find(|caller| caller.id == id) {
+            known
+                .roles
+                .extend(roles.into_iter().filter(|role| !known.roles.contains(role)).collect::<Vec<_>>());
             continue;
         }
         let of = organization.as_deref().unwrap_or_default();
         callers.callers.push(Caller {
-            subject: format!("local|{id}"),
+            subject: if service { id.clone() } else { format!("local|{id}") },
             secret: hex::encode(rand::random::<[u8; 24]>()),
             organization: organization.as_deref().map(ids::organization),
             tenants: tenants.iter().map(|tenant| ids::tenant(of, tenant)).collect(),

@@ -73,25 +73,27 @@ impl AllowList {
     }
 }
 
-/// The caller, as its certificate names it; found in the extensions of requests on a port for peers.
+/// The caller, as its verified certificate names it; found in the extensions of requests on a port that asks for one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer(pub Vec<String>);
 
 fn peer_names<B>(request: &http::Request<B>) -> Vec<String> {
     let certificates =
         request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>().and_then(TlsConnectInfo::peer_certs);
-    certificates.as_ref().and_then(|chain| chain.first()).map(|leaf| dns_names(leaf)).unwrap_or_default()
+    certificates.as_ref().and_then(|chain| chain.first()).map(|leaf| names(leaf)).unwrap_or_default()
 }
 
+// DNS names, and URIs such as a SPIFFE id.
+//
 // INVARIANT: the alternative names alone say who somebody is, never the common name.
-fn dns_names(der: &[u8]) -> Vec<String> {
+fn names(der: &[u8]) -> Vec<String> {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else { return Vec::new() };
     let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
-    let dns = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
+    let known = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) | GeneralName::URI(name) => Some((*name).to_owned()),
         _ => None,
     });
-    dns.collect()
+    known.collect()
 }
 
 #[derive(Clone, Debug)]
@@ -123,16 +125,17 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<R>) -> Self::Future {
-        if let Some(list) = &self.list {
-            let peers = peer_names(&request);
-            if !list.permits(request.uri().path(), &peers) {
-                tracing::warn!(path = request.uri().path(), ?peers, "peer refused");
-                metrics::counter!("parapet_grpc_peers_refused_total").increment(1);
-                let refusal = Status::permission_denied("this service may not call that method");
-                return Either::Right(ready(Ok(refusal.into_http())));
-            }
-            request.extensions_mut().insert(Peer(peers));
+        // INVARIANT: who a caller is comes from the connection alone, also where nobody has to be listed.
+        let peers = peer_names(&request);
+        if let Some(list) = &self.list
+            && !list.permits(request.uri().path(), &peers)
+        {
+            tracing::warn!(path = request.uri().path(), ?peers, "peer refused");
+            metrics::counter!("parapet_grpc_peers_refused_total").increment(1);
+            let refusal = Status::permission_denied("this service may not call that method");
+            return Either::Right(ready(Ok(refusal.into_http())));
         }
+        request.extensions_mut().insert(Peer(peers));
         Either::Left(self.inner.call(request))
     }
 }
@@ -193,14 +196,17 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_known_by_the_dns_names_of_its_certificate() {
+    fn a_peer_is_known_by_the_alternative_names_of_its_certificate() {
         let key = rcgen::KeyPair::generate().unwrap();
-        let names = vec!["audit-writer".to_owned(), "audit-writer.parapet.svc".to_owned()];
-        let mut params = rcgen::CertificateParams::new(names.clone()).unwrap();
+        let dns = vec!["audit-writer".to_owned(), "audit-writer.parapet.svc".to_owned()];
+        let mut params = rcgen::CertificateParams::new(dns.clone()).unwrap();
+        let spiffe = "spiffe://acme/audit-writer";
+        params.subject_alt_names.push(rcgen::SanType::URI(spiffe.try_into().unwrap()));
         params.distinguished_name.push(rcgen::DnType::CommonName, "integration-api");
-        assert_eq!(dns_names(params.self_signed(&key).unwrap().der()), names);
+        let certificate = params.self_signed(&key).unwrap();
+        assert_eq!(names(certificate.der()), [dns[0].as_str(), dns[1].as_str(), spiffe]);
         params.subject_alt_names.clear();
-        assert!(dns_names(params.self_signed(&key).unwrap().der()).is_empty(), "the common name is no name");
-        assert!(dns_names(b"nonsense").is_empty());
+        assert!(names(params.self_signed(&key).unwrap().der()).is_empty(), "the common name is no name");
+        assert!(names(b"nonsense").is_empty());
     }
 }

@@ -100,6 +100,7 @@ impl TlsFiles {
         Files {
             own: Some((self.cert_file.clone(), self.key_file.clone())),
             authorities: Some(self.ca_file.clone()),
+            optional: false,
         }
     }
 }
