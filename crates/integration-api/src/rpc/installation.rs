@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{budget, convert, id, is_text, optional_id, stops};
+use super::{budget, convert, id, is_text, optional_id, stops, tenant_deletion};
 use crate::{
     auth::{Caller, caller},
     error::{ApiError, Check},
@@ -396,5 +396,12 @@ impl InstallationService for Installation {
         request: Request<v1::ListTenantsRequest>,
     ) -> Result<Response<v1::ListTenantsResponse>, Status> {
         Ok(Response::new(self.list_tenants(request.into_inner()).await?))
+    }
+    async fn delete_tenant(
+        &self,
+        request: Request<v1::DeleteTenantRequest>,
+    ) -> Result<Response<v1::DeleteTenantResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(tenant_deletion::delete(&self.db, &caller, request.into_inner()).await?))
     }
 }
