@@ -17,6 +17,7 @@ mod file;
 pub mod source;
 mod top;
 pub mod vault;
+mod vault_config;
 
 use std::fmt;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::store;
+use super::store_holders as store;
 use crate::db::{Db, StoreError};
 
 const EVERY: Duration = Duration::from_secs(10);

@@ -9,7 +9,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{RotationError, store};
+use super::{RotationError, store_holders as store};
 use crate::{
     db::Db,
     id::TenantId,
@@ -97,9 +97,15 @@ impl Holder {
             }
         }
         // Otherwise a rotation would ask about a process that is gone for some seconds more.
-        let mut tx = self.db.system().await?;
-        store::let_go(&mut tx, instance).await?;
-        Ok(tx.commit().await?)
+        let told = tokio::time::timeout(EVERY, async {
+            let mut tx = self.db.system().await?;
+            store::let_go(&mut tx, instance).await?;
+            tx.commit().await
+        });
+        if !matches!(told.await, Ok(Ok(()))) {
+            tracing::debug!("that the keys are let go was not told");
+        }
+        Ok(())
     }
 
     async fn look(&self, instance: Uuid) -> Result<(), RotationError> {
@@ -152,6 +158,9 @@ impl Holder {
             .map(|key| format!("top key {key} of purpose {purpose} is needed and not loaded"))
             .collect();
         lacks.dedup();
+        if loaded.is_empty() {
+            lacks.push(format!("no top key of purpose {purpose} was loaded yet"));
+        }
         missing.extend(lacks.iter().cloned());
         if let Some(away) = away {
             tracing::warn!(purpose, error = away, "top keys not looked at again; the ones before stay");

@@ -10,6 +10,7 @@ mod deleted;
 mod holder;
 mod pairs;
 mod store;
+mod store_holders;
 mod top;
 
 use std::{sync::Arc, time::Duration};
@@ -110,16 +111,22 @@ pub struct Rotation {
 }
 
 const LOOK: Duration = Duration::from_millis(500);
+/// Every how manieth look is for what nobody asked for: pairs that grew old, halves that a process which had not heard of a
+/// rotation made under the key before.
+const THOROUGH: u32 = 20;
 
 impl Rotation {
     /// Rotates what is asked for and what is due, until asked to stop.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut looks = 0_u32;
         loop {
             let mut rest = LOOK;
-            if let Err(error) = self.rotate_top().await {
+            let thorough = looks.is_multiple_of(THOROUGH);
+            looks = looks.wrapping_add(1);
+            if let Err(error) = self.rotate_top(thorough).await {
                 tracing::warn!(%error, purpose = self.top.purpose().as_str(), "private halves not wrapped again; it is tried again");
             }
-            match self.rotate_pairs().await {
+            match self.rotate_pairs(thorough).await {
                 Ok(worked) => rest = worked.unwrap_or(LOOK),
                 Err(error) => {
                     tracing::warn!(%error, purpose = self.top.purpose().as_str(), "a key pair was not rotated; it is tried again");

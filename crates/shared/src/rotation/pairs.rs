@@ -25,10 +25,11 @@ const AGAIN: f64 = 60.0;
 impl Rotation {
     /// Begins what is due, and does one batch of one rotation that is under way. How long to rest then; nothing when there
     /// was nothing to do.
-    pub(super) async fn rotate_pairs(&self) -> Result<Option<Duration>, RotationError> {
+    pub(super) async fn rotate_pairs(&self, thorough: bool) -> Result<Option<Duration>, RotationError> {
         let purpose = self.top.purpose();
         let mut tx = self.db.system().await?;
-        let due = store::due(&mut tx, purpose, self.config.every_days).await?;
+        let days = if thorough { self.config.every_days } else { 0 };
+        let due = store::due(&mut tx, purpose, days).await?;
         tx.rollback().await?;
         for (of, request) in due {
             if let Err(error) = self.begin(of, request).await {
@@ -63,28 +64,44 @@ impl Rotation {
 
     async fn work(&self) -> Result<Option<Duration>, RotationError> {
         let mut tx = self.db.system().await?;
-        let Some(mut job) = store::job(&mut tx).await? else {
+        let Some(job) = store::job(&mut tx).await? else {
             tx.rollback().await?;
             return Ok(None);
         };
+        let (of, to) = (job.of, job.to);
+        match self.batch(tx, job).await {
+            Ok(rest) => Ok(Some(rest)),
+            Err(error) => {
+                // The others have their turn; this one stays visible.
+                let mut tx = self.db.system().await?;
+                store::postpone(&mut tx, of, to, &error.to_string()).await?;
+                tx.commit().await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// One batch of a rotation, and how long to rest then.
+    async fn batch(&self, mut tx: Tx, mut job: Job) -> Result<Duration, RotationError> {
         if let Some(tenant) = job.of {
             tx.set_tenant(tenant).await?;
         }
-        let columns = if job.of.is_some() { self.of_tenants } else { self.of_installation };
-        let Some(column) = columns.get(job.column) else {
-            return self.finish(tx, job, columns).await;
-        };
+        // Without it the tenant was deleted meanwhile, and there is nothing left to rotate.
         let Some(new) = store::pair(&mut tx, job.of, job.to).await? else {
             store::gone(&mut tx, &job).await?;
             tx.commit().await?;
-            return Ok(Some(Duration::ZERO));
+            return Ok(Duration::ZERO);
+        };
+        let columns = if job.of.is_some() { self.of_tenants } else { self.of_installation };
+        let Some(column) = columns.get(job.column) else {
+            return self.finish(tx, job, columns).await;
         };
         let rows = store::rows(&mut tx, column, job.after, job.to, BATCH).await?;
         let Some(last) = rows.last() else {
             job = Job { column: job.column + 1, after: Uuid::nil(), ..job };
             store::note(&mut tx, &job, 0.0, None).await?;
             tx.commit().await?;
-            return Ok(Some(Duration::ZERO));
+            return Ok(Duration::ZERO);
         };
         job.after = last.row;
         let again = Again {
@@ -110,7 +127,7 @@ impl Rotation {
         failpoint::reach("reseal");
         tx.commit().await?;
         let count = u32::try_from(rows.len()).unwrap_or(u32::MAX);
-        Ok(Some(Duration::from_secs(1) * count / self.config.rows_per_second))
+        Ok(Duration::from_secs(1) * count / self.config.rows_per_second)
     }
 
     /// Seals one row again and reads back what was stored. False when somebody else has changed it.
@@ -148,12 +165,12 @@ impl Rotation {
         mut tx: Tx,
         mut job: Job,
         columns: &[SealedColumn],
-    ) -> Result<Option<Duration>, RotationError> {
+    ) -> Result<Duration, RotationError> {
         let left = time::Duration::seconds(self.config.grace_seconds.into()) - job.age;
         if left.is_positive() {
             store::note(&mut tx, &job, left.as_seconds_f64(), None).await?;
             tx.commit().await?;
-            return Ok(Some(Duration::ZERO));
+            return Ok(Duration::ZERO);
         }
         // INVARIANT: from here on nobody can seal to the old halves: who does holds a lock on the key, or is refused by the
         // reference of its row to it.
@@ -164,9 +181,9 @@ impl Rotation {
         }
         if needed {
             (job.column, job.after) = (0, Uuid::nil());
-            store::note(&mut tx, &job, if job.resealed > 0 { 1.0 } else { AGAIN }, None).await?;
+            store::note(&mut tx, &job, AGAIN, None).await?;
             tx.commit().await?;
-            return Ok(Some(Duration::ZERO));
+            return Ok(Duration::ZERO);
         }
         let destroyed = store::destroy_older(&mut tx, job.of, job.to).await?;
         store::finish(&mut tx, &job).await?;
@@ -179,7 +196,7 @@ impl Rotation {
         audit::record(&mut tx, &event).await?;
         tx.commit().await?;
         tracing::info!(tenant = ?job.of, purpose = self.top.purpose().as_str(), version = job.to, "key pair rotated");
-        Ok(Some(Duration::ZERO))
+        Ok(Duration::ZERO)
     }
 
     async fn transaction(&self, of: Option<TenantId>) -> Result<Tx, StoreError> {

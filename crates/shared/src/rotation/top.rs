@@ -15,7 +15,7 @@ const BATCH: i64 = 500;
 impl Rotation {
     /// Brings every half under the key that is wanted. What was begun by another process is gone on with: what is left to
     /// do shows in the halves themselves.
-    pub(super) async fn rotate_top(&self) -> Result<(), RotationError> {
+    pub(super) async fn rotate_top(&self, thorough: bool) -> Result<(), RotationError> {
         let purpose = self.top.purpose();
         let mut tx = self.db.system().await?;
         let wanted = store::wanted(&mut tx, purpose).await?;
@@ -25,6 +25,9 @@ impl Rotation {
         if !self.top.loaded().contains(&wanted.key) {
             let (purpose, key) = (purpose.as_str(), wanted.key.to_string());
             return Err(SealError::NotLoaded { purpose, key }.into());
+        }
+        if wanted.finished && !thorough {
+            return Ok(());
         }
         let mut after = (Uuid::nil(), -1);
         let mut failed = None;
