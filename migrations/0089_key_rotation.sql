@@ -204,6 +204,7 @@ BEGIN
         SELECT tenant_id, to_version, resealed, started_at, finished_at, last_error FROM %1$I.key_jobs', schema);
     EXECUTE format('GRANT SELECT ON %1$I.key_halves, %1$I.key_halves_v, %1$I.top_key, %1$I.top_key_v, %1$I.key_jobs,
         %1$I.key_jobs_v TO parapet_api', schema);
+    EXECUTE format('GRANT SELECT ON %1$I.key_halves_v, %1$I.top_key_v TO %2$I', schema, role);
 END $body$;
 
 SELECT platform.create_key_holders('api', 'parapet_api'), platform.create_key_holders('sync', 'parapet_sync'),

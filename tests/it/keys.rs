@@ -204,7 +204,8 @@ async fn a_tenants_key_pair_is_rotated_across_kills_and_everything_still_opens()
     // Nothing is tried yet, so that every exposure keeps its secret.
     world
         .execute(
-            "UPDATE api.integrations SET settings = jsonb_set(settings, '{validation,automated}', 'false')",
+            r#"UPDATE api.integrations SET settings = settings
+                 || '{"validation": {"automated": false, "manual": true}, "mitigation": {}}'"#,
         )
         .await;
     let program = e2e::program("validator-under-test");
