@@ -14,6 +14,7 @@ pub mod process;
 pub mod proxy;
 pub mod servers;
 pub mod validation;
+pub mod vault;
 
 pub use bus::{Bus, until};
 pub use idp::{Idp, walk};

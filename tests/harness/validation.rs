@@ -325,9 +325,17 @@ impl World {
                 ..Common::default()
             },
             idp: self.idp.egress_config(),
-            keys: KeyConfig { integration: self.dir.path().join("integration.key") },
+            keys: KeyConfig {
+                integration: self.dir.path().join("integration.key").into(),
+                ..Default::default()
+            },
             sync: SyncConfig::default(),
         }
+    }
+
+    /// The file with the top key of a purpose.
+    pub fn top_key(&self, purpose: Purpose) -> std::path::PathBuf {
+        self.dir.path().join(format!("{}.key", purpose.as_str()))
     }
 
     /// The database as a service has it that logs in as this role.
@@ -338,7 +346,7 @@ impl World {
     /// The way to the directory that services have.
     pub fn directories(&self) -> Directories {
         let top = TopKey::load(&self.dir.path().join("integration.key")).unwrap();
-        Directories::new(self.idp.egress(), top)
+        Directories::new(self.idp.egress(), Arc::new(top.into()))
     }
 
     fn database_as(&self, role: &str) -> DatabaseConfig {
@@ -410,7 +418,8 @@ impl World {
         let options = json!({
             "common": process::common(&common),
             "idp": process::egress(&self.idp.egress_config()),
-            "keys": { "integration": key("integration.key"), "leak": key("leak.key"), "digest": key("digest.hex") },
+            "keys": { "integration": key("integration.key"), "leak": key("leak.key"), "digest": key("digest.hex"),
+                      "rotation": { "every_days": 0, "grace_seconds": 0 } },
             "validator": { "concurrency": if fail_point.is_some() { 1 } else { 8 } },
         });
         process::start(program, &process::file(self.dir.path(), &options), fail_point)

@@ -285,7 +285,10 @@ impl Stage {
         identity_sync_worker::Config {
             common,
             idp: idp.egress_config(),
-            keys: identity_sync_worker::KeyConfig { integration: dir.join("integration.key") },
+            keys: identity_sync_worker::KeyConfig {
+                integration: dir.join("integration.key").into(),
+                ..Default::default()
+            },
             sync: SyncConfig { changes_every_seconds: 3600, slice_seconds: 2, ..SyncConfig::default() },
         }
     }
@@ -307,7 +310,7 @@ impl Stage {
         let config = mitigation_executor::Config {
             common,
             idp: idp.egress_config(),
-            keys: mitigation_executor::config::Keys { integration: dir.join("integration.key") },
+            keys: mitigation_executor::config::Keys { integration: dir.join("integration.key").into() },
             executor: mitigation_executor::config::Tuning::default(),
         };
         let (stop, stopped) = oneshot::channel();

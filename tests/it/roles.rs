@@ -57,7 +57,7 @@ const MATRIX: &[(&str, &str, &str)] = &[
         "PlanMitigation GetMitigationProgress ListPendingApprovals GetPolicy SimulatePolicy GetMitigation ListMitigations",
         READERS,
     ),
-    ("MitigationService", "RequestMitigation BulkMitigate Undo", ANALYSTS),
+    ("MitigationService", "RequestMitigation BulkMitigate CancelMitigation Undo", ANALYSTS),
     ("MitigationService", "Approve", "(viewer) (analyst) (tenant_admin) (org_admin)"),
     ("MitigationService", "Reject", "analyst tenant_admin org_admin approver"),
     ("MitigationService", "UpdatePolicy", ADMINS),
@@ -67,10 +67,11 @@ const MATRIX: &[(&str, &str, &str)] = &[
     (
         "TenantService",
         "CreateOrganization CreateTenant UpdateTenantPackage UpdateTenantTimeZone ListOrganizations ListTenants \
-         GetTenantUsage",
+         GetTenantUsage DeleteTenant",
         OPERATOR,
     ),
     ("TenantService", "GetOrganizationSettings UpdateOrganizationSettings", "org_admin operator"),
+    ("KeyService", "RotateTopKey RotateKeyPair GetKeyStatus", OPERATOR),
     (
         "InstallationService",
         "StopAllAttempts ResumeAllAttempts GetAttemptGate CloseAttemptGate AuditAttempts",

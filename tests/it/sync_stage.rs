@@ -134,7 +134,7 @@ impl Stage {
         Config {
             common,
             idp: self.idp.egress_config(),
-            keys: KeyConfig { integration: self.file("integration.key") },
+            keys: KeyConfig { integration: self.file("integration.key").into(), ..Default::default() },
             sync: SyncConfig { changes_every_seconds: 3600, slice_seconds: 2, ..SyncConfig::default() },
         }
     }

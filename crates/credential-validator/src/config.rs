@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use shared::{
     provider::http::EgressConfig,
+    rotation::RotationConfig,
+    sealing::KeySourceConfig,
     service::{Common, Configuration, Faults},
 };
 
@@ -22,16 +24,18 @@ pub struct Config {
     pub validator: Tuning,
 }
 
-/// Files with keys.
+/// Where its keys come from.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Keys {
     /// Top key of purpose `integration`.
-    pub integration: PathBuf,
+    pub integration: KeySourceConfig,
     /// Top key of purpose `leak`.
-    pub leak: PathBuf,
+    pub leak: KeySourceConfig,
     /// Key of the digests, 64 hexadecimal digits. Only the validator has it.
     pub digest: PathBuf,
+    /// How the key pairs of purpose `leak` are rotated.
+    pub rotation: RotationConfig,
 }
 
 /// How the validator works.
@@ -70,8 +74,9 @@ impl Configuration for Config {
     }
 
     fn check(&self, faults: &mut Faults) {
-        faults.require_file(&self.keys.integration, "keys.integration");
-        faults.require_file(&self.keys.leak, "keys.leak");
+        self.keys.integration.check(faults, "keys.integration");
+        self.keys.leak.check(faults, "keys.leak");
+        self.keys.rotation.check(faults, "keys.rotation");
         faults.require_file(&self.keys.digest, "keys.digest");
         let tuning = &self.validator;
         faults.require(

@@ -1,22 +1,16 @@
 //! Key pairs of purpose `leak`: made for every tenant and for the installation, and opened here alone (design §8).
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use shared::{
     db::{Db, StoreError, Tx},
     id::TenantId,
-    sealing::{Opener, SealError, Sealer, TopKey},
+    sealing::{Opener, SealError, Sealer, TopKeys},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::store::keys as store;
 
-/// Most openers kept in memory.
-const KEPT: usize = 1024;
 const VERSION: u32 = 1;
 
 /// A leak key cannot be used.
@@ -33,20 +27,16 @@ pub enum KeyError {
     Store(#[from] StoreError),
 }
 
-/// By tenant (none: the installation) and key version.
-type Openers = HashMap<(Option<TenantId>, u32), Arc<Opener>>;
-
 /// The leak keys of all tenants.
 #[derive(Debug)]
 pub struct LeakKeys {
-    top: TopKey,
-    openers: Mutex<Openers>,
+    top: Arc<TopKeys>,
 }
 
 impl LeakKeys {
-    /// `top` is the top key of purpose `leak`.
-    pub fn new(top: TopKey) -> Self {
-        Self { top, openers: Mutex::default() }
+    /// `top` are the top keys of purpose `leak`.
+    pub fn new(top: Arc<TopKeys>) -> Self {
+        Self { top }
     }
 
     /// The private half an envelope was sealed to. The transaction is the tenant's, or any for the installation.
@@ -57,32 +47,22 @@ impl LeakKeys {
         envelope: &[u8],
     ) -> Result<Arc<Opener>, KeyError> {
         let version = Opener::version_of(envelope)?;
-        if let Some(opener) = self.kept(tenant, version) {
+        if let Some(opener) = self.top.kept(tenant, version) {
             return Ok(opener);
         }
         let pair = store::pair(tx, tenant, version).await?.ok_or(KeyError::Missing)?;
-        let opener = Arc::new(self.top.opener(tenant, version, &pair)?);
-        let mut openers = self.openers.lock().unwrap_or_else(PoisonError::into_inner);
-        if openers.len() >= KEPT {
-            openers.clear();
-        }
-        openers.insert((tenant, version), Arc::clone(&opener));
-        Ok(opener)
+        Ok(self.top.opener(tenant, version, &pair).await?)
     }
 
-    /// The same, if it was used before: without asking the database.
+    /// The same, if it was used within the last ten minutes: without asking the database.
     pub fn opener_kept(&self, tenant: Option<TenantId>, envelope: &[u8]) -> Option<Arc<Opener>> {
-        self.kept(tenant, Opener::version_of(envelope).ok()?)
+        self.top.kept(tenant, Opener::version_of(envelope).ok()?)
     }
 
-    fn kept(&self, tenant: Option<TenantId>, version: u32) -> Option<Arc<Opener>> {
-        self.openers.lock().unwrap_or_else(PoisonError::into_inner).get(&(tenant, version)).cloned()
-    }
-
-    /// The newest public half of a tenant, checked.
+    /// The newest public half of a tenant, checked. It cannot be destroyed before the transaction ends.
     pub async fn sealer(&self, tx: &mut Tx, tenant: TenantId) -> Result<Sealer, KeyError> {
         let (version, pair) = store::newest(tx, tenant).await?.ok_or(KeyError::Missing)?;
-        Ok(self.top.verifier().sealer(Some(tenant), version, &pair.public, &pair.signature)?)
+        Ok(self.top.sealer(Some(tenant), version, &pair.public, &pair.signature)?)
     }
 
     /// Makes key pairs that are missing, for as long as the service runs: callers wait for them.
@@ -102,11 +82,11 @@ impl LeakKeys {
         let mut tx = db.system().await?;
         let (installation, tenants) = store::missing(&mut tx).await?;
         if installation {
-            store::add_installation(&mut tx, VERSION, &self.top.new_key_pair(None, VERSION)?).await?;
+            store::add_installation(&mut tx, VERSION, &self.top.new_key_pair(None, VERSION).await?).await?;
         }
         tx.commit().await?;
         for tenant in tenants {
-            let pair = self.top.new_key_pair(Some(tenant), VERSION)?;
+            let pair = self.top.new_key_pair(Some(tenant), VERSION).await?;
             let mut tx = db.tenant(tenant).await?;
             store::add(&mut tx, tenant, VERSION, &pair).await?;
             tx.commit().await?;

@@ -32,7 +32,8 @@ use shared::{
     outbox::Topic,
     provider::{directory::Directories, http::Egress},
     queue,
-    sealing::{Purpose, TopKey},
+    rotation::{self, Holder, Holding, Rotation},
+    sealing::{Purpose, TopKeys},
     service::Service,
     wire::events::ValidationDue,
     work::{Caps, Dispatcher, WorkRow},
@@ -53,15 +54,31 @@ pub async fn run(
     config: Config,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<ExitCode> {
-    let leak = top_key(&config.keys.leak, Purpose::Leak)?;
-    let integration = top_key(&config.keys.integration, Purpose::Integration)?;
+    let leak = Arc::new(TopKeys::open(&config.keys.leak, Purpose::Leak).await?);
+    let integration = Arc::new(TopKeys::open(&config.keys.integration, Purpose::Integration).await?);
     let digest = Arc::new(DigestKey::load(&config.keys.digest)?);
     let egress = Egress::new(&config.idp).context("idp")?;
     let service = Service::start(NAME, config.common.clone(), stop).await?;
     let (db, token) = (service.db().clone(), service.stop_token());
-    let keys = Arc::new(keys::LeakKeys::new(leak));
+    let keys = Arc::new(keys::LeakKeys::new(Arc::clone(&leak)));
     let directories = Arc::new(Directories::new(egress, integration));
 
+    let connected = Arc::clone(&directories);
+    let integration = Holding::Top {
+        keys: Arc::clone(directories.top()),
+        destroyed: Box::new(move |t| connected.forget(t)),
+    };
+    Holder::spawn(&service, vec![Holding::top(Arc::clone(&leak)), integration]);
+    let rotation = Rotation {
+        service: NAME,
+        db: db.clone(),
+        top: leak,
+        of_tenants: &store::keys::OF_TENANTS,
+        of_installation: &store::keys::OF_INSTALLATION,
+        config: config.keys.rotation.clone(),
+    };
+    service.spawn("rotation of keys", rotation.run(token.clone()));
+    service.spawn("deleted tenants", rotation::forget_deleted(db.clone(), token.clone()));
     service.spawn("leak keys", Arc::clone(&keys).reconcile(db.clone(), token.clone()));
     let synchronous = config.validator.synchronous_replication;
     service.spawn("gate", gate::watch(db.clone(), synchronous, token.clone()));
@@ -95,17 +112,6 @@ pub async fn run(
         Arc::new(turn::Validator { db, directories, keys }),
     );
     service.run().await
-}
-
-fn top_key(path: &std::path::Path, purpose: Purpose) -> anyhow::Result<TopKey> {
-    let key = TopKey::load(path)?;
-    anyhow::ensure!(
-        key.purpose() == purpose,
-        "{} is not the top key of purpose {}",
-        path.display(),
-        purpose.as_str()
-    );
-    Ok(key)
 }
 
 fn message_of(work: &WorkRow) -> (Topic, Vec<u8>) {

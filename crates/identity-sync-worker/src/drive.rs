@@ -21,6 +21,7 @@ use shared::{
         directory::{ConnectError, Directories},
     },
     queue::{Delivery, Handler, HandlerError, Outcome},
+    sealing::SealError,
     wire::events,
     work,
 };
@@ -480,6 +481,11 @@ fn unusable(error: ConnectError) -> ProviderError {
         ConnectError::Provider(error) => return error,
         ConnectError::NoCredentials => {
             ("credentials_missing", "the integration has no credentials; save them".to_owned())
+        }
+        // Nothing is wrong with the secret: the key is away for now, and the integration must not be blamed.
+        ConnectError::Sealed(error @ (SealError::Away { .. } | SealError::NotLoaded { .. })) => {
+            tracing::warn!(%error, "no secret can be opened now");
+            return ProviderError::NotSent("the key that opens the integration's secret is not at hand");
         }
         ConnectError::NoKey | ConnectError::Sealed(_) | ConnectError::Store(_) => {
             ("secret_unreadable", format!("{error}; save the integration's secret again"))

@@ -58,7 +58,7 @@ pub(crate) async fn reconcile(
 async fn round(db: &Db, directories: &Directories) -> Result<usize, KeyError> {
     let tenants = store::tenants_without_key(db, BATCH).await?;
     for tenant in &tenants {
-        let pair = directories.top().new_key_pair(Some(*tenant), FIRST)?;
+        let pair = directories.top().new_key_pair(Some(*tenant), FIRST).await?;
         let mut tx = db.tenant(*tenant).await?;
         if store::insert_sealing_key(&mut tx, *tenant, FIRST, &pair).await? {
             let message = "the tenant's sealing key of purpose integration was made";
@@ -86,7 +86,7 @@ pub(crate) async fn ensure_client_key(
         return Ok(jwks);
     }
     let (version, public, signature) = sealing.ok_or(KeyError::NotPrepared)?;
-    let sealer = directories.top().verifier().sealer(Some(tenant), version, &public, &signature)?;
+    let sealer = directories.top().sealer(Some(tenant), version, &public, &signature)?;
     let key = tokio::task::spawn_blocking(okta::keys::generate)
         .await
         .map_err(|_| KeyError::Generate)?

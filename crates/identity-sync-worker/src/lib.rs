@@ -28,7 +28,7 @@ mod store_preview;
 mod store_removals;
 mod store_runs;
 
-use std::{future::Future, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{future::Future, process::ExitCode, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use shared::{
@@ -39,7 +39,8 @@ use shared::{
         http::{Egress, EgressConfig},
     },
     queue,
-    sealing::TopKey,
+    rotation::{self, Holder, Holding, Rotation, RotationConfig},
+    sealing::{KeySourceConfig, Purpose, TopKeys},
     service::{Common, Configuration, Faults, Service},
     wire::internal::{
         directory_service_server::DirectoryServiceServer, removal_service_server::RemovalServiceServer,
@@ -68,8 +69,10 @@ pub struct Config {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeyConfig {
-    /// File with the top key of purpose `integration`.
-    pub integration: PathBuf,
+    /// Top key of purpose `integration`.
+    pub integration: KeySourceConfig,
+    /// How the key pairs of purpose `integration` are rotated.
+    pub rotation: RotationConfig,
 }
 
 /// How directories are synced.
@@ -109,7 +112,8 @@ impl Configuration for Config {
     fn check(&self, faults: &mut Faults) {
         let SyncConfig { concurrency, changes_every_seconds, slice_seconds, hold_percent, hold_accounts: _ } =
             self.sync;
-        faults.require_file(&self.keys.integration, "keys.integration");
+        self.keys.integration.check(faults, "keys.integration");
+        self.keys.rotation.check(faults, "keys.rotation");
         faults.require(self.common.tls.is_some(), "common.tls", "is required");
         faults.require((1..=64).contains(&concurrency), "sync.concurrency", "must be 1 to 64");
         faults.require(
@@ -128,8 +132,8 @@ pub async fn run(
     config: Config,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<ExitCode> {
-    let top = TopKey::load(&config.keys.integration)?;
-    let directories = Arc::new(Directories::new(Egress::new(&config.idp)?, top));
+    let top = Arc::new(TopKeys::open(&config.keys.integration, Purpose::Integration).await?);
+    let directories = Arc::new(Directories::new(Egress::new(&config.idp)?, Arc::clone(&top)));
     let service = Service::start(NAME, config.common.clone(), stop).await?;
     let db = service.db().clone();
     let sync = Arc::new(drive::Sync {
@@ -147,6 +151,21 @@ pub async fn run(
     let dispatcher = Dispatcher::new(db.clone(), request::message_of, Caps::default());
     service.spawn("dispatcher", dispatcher.run(service.stop_token()));
     service.spawn_relay(&["outbox"]);
+    let connected = Arc::clone(&directories);
+    Holder::spawn(
+        &service,
+        vec![Holding::Top { keys: Arc::clone(&top), destroyed: Box::new(move |t| connected.forget(t)) }],
+    );
+    let rotation = Rotation {
+        service: NAME,
+        db: db.clone(),
+        top,
+        of_tenants: &store_keys::OF_TENANTS,
+        of_installation: &[],
+        config: config.keys.rotation.clone(),
+    };
+    service.spawn("rotation of keys", rotation.run(service.stop_token()));
+    service.spawn("deleted tenants", rotation::forget_deleted(db.clone(), service.stop_token()));
     service.spawn("keys", keys::reconcile(db.clone(), Arc::clone(&directories), service.stop_token()));
     grpc::Server::new()
         .add(RemovalServiceServer::new(rpc_removals::Rpc { db: db.clone() }))

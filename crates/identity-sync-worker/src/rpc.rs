@@ -11,6 +11,7 @@ use shared::{
         Capability, CapabilityTest, ProviderError, TestReport, Warning,
         directory::{ConnectError, Directories},
     },
+    sealing::SealError,
     wire::{
         internal::{
             CapabilityResult, Draft, EnsureClientKeyRequest, EnsureClientKeyResponse, PreviewScopeRequest,
@@ -116,6 +117,9 @@ impl DirectoryService for Rpc {
         match keys::ensure_client_key(&self.db, &self.directories, tenant, id).await {
             Ok(jwks) => Ok(Response::new(EnsureClientKeyResponse { jwks_json: jwks.to_string() })),
             Err(KeyError::NotPrepared) => Err(Status::unavailable("keys are being prepared; try again")),
+            Err(KeyError::Seal(SealError::Away { .. } | SealError::NotLoaded { .. })) => {
+                Err(Status::unavailable("the keys cannot be used now; try again"))
+            }
             Err(KeyError::Gone) => Err(Status::not_found("no such integration")),
             Err(KeyError::Store(error)) => Err(error.into()),
             Err(error) => {

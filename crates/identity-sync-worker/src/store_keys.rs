@@ -5,9 +5,32 @@ use shared::{
     db::{Db, StoreError, Tx},
     id::{IntegrationId, TenantId},
     provider::okta::keys::{ClientKey, PublicJwk},
-    sealing::StoredKeyPair,
+    rotation::SealedColumn,
+    sealing::{StoredKeyPair, column},
 };
 use sqlx::{Row, types::Json};
+
+/// What a tenant's key pair protects.
+pub(crate) const OF_TENANTS: [SealedColumn; 2] = [
+    SealedColumn {
+        place: column::INTEGRATION_SECRET,
+        select: "SELECT integration_id, version, sealed FROM api.integration_secrets_v
+                 WHERE tenant_id = platform.current_tenant() AND integration_id > $1 AND platform.sealed_to(sealed) <> $2
+                 ORDER BY integration_id LIMIT $3",
+        update: "SELECT api.reseal_integration_secret($1, $2, $3, $4)",
+    },
+    SealedColumn {
+        place: column::CLIENT_KEY,
+        select: "SELECT integration_id, version, sealed_private FROM client_keys
+                 WHERE tenant_id = platform.current_tenant() AND integration_id > $1
+                   AND platform.sealed_to(sealed_private) <> $2
+                 ORDER BY integration_id, version LIMIT $3",
+        update: "UPDATE client_keys SET sealed_private = $4
+                 WHERE tenant_id = platform.current_tenant() AND integration_id = $1 AND version = $2
+                   AND sealed_private = $3
+                 RETURNING sealed_private",
+    },
+];
 
 /// Some tenants without a sealing key pair.
 pub(crate) async fn tenants_without_key(db: &Db, limit: i64) -> Result<Vec<TenantId>, StoreError> {
@@ -58,7 +81,8 @@ pub(crate) async fn public_sealing_key(
     tenant: TenantId,
 ) -> Result<Option<(u32, Vec<u8>, Vec<u8>)>, StoreError> {
     let row = sqlx::query(
-        "SELECT version, public_key, signature FROM sealing_keys WHERE tenant_id = $1 ORDER BY version DESC LIMIT 1",
+        "SELECT version, public_key, signature FROM sealing_keys
+         WHERE tenant_id = $1 AND wrapped_private IS NOT NULL ORDER BY version DESC LIMIT 1",
     )
     .bind(tenant)
     .fetch_optional(&mut **tx)

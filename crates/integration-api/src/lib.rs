@@ -27,12 +27,13 @@ use std::{future::Future, process::ExitCode, sync::Arc};
 use shared::{
     grpc::{Callers, Server},
     queue::{Topic, spawn_consumer},
+    rotation::{self, Holder},
     service::{Service, TlsFiles},
     wire::v1::{
         audit_service_server::AuditServiceServer, exposure_service_server::ExposureServiceServer,
         identity_service_server::IdentityServiceServer,
         installation_service_server::InstallationServiceServer,
-        integration_service_server::IntegrationServiceServer,
+        integration_service_server::IntegrationServiceServer, key_service_server::KeyServiceServer,
         mitigation_service_server::MitigationServiceServer, removal_service_server::RemovalServiceServer,
         tenant_service_server::TenantServiceServer, validation_service_server::ValidationServiceServer,
     },
@@ -86,6 +87,8 @@ pub async fn run(
     service.spawn("client keys", tasks::client_keys(db.clone(), peers.clone(), stop.clone()));
     service.spawn("ends of validations", tasks::validation_ends(db.clone(), stop.clone()));
     service.spawn("limit auditor", auditor::watch(db.clone(), stop.clone()));
+    Holder::spawn(&service, sealers.holdings());
+    service.spawn("deleted tenants", rotation::forget_deleted(db.clone(), stop.clone()));
     service.spawn("retention", tasks::retention(db.clone(), limits.retention_days, stop.clone()));
 
     let certified = CertifiedServices::new(api.services);
@@ -125,6 +128,7 @@ pub async fn run(
             rpc::removal::Removals::new(db.clone(), peers.clone()),
             MOST_REQUEST_BYTES
         ))
+        .add(guarded!(KeyServiceServer, rpc::keys::Keys::new(db.clone()), MOST_REQUEST_BYTES))
         .add(guarded!(AuditServiceServer, rpc::audit::Audit::new(peers), MOST_REQUEST_BYTES))
         .add(guarded!(TenantServiceServer, rpc::tenant::Tenants::new(db.clone()), MOST_REQUEST_BYTES))
         .add(guarded!(

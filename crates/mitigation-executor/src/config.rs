@@ -1,10 +1,9 @@
 //! The executor's own configuration.
 
-use std::path::PathBuf;
-
 use serde::Deserialize;
 use shared::{
     provider::http::EgressConfig,
+    sealing::KeySourceConfig,
     service::{Common, Configuration, Faults},
 };
 
@@ -22,12 +21,12 @@ pub struct Config {
     pub executor: Tuning,
 }
 
-/// Files with keys.
+/// Where its keys come from.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Keys {
     /// Top key of purpose `integration`.
-    pub integration: PathBuf,
+    pub integration: KeySourceConfig,
 }
 
 /// How the executor works.
@@ -55,7 +54,7 @@ impl Configuration for Config {
     }
 
     fn check(&self, faults: &mut Faults) {
-        faults.require_file(&self.keys.integration, "keys.integration");
+        self.keys.integration.check(faults, "keys.integration");
         faults.require(self.common.tls.is_some(), "common.tls", "is required");
         let tuning = &self.executor;
         faults.require((1..=1000).contains(&tuning.concurrency), "executor.concurrency", "must be 1 to 1000");

@@ -29,7 +29,8 @@ use shared::{
     grpc::{self, Callers},
     provider::{directory::Directories, http::Egress},
     queue::{self, Topic},
-    sealing::TopKey,
+    rotation::{self, Holder, Holding},
+    sealing::{Purpose, TopKeys},
     service::Service,
     wire::{events::MitigationDue, internal::containment_service_server::ContainmentServiceServer},
     work::{Caps, Dispatcher, WorkRow},
@@ -45,10 +46,18 @@ pub async fn run(
     config: Config,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<ExitCode> {
-    let top = TopKey::load(&config.keys.integration).context("keys.integration")?;
+    let top =
+        TopKeys::open(&config.keys.integration, Purpose::Integration).await.context("keys.integration")?;
     let egress = Egress::new(&config.idp).context("idp")?;
     let service = Service::start("mitigation-executor", config.common.clone(), stop).await?;
-    let directories = Arc::new(Directories::new(egress, top));
+    let directories = Arc::new(Directories::new(egress, Arc::new(top)));
+    let connected = Arc::clone(&directories);
+    let holding = Holding::Top {
+        keys: Arc::clone(directories.top()),
+        destroyed: Box::new(move |t| connected.forget(t)),
+    };
+    Holder::spawn(&service, vec![holding]);
+    service.spawn("deleted tenants", rotation::forget_deleted(service.db().clone(), service.stop_token()));
 
     let intake = intake::Intake::new(service.db().clone());
     queue::spawn_consumer(&service, Topic::MitigationRequested, REQUESTS, Arc::new(intake));

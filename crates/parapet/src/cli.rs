@@ -116,6 +116,8 @@ enum Command {
     Attempts(commands::Attempts),
     #[command(subcommand)]
     Audit(commands::Audit),
+    #[command(subcommand)]
+    Keys(commands::Keys),
     /// Run the main job on sample feeds, in front of an independent judge
     Demo(demo::Demo),
     /// Run the development token issuer
@@ -154,6 +156,7 @@ impl Cli {
             Command::Budget(args) => args.run(&global).await,
             Command::Attempts(args) => args.run(&global).await,
             Command::Audit(args) => args.run(&global).await,
+            Command::Keys(args) => args.run(&global).await,
             Command::Demo(args) => args.run(&global).await,
             Command::Issuer(args) => issuer::run(args).await,
         }

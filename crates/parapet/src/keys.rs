@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use rcgen::KeyPair;
-use shared::sealing::{Purpose, TopKey};
+use shared::sealing::{Purpose, TopKey, TopRing};
 
 use crate::data::DataDir;
 use crate::servers::write_private;
@@ -39,11 +39,11 @@ pub fn prepare(data: &DataDir) -> anyhow::Result<()> {
     for purpose in [Purpose::Integration, Purpose::Leak] {
         let (secret, public) = (top_key(data, purpose), verifier(data, purpose));
         let key = if secret.exists() {
-            TopKey::load(&secret)?
+            TopRing::load(&secret)?
         } else {
             let key = TopKey::generate(purpose)?;
             write_private(&secret, key.to_file()?.as_bytes())?;
-            key
+            TopRing::new(key)
         };
         write_private(&public, key.verifier().to_file()?.as_bytes())
             .context("cannot write a public key file")?;

@@ -20,6 +20,7 @@ pub mod policy;
 pub mod provider;
 pub mod queue;
 pub mod relay;
+pub mod rotation;
 pub mod sealing;
 pub mod secret;
 pub mod service;

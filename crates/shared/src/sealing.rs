@@ -2,34 +2,44 @@
 //!
 //! Each (tenant, purpose) has an X25519 key pair. Whoever has the public half can seal; its signature by the
 //! purpose's top key is checked first, so that a planted key seals nothing. The private half is stored wrapped by
-//! the top key, which only services that may open the purpose are given, as a file. Rotating a top key re-wraps
-//! private halves and touches no payload.
+//! the top key, which only services that may open the purpose are given: as a file ([`TopRing`]) or by Vault's transit
+//! engine ([`vault`]), both behind [`TopKeys`]. Rotating a top key re-wraps private halves and touches no payload.
 //!
 //! Formats, all binary, first byte the format's version:
 //! - sealed to a key pair: `1 | key version (u32 BE) | ephemeral public (32) | AES-256-GCM ciphertext and tag`.
 //!   The AES key is HKDF-SHA-256 of the X25519 secret with both public keys as salt, fresh for every envelope.
 //! - sealed with a batch's data key: `2 | nonce (12) | AES-256-GCM ciphertext and tag`.
-//! - wrapped private half: `3 | nonce (12) | AES-256-GCM ciphertext and tag`.
+//! - wrapped private half: `3 | nonce (12) | AES-256-GCM ciphertext and tag` by version 1 of a file's key;
+//!   `4 | version (u32 BE) | nonce (12) | AES-256-GCM ciphertext and tag` by a later one;
+//!   `5 | vault:vN:…` by version N of Vault's key.
 
-use std::{fmt, path::Path};
+mod file;
+pub mod source;
+mod top;
+pub mod vault;
+mod vault_config;
+
+use std::fmt;
 
 use aws_lc_rs::{
     aead::{self, AES_256_GCM, LessSafeKey, Nonce, UnboundKey},
     agreement::{self, EphemeralPrivateKey, PrivateKey, UnparsedPublicKey, X25519},
     hkdf,
     rand::SystemRandom,
-    signature::{self, Ed25519KeyPair, KeyPair as _},
 };
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
+pub use self::{
+    file::TopRing,
+    source::{KeySourceConfig, TopKeys},
+    top::{StoredKeyPair, TopId, TopKey, TopVerifier},
+};
 use crate::id::TenantId;
 
 const TO_KEY_PAIR: u8 = 1;
 const WITH_DATA_KEY: u8 = 2;
-const WRAPPED: u8 = 3;
 const KEY: usize = 32;
 const NONCE: usize = 12;
 
@@ -72,6 +82,22 @@ pub enum SealError {
         path: String,
         /// What is wrong; never the content.
         fault: &'static str,
+    },
+    /// A top key is needed that this process has not loaded.
+    #[error("top key {key} of purpose {purpose} is needed and not loaded")]
+    NotLoaded {
+        /// Its purpose.
+        purpose: &'static str,
+        /// Its name, as `parapet keys status` shows it.
+        key: String,
+    },
+    /// Vault does not answer, or not with what was asked for; it is worth trying again.
+    #[error("the key source of purpose {purpose} cannot be used now: {fault}")]
+    Away {
+        /// The purpose.
+        purpose: &'static str,
+        /// What is wrong; never an answer's content.
+        fault: String,
     },
     /// The cryptographic library refused.
     #[error("cryptography failed")]
@@ -142,193 +168,6 @@ fn append_tenant(to: &mut Vec<u8>, tenant: Option<TenantId>) {
     }
 }
 
-/// The secret file of a purpose: wraps private halves and signs public ones.
-pub struct TopKey {
-    purpose: Purpose,
-    wrap: Zeroizing<Vec<u8>>,
-    signer: Ed25519KeyPair,
-    seed: Zeroizing<Vec<u8>>,
-}
-
-/// The public file of a purpose: checks that a public half was signed by its top key.
-#[derive(Clone, Debug)]
-pub struct TopVerifier {
-    purpose: Purpose,
-    key: Vec<u8>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TopKeyFile {
-    purpose: Purpose,
-    wrapping_key: String,
-    signing_seed: String,
-}
-
-impl Drop for TopKeyFile {
-    fn drop(&mut self) {
-        self.wrapping_key.zeroize();
-        self.signing_seed.zeroize();
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TopVerifierFile {
-    purpose: Purpose,
-    verifying_key: String,
-}
-
-/// A new key pair as it is stored: the private half is already wrapped.
-#[derive(Clone)]
-pub struct StoredKeyPair {
-    /// Public half, 32 bytes.
-    pub public: Vec<u8>,
-    /// Signature of the public half by the top key, 64 bytes.
-    pub signature: Vec<u8>,
-    /// Private half, wrapped by the top key.
-    pub wrapped_private: Vec<u8>,
-}
-
-impl fmt::Debug for TopKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TopKey").field("purpose", &self.purpose).finish_non_exhaustive()
-    }
-}
-
-impl TopKey {
-    /// Makes a new top key.
-    pub fn generate(purpose: Purpose) -> Result<Self, SealError> {
-        Self::build(purpose, random(KEY)?, random(KEY)?)
-    }
-
-    fn build(
-        purpose: Purpose,
-        wrap: Zeroizing<Vec<u8>>,
-        seed: Zeroizing<Vec<u8>>,
-    ) -> Result<Self, SealError> {
-        if wrap.len() != KEY {
-            return Err(SealError::Crypto);
-        }
-        let signer = Ed25519KeyPair::from_seed_unchecked(&seed).map_err(|_| SealError::Crypto)?;
-        Ok(Self { purpose, wrap, signer, seed })
-    }
-
-    /// Reads the secret file.
-    pub fn load(path: &Path) -> Result<Self, SealError> {
-        let fault = |fault| SealError::KeyFile { path: path.display().to_string(), fault };
-        let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|_| fault("cannot be read"))?);
-        let file: TopKeyFile = serde_json::from_str(&text).map_err(|_| fault("is not a top key file"))?;
-        let decode = |text: &str| BASE64.decode(text).map(Zeroizing::new).map_err(|_| fault("is not base64"));
-        Self::build(file.purpose, decode(&file.wrapping_key)?, decode(&file.signing_seed)?)
-            .map_err(|_| fault("holds a key of the wrong size"))
-    }
-
-    /// The content of the secret file; write it with mode 600.
-    pub fn to_file(&self) -> Result<Zeroizing<String>, SealError> {
-        let file = TopKeyFile {
-            purpose: self.purpose,
-            wrapping_key: BASE64.encode(&self.wrap),
-            signing_seed: BASE64.encode(&self.seed),
-        };
-        serde_json::to_string_pretty(&file).map(Zeroizing::new).map_err(|_| SealError::Crypto)
-    }
-
-    /// The public counterpart.
-    pub fn verifier(&self) -> TopVerifier {
-        TopVerifier { purpose: self.purpose, key: self.signer.public_key().as_ref().to_vec() }
-    }
-
-    /// The purpose this key serves.
-    pub fn purpose(&self) -> Purpose {
-        self.purpose
-    }
-
-    /// Makes a key pair for a tenant (or the installation).
-    pub fn new_key_pair(&self, tenant: Option<TenantId>, version: u32) -> Result<StoredKeyPair, SealError> {
-        let bytes = random(KEY)?;
-        let private = PrivateKey::from_private_key(&X25519, &bytes).map_err(|_| SealError::Crypto)?;
-        let public = private.compute_public_key()?.as_ref().to_vec();
-        let signature = self.signer.sign(&signed(self.purpose, tenant, version, &public)).as_ref().to_vec();
-        let wrapped_private =
-            encrypt(WRAPPED, &self.wrap, &wrapped(self.purpose, tenant, version, &public), &bytes)?;
-        Ok(StoredKeyPair { public, signature, wrapped_private })
-    }
-
-    /// Unwraps a stored private half.
-    pub fn opener(
-        &self,
-        tenant: Option<TenantId>,
-        version: u32,
-        pair: &StoredKeyPair,
-    ) -> Result<Opener, SealError> {
-        let aad = wrapped(self.purpose, tenant, version, &pair.public);
-        let private = decrypt(WRAPPED, &self.wrap, &aad, &pair.wrapped_private)?;
-        let private = PrivateKey::from_private_key(&X25519, &private).map_err(|_| SealError::Crypto)?;
-        Ok(Opener { version, private, public: pair.public.clone() })
-    }
-}
-
-impl TopVerifier {
-    /// Reads the public file.
-    pub fn load(path: &Path) -> Result<Self, SealError> {
-        let fault = |fault| SealError::KeyFile { path: path.display().to_string(), fault };
-        let text = std::fs::read_to_string(path).map_err(|_| fault("cannot be read"))?;
-        let file: TopVerifierFile =
-            serde_json::from_str(&text).map_err(|_| fault("is not a top verifier file"))?;
-        let key = BASE64.decode(file.verifying_key).map_err(|_| fault("is not base64"))?;
-        Ok(Self { purpose: file.purpose, key })
-    }
-
-    /// The content of the public file.
-    pub fn to_file(&self) -> Result<String, SealError> {
-        let file = TopVerifierFile { purpose: self.purpose, verifying_key: BASE64.encode(&self.key) };
-        serde_json::to_string_pretty(&file).map_err(|_| SealError::Crypto)
-    }
-
-    /// Checks a public half and makes it usable for sealing.
-    ///
-    /// INVARIANT: nothing is sealed to a key that the top key did not sign for this tenant and purpose.
-    pub fn sealer(
-        &self,
-        tenant: Option<TenantId>,
-        version: u32,
-        public: &[u8],
-        signature: &[u8],
-    ) -> Result<Sealer, SealError> {
-        signature::UnparsedPublicKey::new(&signature::ED25519, &self.key)
-            .verify(&signed(self.purpose, tenant, version, public), signature)
-            .map_err(|_| SealError::Unsigned(self.purpose.as_str()))?;
-        Ok(Sealer { version, public: public.to_vec() })
-    }
-}
-
-fn signed(purpose: Purpose, tenant: Option<TenantId>, version: u32, public: &[u8]) -> Vec<u8> {
-    key_statement(b"parapet-key-1", purpose, tenant, version, public)
-}
-
-fn wrapped(purpose: Purpose, tenant: Option<TenantId>, version: u32, public: &[u8]) -> Vec<u8> {
-    key_statement(b"parapet-wrap-1", purpose, tenant, version, public)
-}
-
-fn key_statement(
-    label: &[u8],
-    purpose: Purpose,
-    tenant: Option<TenantId>,
-    version: u32,
-    public: &[u8],
-) -> Vec<u8> {
-    let mut statement = label.to_vec();
-    statement.push(match purpose {
-        Purpose::Integration => 1,
-        Purpose::Leak => 2,
-    });
-    append_tenant(&mut statement, tenant);
-    statement.extend_from_slice(&version.to_be_bytes());
-    statement.extend_from_slice(public);
-    statement
-}
-
 /// Can seal, cannot open: the public half of a key pair.
 #[derive(Clone, Debug)]
 pub struct Sealer {
@@ -348,14 +187,14 @@ impl Sealer {
         let mut sealed = vec![TO_KEY_PAIR];
         sealed.extend_from_slice(&self.version.to_be_bytes());
         sealed.extend_from_slice(&ephemeral_public);
-        let mut body = plain.to_vec();
+        let mut body = with_room_for_tag(plain);
         // The key is used for this one message, so the nonce may be constant.
         cipher(&key)?.seal_in_place_append_tag(
             Nonce::assume_unique_for_key([0; NONCE]),
             aead::Aad::from(owner.aad()),
-            &mut body,
+            &mut *body,
         )?;
-        sealed.append(&mut body);
+        sealed.extend_from_slice(&body);
         Ok(sealed)
     }
 }
@@ -433,17 +272,24 @@ impl DataKey {
 fn encrypt(format: u8, key: &[u8], aad: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealError> {
     let mut nonce = [0; NONCE];
     aws_lc_rs::rand::fill(&mut nonce)?;
-    let mut body = plain.to_vec();
+    let mut body = with_room_for_tag(plain);
     cipher(key)?.seal_in_place_append_tag(
         Nonce::assume_unique_for_key(nonce),
         aead::Aad::from(aad),
-        &mut body,
+        &mut *body,
     )?;
     let mut sealed = Vec::with_capacity(1 + NONCE + body.len());
     sealed.push(format);
     sealed.extend_from_slice(&nonce);
-    sealed.append(&mut body);
+    sealed.extend_from_slice(&body);
     Ok(sealed)
+}
+
+/// A copy that is encrypted in place: of final size, so that no reallocation leaves another behind, and wiped if that fails.
+fn with_room_for_tag(plain: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut body = Zeroizing::new(Vec::with_capacity(plain.len() + AES_256_GCM.tag_len()));
+    body.extend_from_slice(plain);
+    body
 }
 
 fn decrypt(format: u8, key: &[u8], aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {

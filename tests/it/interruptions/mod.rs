@@ -409,7 +409,7 @@ fn worker_file(stage: &Stage, idp: &Idp) -> PathBuf {
     let options = json!({
         "common": process::common(&config.common),
         "idp": process::egress(&config.idp),
-        "keys": { "integration": config.keys.integration },
+        "keys": { "integration": config.keys.integration.file },
         "sync": {
             "changes_every_seconds": config.sync.changes_every_seconds,
             "slice_seconds": config.sync.slice_seconds,

@@ -198,7 +198,7 @@ impl Stage {
         let config = Config {
             common,
             idp: idp.egress_config(),
-            keys: Keys { integration: key_file },
+            keys: Keys { integration: key_file.into() },
             executor: Tuning { check_after_seconds: vec![0, 2], ..Tuning::default() },
         };
         let db = Db::connect(&config.common.database).await.unwrap();
@@ -262,7 +262,7 @@ impl Stage {
         let options = json!({
             "common": process::common(common),
             "idp": process::egress(idp),
-            "keys": { "integration": keys.integration },
+            "keys": { "integration": keys.integration.file },
             "executor": { "concurrency": 1, "check_after_seconds": executor.check_after_seconds },
         });
         process::start(program, &process::file(self.files.path(), &options), fail_point)

@@ -7,6 +7,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use http::{HeaderMap, Request, Response};
@@ -27,6 +28,8 @@ use crate::{error::ApiError, store};
 const TENANT_METADATA: &str = "x-parapet-tenant";
 const MOST_REMEMBERED: usize = 10_000;
 const ROLE_MISSING: &str = "ROLE_MISSING";
+/// How long a tenant that was deleted may still be let in.
+const REMEMBERED_FOR: Duration = Duration::from_secs(5);
 
 /// Decides whether a call is admitted.
 #[derive(Debug)]
@@ -35,8 +38,8 @@ pub struct Guard {
     services: CertifiedServices,
     table: AccessTable,
     db: Db,
-    // A tenant never changes its organization, so what was found once holds.
-    owners: Mutex<HashMap<TenantId, OrganizationId>>,
+    // A tenant never changes its organization, but it can be deleted: what was found holds for a few seconds.
+    owners: Mutex<HashMap<TenantId, (OrganizationId, Instant)>>,
 }
 
 impl Guard {
@@ -157,8 +160,10 @@ impl Guard {
 
     async fn owner(&self, tenant: TenantId) -> Result<Option<OrganizationId>, ApiError> {
         let remembered = self.owners.lock().unwrap_or_else(PoisonError::into_inner).get(&tenant).copied();
-        if remembered.is_some() {
-            return Ok(remembered);
+        if let Some((organization, since)) = remembered
+            && since.elapsed() < REMEMBERED_FOR
+        {
+            return Ok(Some(organization));
         }
         let mut tx = self.db.system().await?;
         let found = store::registry::organization_of(&mut tx, tenant).await?;
@@ -168,7 +173,7 @@ impl Guard {
             if owners.len() >= MOST_REMEMBERED {
                 owners.clear();
             }
-            owners.insert(tenant, organization);
+            owners.insert(tenant, (organization, Instant::now()));
         }
         Ok(found)
     }

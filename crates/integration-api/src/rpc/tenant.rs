@@ -10,7 +10,9 @@ use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{convert, id, integration_events::request_sync, is_text, optional_id, organization};
+use super::{
+    convert, id, integration_events::request_sync, is_text, optional_id, organization, tenant_deletion,
+};
 use crate::{
     auth::{Caller, caller},
     error::{ApiError, Check},
@@ -439,5 +441,12 @@ impl TenantService for Tenants {
     ) -> Result<Response<v1::UpdateOrganizationSettingsResponse>, Status> {
         let caller = caller(&request)?;
         Ok(Response::new(organization::update_settings(&self.db, &caller, request.into_inner()).await?))
+    }
+    async fn delete_tenant(
+        &self,
+        request: Request<v1::DeleteTenantRequest>,
+    ) -> Result<Response<v1::DeleteTenantResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(tenant_deletion::delete(&self.db, &caller, request.into_inner()).await?))
     }
 }

@@ -10,6 +10,7 @@ pub mod feeds;
 pub mod gate;
 pub mod idempotency;
 pub mod integrations;
+pub mod keys;
 pub mod ledger;
 pub mod mitigations;
 pub mod policies;

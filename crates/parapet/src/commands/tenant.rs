@@ -98,6 +98,19 @@ impl Allowed {
         package.contact = contact.unwrap_or(package.contact);
         package
     }
+    /// Delete a tenant for ever: nothing sealed of it opens any more from then on, its rows go in the background
+    ///
+    /// Its audit events and the attempts of its accounts stay; its id is never used again.
+    Delete {
+        /// The tenant (id)
+        id: String,
+        /// Its name, exactly, to confirm
+        #[arg(long, value_name = "NAME")]
+        confirm: String,
+        /// Why, for the audit log
+        #[arg(long)]
+        reason: String,
+    },
 }
 
 impl Tenant {
@@ -132,6 +145,12 @@ impl Tenant {
                 output::show(global, &output::json("Tenant", &changed.tenant.unwrap_or_default())?)
             }
             Self::Usage { which } => usage(global, &mut client, which).await,
+            Self::Delete { id, confirm, reason } => {
+                let request = api::DeleteTenantRequest { tenant_id: id, confirm_name: confirm, reason };
+                let deleted = client.delete_tenant(request).await?.into_inner();
+                let keys = deleted.keys_destroyed;
+                output::show(global, &serde_json::json!({"deleted": true, "keys_destroyed": keys}))
+            }
         }
     }
 }
@@ -219,7 +238,7 @@ async fn all(client: &mut TenantServiceClient<Api>) -> anyhow::Result<Vec<api::T
 }
 
 /// The tenant with this id or name.
-async fn named(client: &mut TenantServiceClient<Api>, wanted: &str) -> anyhow::Result<api::Tenant> {
+pub(super) async fn named(client: &mut TenantServiceClient<Api>, wanted: &str) -> anyhow::Result<api::Tenant> {
     let mut found: Vec<_> =
         all(client).await?.into_iter().filter(|t| t.id == wanted || t.name == wanted).collect();
     match found.len() {

@@ -20,7 +20,7 @@ use crate::{
     id::{IntegrationId, TenantId},
     integration::Connection,
     integration_store::{self as store, Integration, Sealed},
-    sealing::{Opener, Owner, SealError, TopKey, column},
+    sealing::{Opener, Owner, SealError, TopKeys, column},
     secret::SecretBytes,
 };
 
@@ -50,13 +50,14 @@ pub enum ConnectError {
 /// Makes and keeps providers.
 pub struct Directories {
     egress: Egress,
-    top: TopKey,
+    top: Arc<TopKeys>,
     kept: Mutex<HashMap<IntegrationId, Kept>>,
     /// By what names the directory in a configuration. Outlives adapters: a new version spends the same quota.
     paces: Mutex<HashMap<String, Arc<Pace>>>,
 }
 
 struct Kept {
+    tenant: TenantId,
     version: (i64, u32),
     provider: Arc<dyn Provider>,
     used: Instant,
@@ -70,13 +71,19 @@ impl fmt::Debug for Directories {
 
 impl Directories {
     /// `top` is the top key of purpose `integration`.
-    pub fn new(egress: Egress, top: TopKey) -> Self {
+    pub fn new(egress: Egress, top: Arc<TopKeys>) -> Self {
         Self { egress, top, kept: Mutex::default(), paces: Mutex::default() }
     }
 
-    /// The top key of purpose `integration`.
-    pub fn top(&self) -> &TopKey {
+    /// The top keys of purpose `integration`.
+    pub fn top(&self) -> &Arc<TopKeys> {
         &self.top
+    }
+
+    /// Forgets what was opened of a tenant: its keys were destroyed.
+    pub fn forget(&self, tenant: TenantId) {
+        self.top.forget(tenant);
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, kept| kept.tenant != tenant);
     }
 
     /// The provider behind an integration. The transaction is of the integration's tenant; nothing is asked of the
@@ -89,12 +96,14 @@ impl Directories {
         let place = Self::place(integration);
         let sealed = self.saved(tx, integration).await?;
         let version = (integration.version, sealed.version);
+        // INVARIANT: an adapter holds an opened secret. It is used no longer than the key that opened it may be.
+        let opener = self.opener(tx, integration.tenant, &sealed).await?;
         if let Some(provider) = self.kept(integration.id, version) {
             return Ok(provider);
         }
-        let secret = self.open(tx, integration.tenant, integration.id, place, &sealed).await?;
+        let secret = Self::open(&opener, integration.tenant, integration.id, place, &sealed)?;
         let provider = self.build(integration, &sealed.kid, secret)?;
-        self.keep(integration.id, version, &provider);
+        self.keep(integration, version, &provider);
         Ok(provider)
     }
 
@@ -111,7 +120,8 @@ impl Directories {
             Some(secret) => secret,
             None => self.saved(tx, draft).await?,
         };
-        let secret = self.open(tx, draft.tenant, draft.id, place, &sealed).await?;
+        let opener = self.opener(tx, draft.tenant, &sealed).await?;
+        let secret = Self::open(&opener, draft.tenant, draft.id, place, &sealed)?;
         self.build(draft, &sealed.kid, secret)
     }
 
@@ -160,17 +170,27 @@ impl Directories {
         Arc::clone(paces.entry(directory.to_ascii_lowercase()).or_default())
     }
 
-    async fn open(
+    async fn opener(
         &self,
         tx: &mut Tx,
+        tenant: TenantId,
+        sealed: &Sealed,
+    ) -> Result<Arc<Opener>, ConnectError> {
+        let version = Opener::version_of(&sealed.envelope)?;
+        if let Some(opener) = self.top.kept(Some(tenant), version) {
+            return Ok(opener);
+        }
+        let pair = store::sealing_key(tx, version).await?.ok_or(ConnectError::NoKey)?;
+        Ok(self.top.opener(Some(tenant), version, &pair).await?)
+    }
+
+    fn open(
+        opener: &Opener,
         tenant: TenantId,
         integration: IntegrationId,
         place: &str,
         sealed: &Sealed,
     ) -> Result<SecretBytes, ConnectError> {
-        let key_version = Opener::version_of(&sealed.envelope)?;
-        let pair = store::sealing_key(tx, key_version).await?.ok_or(ConnectError::NoKey)?;
-        let opener = self.top.opener(Some(tenant), key_version, &pair)?;
         let owner =
             Owner { tenant: Some(tenant), table: place, row: integration.uuid(), version: sealed.version };
         Ok(SecretBytes::from(opener.open(&owner, &sealed.envelope)?))
@@ -183,13 +203,14 @@ impl Directories {
         Some(Arc::clone(&found.provider))
     }
 
-    fn keep(&self, integration: IntegrationId, version: (i64, u32), provider: &Arc<dyn Provider>) {
+    fn keep(&self, integration: &Integration, version: (i64, u32), provider: &Arc<dyn Provider>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= KEPT
             && let Some(oldest) = kept.iter().min_by_key(|(_, k)| k.used).map(|(id, _)| *id)
         {
             kept.remove(&oldest);
         }
-        kept.insert(integration, Kept { version, provider: Arc::clone(provider), used: Instant::now() });
+        let Integration { tenant, id, .. } = *integration;
+        kept.insert(id, Kept { tenant, version, provider: Arc::clone(provider), used: Instant::now() });
     }
 }

@@ -125,7 +125,7 @@ fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     tracing::error!(location, message, "panic");
 }
 
-const CAPPED: [&str; 5] = ["lapin", "h2", "hyper", "rustls", "sqlx"];
+const CAPPED: [&str; 8] = ["lapin", "amq_protocol", "h2", "hyper", "rustls", "sqlx", "reqwest", "tonic"];
 
 // INVARIANT (I8): lapin logs a returned message with its whole body; never, in any build, whatever is configured.
 // In release builds the libraries that see our traffic log at INFO at most, whatever is configured.
@@ -235,9 +235,16 @@ mod tests {
 
     #[test]
     fn libraries_that_see_traffic_are_capped_in_release_builds() {
-        for target in
-            ["lapin::channel", "h2::codec", "hyper_util::client", "rustls::conn", "sqlx::query", "hyper"]
-        {
+        for target in [
+            "lapin::channel",
+            "h2::codec",
+            "hyper_util::client",
+            "rustls::conn",
+            "sqlx::query",
+            "hyper",
+            "reqwest::connect",
+            "tonic::transport",
+        ] {
             assert!(!allowed(target, Level::TRACE, true), "{target}");
             assert!(!allowed(target, Level::DEBUG, true), "{target}");
             assert!(allowed(target, Level::INFO, true), "{target}");
