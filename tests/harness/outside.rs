@@ -8,8 +8,11 @@ use shared::{id::MessageId, wire::events};
 pub use integration_api::fuzz::{feed_record, token};
 pub use shared::provider::fuzz::answer;
 
+/// Reads bytes, and panics when it must.
+pub type Reader = fn(&[u8]);
+
 /// All of them, by name.
-pub const READERS: [(&str, fn(&[u8])); 5] = [
+pub const READERS: [(&str, Reader); 5] = [
     ("answer", answer),
     ("token", token),
     ("message", message),

@@ -128,7 +128,7 @@ impl Vault {
     /// Adds a version to the wrapping key, as `vault write -f transit/keys/…/rotate` does.
     pub fn rotate(&self) {
         let mut inner = self.lock();
-        let next = inner.wraps.len() as u32 + 1;
+        let next = u32::try_from(inner.wraps.len()).unwrap() + 1;
         inner.wraps.insert(next, rand::random());
     }
 

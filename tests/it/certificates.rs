@@ -264,7 +264,7 @@ async fn nobody_is_met_in_clear_or_with_an_older_tls() {
     let server = grpc::Server::new();
     let service = server.listen(&running.service, config, grpc::Callers::Peers, grpc_tls).await.unwrap();
     let believed = |file: &Path, own: Option<(PathBuf, PathBuf)>| {
-        (Files { own, authorities: Some(file.to_owned()) }, file.to_owned())
+        (Files { own, authorities: Some(file.to_owned()), optional: false }, file.to_owned())
     };
     let (service_files, _) =
         believed(&party.ca_file, Some((party.cert_file.clone(), party.key_file.clone())));

@@ -55,12 +55,12 @@ async fn disabled_and_enabled(provider: ProviderKind, disabled: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_okta_account_that_was_suspended_is_active_again() {
-    disabled_and_enabled(ProviderKind::Okta, "Suspended").await;
+    Box::pin(disabled_and_enabled(ProviderKind::Okta, "Suspended")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entra_account_that_was_disabled_is_enabled_again() {
-    disabled_and_enabled(ProviderKind::EntraId, "Disabled").await;
+    Box::pin(disabled_and_enabled(ProviderKind::EntraId, "Disabled")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,9 +25,9 @@ use super::{
 /// ends here on both sides, so that it sees what goes through.
 async fn swallowing_proxy(port: u16) -> (u16, watch::Sender<bool>) {
     let own = e2e::certificates().of("postgres");
-    let presented = Files { own: Some((own.cert, own.key)), authorities: None };
+    let presented = Files { own: Some((own.cert, own.key)), authorities: None, optional: false };
     let presented = tls::server("test", presented, &[]).await.unwrap();
-    let believed = Files { own: None, authorities: Some(e2e::certificates().ca()) };
+    let believed = Files { own: None, authorities: Some(e2e::certificates().ca()), optional: false };
     let believed = Arc::new(tls::client_once("test", &believed).await.unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let own = listener.local_addr().unwrap().port();

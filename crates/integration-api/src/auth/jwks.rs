@@ -73,6 +73,7 @@ impl IssuerKeys {
 
     /// These keys, and no issuer to ask for others.
     #[cfg(any(test, feature = "fuzzing"))]
+    #[expect(clippy::disallowed_methods, reason = "a client that is never used")]
     pub fn with(config: &OidcConfig, set: &JwkSet) -> Arc<Self> {
         let keys: HashMap<_, _> = set.keys.iter().filter_map(usable).collect();
         Arc::new(Self {

@@ -9,8 +9,7 @@ use anyhow::{Context as _, bail};
 use shared::{
     sealing::{Purpose, TopRing},
     wire::v1::{
-        self as api, tenant_service_client::TenantServiceClient,
-        key_service_client::KeyServiceClient,
+        self as api, key_service_client::KeyServiceClient, tenant_service_client::TenantServiceClient,
     },
 };
 

@@ -57,6 +57,19 @@ pub enum Tenant {
         #[arg(value_name = "TENANT")]
         which: Option<String>,
     },
+    /// Delete a tenant for ever: nothing sealed of it opens any more from then on, its rows go in the background
+    ///
+    /// Its audit events and the attempts of its accounts stay; its id is never used again.
+    Delete {
+        /// The tenant (id)
+        id: String,
+        /// Its name, exactly, to confirm
+        #[arg(long, value_name = "NAME")]
+        confirm: String,
+        /// Why, for the audit log
+        #[arg(long)]
+        reason: String,
+    },
 }
 
 /// What a tenant may use.
@@ -98,19 +111,6 @@ impl Allowed {
         package.contact = contact.unwrap_or(package.contact);
         package
     }
-    /// Delete a tenant for ever: nothing sealed of it opens any more from then on, its rows go in the background
-    ///
-    /// Its audit events and the attempts of its accounts stay; its id is never used again.
-    Delete {
-        /// The tenant (id)
-        id: String,
-        /// Its name, exactly, to confirm
-        #[arg(long, value_name = "NAME")]
-        confirm: String,
-        /// Why, for the audit log
-        #[arg(long)]
-        reason: String,
-    },
 }
 
 impl Tenant {
@@ -238,7 +238,10 @@ async fn all(client: &mut TenantServiceClient<Api>) -> anyhow::Result<Vec<api::T
 }
 
 /// The tenant with this id or name.
-pub(super) async fn named(client: &mut TenantServiceClient<Api>, wanted: &str) -> anyhow::Result<api::Tenant> {
+pub(super) async fn named(
+    client: &mut TenantServiceClient<Api>,
+    wanted: &str,
+) -> anyhow::Result<api::Tenant> {
     let mut found: Vec<_> =
         all(client).await?.into_iter().filter(|t| t.id == wanted || t.name == wanted).collect();
     match found.len() {

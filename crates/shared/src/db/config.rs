@@ -83,6 +83,7 @@ impl DatabaseConfig {
             DatabaseTls::VerifyFull => Files {
                 own: self.cert_file.clone().zip(self.key_file.clone()),
                 authorities: self.ca_file.clone(),
+                ..Files::default()
             },
         }
     }

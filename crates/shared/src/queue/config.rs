@@ -103,7 +103,11 @@ pub(super) async fn answered<T>(call: impl Future<Output = lapin::Result<T>>) ->
 impl BrokerConfig {
     /// The certificates of the connection.
     pub(crate) fn certificates(&self) -> Files {
-        Files { own: self.cert_file.clone().zip(self.key_file.clone()), authorities: self.ca_file.clone() }
+        Files {
+            own: self.cert_file.clone().zip(self.key_file.clone()),
+            authorities: self.ca_file.clone(),
+            ..Files::default()
+        }
     }
 
     /// Opens a connection that broker operators see under this name. Files are read each time, so that a new
