@@ -49,23 +49,39 @@ fn frame(flag: u8, length: u32, body: &[u8]) -> Vec<u8> {
 
 struct Api {
     client: reqwest::Client,
-    address: String,
+    /// `https://localhost:PORT`.
+    url: String,
     token: String,
+    tenant: String,
 }
 
 impl Api {
-    /// Sends one call that is wrong in some way, and returns whether it was refused, and said so.
+    fn post(&self, path: &str) -> reqwest::RequestBuilder {
+        self.client
+            .request(Method::POST, format!("{}{path}", self.url))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+    }
+
+    /// Whether a call was refused, and said so.
+    async fn refused(request: reqwest::RequestBuilder) -> bool {
+        match request.send().await {
+            // gRPC says it in a header when nothing else is said.
+            Ok(answer) => {
+                let status = answer.headers().get("grpc-status").and_then(|s| s.to_str().ok()?.parse().ok());
+                !answer.status().is_success() || status.is_some_and(|status: i32| status != 0)
+            }
+            Err(error) => !(error.is_timeout() || error.is_builder() || error.is_connect()),
+        }
+    }
+
+    /// Sends one call that is wrong in some way, and returns whether it was refused.
     async fn refuses(&self, nth: usize) -> bool {
-        let post = |path: &str| {
-            self.client
-                .request(Method::POST, format!("http://{}{path}", self.address))
-                .header("content-type", "application/grpc")
-                .header("te", "trailers")
-        };
-        let known = |path: &str| post(path).bearer_auth(&self.token);
+        let known =
+            |path: &str| self.post(path).bearer_auth(&self.token).header("x-parapet-tenant", &self.tenant);
         let request = match nth % 10 {
-            0 => post(LIST).body(frame(0, 0, &[])),
-            1 => post(LIST).bearer_auth(hex::encode(noise(nth, 200))).body(frame(0, 0, &[])),
+            0 => self.post(LIST).body(frame(0, 0, &[])),
+            1 => self.post(LIST).bearer_auth(hex::encode(noise(nth, 200))).body(frame(0, 0, &[])),
             2 => {
                 let body = [&[0x0a, 0xff, 0xff, 0x03][..], &noise(nth, 100)].concat();
                 known(LIST).body(frame(0, u32::try_from(body.len()).unwrap(), &body))
@@ -78,20 +94,16 @@ impl Api {
             8 => known(LIST).header("content-type", "text/plain").body(noise(nth, 500)),
             _ => return self.noise(nth).await,
         };
-        match request.send().await {
-            // gRPC says it in a header when nothing else is said.
-            Ok(answer) => {
-                let status = answer.headers().get("grpc-status").and_then(|s| s.to_str().ok()?.parse().ok());
-                !answer.status().is_success() || status.is_some_and(|status: i32| status != 0)
-            }
-            Err(error) => !error.is_timeout(),
-        }
+        Self::refused(request).await
     }
 
-    /// Not even HTTP.
+    /// Not even TLS.
     async fn noise(&self, nth: usize) -> bool {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let Ok(mut stream) = tokio::net::TcpStream::connect(&self.address).await else { return false };
+        let Ok(mut stream) = tokio::net::TcpStream::connect(self.url.trim_start_matches("https://")).await
+        else {
+            return false;
+        };
         stream.write_all(&noise(nth, 300)).await.ok();
         stream.shutdown().await.ok();
         let mut answer = Vec::new();
@@ -169,16 +181,15 @@ async fn ten_thousand_wrong_calls_and_messages_cost_no_memory_and_disturb_no_goo
     };
     types(&["bootstrap", &format!("{sample}/bootstrap.toml")]);
     let token = stack.token("admin").await;
-    let api = Api {
-        client: reqwest::Client::builder()
-            .http2_prior_knowledge()
-            .no_proxy()
-            .timeout(PATIENCE)
-            .build()
-            .unwrap(),
-        address: process(&status, "integration-api")["address"].as_str().unwrap().to_owned(),
-        token,
-    };
+    let endpoints = stack.endpoints();
+    let authority = std::fs::read(endpoints.api_ca.unwrap()).unwrap();
+    let authority = reqwest::Certificate::from_pem(&authority).unwrap();
+    let client = reqwest::Client::builder().tls_certs_only([authority]).no_proxy().timeout(PATIENCE);
+    let tenant = parapet::bootstrap::ids::tenant("acme", "acme-entra").to_string();
+    let api = Api { client: client.build().unwrap(), url: endpoints.api, token, tenant };
+    // Control: what is right is not refused, so that a refusal means something.
+    let right = api.post(LIST).bearer_auth(&api.token).header("x-parapet-tenant", &api.tenant);
+    assert!(!Api::refused(right.body(frame(0, 0, &[]))).await);
     let broker = stack.data().join("rabbitmq");
     let ca = stack.data().join("tls/ca.pem");
     let port = std::fs::read_to_string(broker.join("ports")).unwrap();

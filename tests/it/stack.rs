@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use parapet::{
     cli::Global,
+    client::Endpoints,
     servers::process::{Child, Program, tail},
 };
 use rustix::process::Signal;
@@ -30,15 +31,18 @@ impl Stack {
 
     /// An access token of a caller of the local issuer.
     pub async fn token(&self, caller: &str) -> String {
-        let global = Global {
-            json: false,
-            tenant: None,
-            data_dir: Some(self.data()),
-            api: None,
-            api_ca: None,
-            caller: Some(caller.to_owned()),
-        };
+        let global = Global { caller: Some(caller.to_owned()), ..self.global() };
         parapet::login::token(&global).await.unwrap()
+    }
+
+    /// Where its ports are.
+    pub fn endpoints(&self) -> Endpoints {
+        Endpoints::load(&self.global()).unwrap()
+    }
+
+    fn global(&self) -> Global {
+        let data_dir = Some(self.data());
+        Global { json: false, tenant: None, data_dir, api: None, api_ca: None, caller: None }
     }
 
     /// In the foreground, so that it ends with this process.
