@@ -14,6 +14,7 @@ mod approvals;
 mod audit;
 mod auditor;
 mod callers;
+mod canary;
 mod cancellation;
 mod certificates;
 mod changes;
