@@ -45,6 +45,7 @@ mod okta;
 mod outage;
 mod outbound;
 mod policy;
+mod pooler;
 mod removals;
 mod reopened;
 mod requests;
