@@ -41,6 +41,9 @@ struct Bench {
     /// Passwords tried in each round
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(10..=1_000))]
     passwords: u32,
+    /// Accounts contained in each round, at 50 a second, and undone with one request; as many as passwords unless given
+    #[arg(long, value_parser = clap::value_parser!(u32).range(10..=20_000))]
+    mitigations: Option<u32>,
     /// Feed records imported in each round
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1_000..=100_000))]
     records: u32,
@@ -124,7 +127,9 @@ impl Bench {
             load::half(stage, report, tenant, half, rate).await?;
             load::scale(stage, report, tenant, scale).await?;
             stage.say(format_args!("mitigations, round {round} of {}", self.rounds));
-            let contained: Vec<&str> = bare.iter().map(|a| a.login.as_str()).collect();
+            let count = usize::try_from(self.mitigations.unwrap_or(self.passwords))?;
+            ensure!(all.len() >= count, "only {} accounts can be contained", all.len());
+            let contained: Vec<&str> = all.iter().take(count).map(|a| a.login.as_str()).collect();
             mitigations::round(stage, report, tenant, &contained).await?;
         }
         stage.say(format_args!("filling up to {} identifiers", self.identifiers));

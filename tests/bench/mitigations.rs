@@ -31,7 +31,7 @@ const VERDICTS_PER_SECOND: f64 = 50.0;
 /// Accounts of a plan, as the goal says.
 const PLANNED: i64 = 10_000;
 /// How long an undo may take at the most.
-const PATIENCE: Duration = Duration::from_mins(10);
+const PATIENCE: Duration = Duration::from_mins(20);
 
 /// Plans, contains and gives back these accounts.
 pub async fn round(
