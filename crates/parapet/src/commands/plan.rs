@@ -44,15 +44,19 @@ const SIMULATED: [output::Column; 8] = [
     ("EXPOSURE", "exposure_id"),
 ];
 
+/// What a plan, made of what is stored, cannot foresee.
+const UNFORESEEN: &str =
+    "Who is in a protected group or holds a protected role is read just before an action, and held then.";
+
 /// A plan for people: how many accounts, how old what is known, then why, then one by one at most `limit`.
 pub fn told(plan: &api::MitigationPlan, limit: u32) -> anyhow::Result<String> {
-    tell(plan, limit, &ITEMS, &format!("It follows {}.{}", policy(plan), age(plan)))
+    tell(plan, limit, &ITEMS, &format!("It follows {}.{}\n{UNFORESEEN}", policy(plan), age(plan)))
 }
 
 /// What another policy would have done, likewise: each action with the verdict that it would have followed.
 pub fn simulated(plan: &api::MitigationPlan, limit: u32) -> anyhow::Result<String> {
     let note = "Verdicts are those of that time; accounts and switches are those of today.";
-    tell(plan, limit, &SIMULATED, &format!("{note}{}", age(plan)))
+    tell(plan, limit, &SIMULATED, &format!("{note}{}\n{UNFORESEEN}", age(plan)))
 }
 
 fn tell(
