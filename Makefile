@@ -22,7 +22,7 @@ BUF := $(TOOLS)/python/bin/buf
 BUF_VERSION := 1.75.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo up which down status logs clean test clients proof harm bench bench-large check fmt lint proto-lint deny advisories licences sbom fuzz setup
+.PHONY: help build demo up which down status logs clean test clients proof harm bench bench-large events check fmt lint proto-lint deny advisories licences sbom fuzz setup
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ fmt: ## Check the formatting
 
 lint: ## Check with clippy
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+events: ## Write the reference of audit events from the catalogue
+	PARAPET_WRITE_EVENTS=1 cargo test --package shared --lib --locked -- --quiet the_page_of_the_reference
 
 proto-lint: $(BUF) ## Check the protos
 	$(BUF) lint proto

@@ -22,7 +22,7 @@ use parapet::demo::directory::Account;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::{
-    audit::{Actor, Event, Outcome},
+    audit::{Actor, Event, Outcome, names},
     db::Db,
     id::{AttemptId, ProviderKind, TenantId},
     limiter::{self, Answer, Ask, Ended, Limits, OwnerSeen, Reservation, Ticket},
@@ -221,7 +221,7 @@ impl World {
     async fn reserve(&self, attempt: AttemptId, object: &str, login: &str) -> anyhow::Result<Ticket> {
         let kind = Actor::Service("bench");
         let intent =
-            Event::new(Some(self.tenant), "validation.attempt", kind, Outcome::Intent, "A bare attempt")
+            Event::new(Some(self.tenant), names::VALIDATION_ATTEMPT, kind, Outcome::Intent, "A bare attempt")
                 .user(object, login);
         let mut reservation = Reservation::begin(&self.db, self.tenant).await?;
         let answer = reservation

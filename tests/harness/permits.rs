@@ -1,6 +1,6 @@
 //! Real attempt permits: the real limiter on a real database is their only maker.
 
-use shared::audit::{self, Actor, Event};
+use shared::audit::{self, Actor, Event, names};
 use shared::db::Db;
 use shared::id::{AttemptId, ProviderKind, TenantId};
 use shared::limiter::{self, Answer, Ask, AttemptPermit, Ended, Limits, OwnerSeen, Reservation, Ticket};
@@ -34,7 +34,7 @@ impl Permits {
         let key = account_key(provider, directory, &account.object_id);
         let intent = Event::new(
             Some(self.tenant),
-            "attempt.intended",
+            names::VALIDATION_ATTEMPT,
             Actor::Service("credential-validator"),
             audit::Outcome::Intent,
             "password attempt",

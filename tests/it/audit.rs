@@ -11,7 +11,7 @@ use audit_writer::{
 use e2e::{Bus, bus::Running};
 use parapet::certs::{Certificates, service_name};
 use shared::{
-    audit::{self, Actor, Event, Outcome},
+    audit::{self, Actor, Event, EventType, Outcome, names},
     db::Db,
     grpc,
     id::{EventId, TenantId},
@@ -95,11 +95,11 @@ impl Stage {
     }
 
     /// Records events of one chain, in transactions of 100.
-    async fn record(&self, tenant: Option<TenantId>, kind: &'static str, count: usize) {
+    async fn record(&self, tenant: Option<TenantId>, kind: &'static EventType, count: usize) {
         let events: Vec<Event> = (0..count)
             .map(|n| {
                 Event::new(tenant, kind, Actor::Service("producer"), Outcome::Info, format!("event {n}"))
-                    .detail("n", n)
+                    .detail("reason", n)
                     .user("00u1", "Ann@Example.com")
             })
             .collect();
@@ -131,9 +131,9 @@ async fn two_writers_at_once_make_one_chain_per_tenant_without_gap_or_fork() {
     let stage = Stage::new(2).await;
     let tenants = [None, Some(TenantId::new()), Some(TenantId::new())];
     tokio::join!(
-        stage.record(tenants[0], "demo.one", 700),
-        stage.record(tenants[1], "demo.two", 700),
-        stage.record(tenants[2], "demo.three", 700),
+        stage.record(tenants[0], names::EXPOSURE_RECEIVED, 700),
+        stage.record(tenants[1], names::EXPOSURE_RECEIVED, 700),
+        stage.record(tenants[2], names::EXPOSURE_RECEIVED, 700),
     );
     stage.until_stored(2100).await;
     for tenant in tenants {
@@ -147,7 +147,7 @@ async fn two_writers_at_once_make_one_chain_per_tenant_without_gap_or_fork() {
 async fn a_thousand_messages_about_one_event_store_it_once() {
     let stage = Stage::new(2).await;
     let tenant = TenantId::new();
-    let event = Event::new(Some(tenant), "demo.once", Actor::Rule("demo"), Outcome::Success, "once");
+    let event = Event::new(Some(tenant), names::EXPOSURE_VERDICT, Actor::Rule("demo"), Outcome::Info, "once");
     let message = event.to_message(EventId::new(), OffsetDateTime::now_utc());
     let mut tx = stage.producer.service.db().system().await.unwrap();
     outbox::enqueue_many(&mut tx, Topic::AuditRecorded, Some(tenant), &vec![message; 1000]).await.unwrap();
@@ -175,7 +175,7 @@ async fn a_changed_removed_inserted_or_reordered_event_is_found() {
     let mut total = 0;
     for (statement, found) in cases {
         let tenant = TenantId::new();
-        stage.record(Some(tenant), "demo.tamper", 10).await;
+        stage.record(Some(tenant), names::EXPOSURE_RECEIVED, 10).await;
         total += 10;
         stage
             .bus
@@ -198,7 +198,7 @@ async fn a_changed_removed_inserted_or_reordered_event_is_found() {
 async fn checkpoints_are_signed_in_a_chain_and_a_cut_tail_is_found_by_them() {
     let stage = Stage::new(1).await;
     let tenant = TenantId::new();
-    stage.record(Some(tenant), "demo.signed", 1000).await;
+    stage.record(Some(tenant), names::EXPOSURE_RECEIVED, 1000).await;
     stage.bus.until_count("SELECT count(*) FROM audit.checkpoints WHERE sequence = 1000", 1).await;
     let report = stage.verify(Some(tenant)).await;
     assert_eq!((report.events, report.fault), (1000, None));
@@ -222,18 +222,18 @@ async fn checkpoints_are_signed_in_a_chain_and_a_cut_tail_is_found_by_them() {
 async fn a_search_pages_through_the_newest_first_and_finds_by_type_and_user() {
     let stage = Stage::new(1).await;
     let (tenant, other) = (TenantId::new(), TenantId::new());
-    stage.record(Some(tenant), "sync.finished", 25).await;
-    stage.record(Some(tenant), "integration.created", 5).await;
-    stage.record(Some(other), "sync.finished", 5).await;
+    stage.record(Some(tenant), names::EXPOSURE_RECEIVED, 25).await;
+    stage.record(Some(tenant), names::EXPOSURE_VERDICT, 5).await;
+    stage.record(Some(other), names::EXPOSURE_RECEIVED, 5).await;
     stage.until_stored(35).await;
     let mut client = stage.client().await;
     let base = SearchRequest { tenant_id: tenant.to_string(), page_size: 10, ..SearchRequest::default() };
     let (mut sequences, mut request) = (Vec::new(), base.clone());
-    request.types = vec!["sync.*".into()];
+    request.types = vec!["exposure.rec*".into()];
     request.user = "ann@example.COM".into();
     loop {
         let page = client.search(request.clone()).await.unwrap().into_inner();
-        assert!(page.events.iter().all(|e| e.r#type == "sync.finished"));
+        assert!(page.events.iter().all(|e| e.r#type == "exposure.received"));
         sequences.extend(page.events.iter().map(|e| e.sequence));
         if page.next_page_token.is_empty() {
             break;
@@ -258,7 +258,7 @@ async fn a_search_pages_through_the_newest_first_and_finds_by_type_and_user() {
 async fn the_writers_role_can_neither_change_nor_remove_an_event_nor_reach_another_tenants() {
     let stage = Stage::new(1).await;
     let tenant = TenantId::new();
-    stage.record(Some(tenant), "demo.kept", 3).await;
+    stage.record(Some(tenant), names::EXPOSURE_RECEIVED, 3).await;
     stage.until_stored(3).await;
     for statement in [
         "UPDATE events SET message = 'x'",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shared::{
-    audit::{self, Actor, Event, Outcome as Became},
+    audit::{self, Actor, Event, Outcome as Became, names},
     db::{Db, StoreError},
     id::{CauseId, TenantId},
     limiter,
@@ -51,7 +51,7 @@ async fn reap_once(db: &Db) -> Result<(), StoreError> {
         let Some((integration, object, login)) = turn::subject(&mut tx, exposure).await? else { continue };
         let event = Event::new(
             Some(tenant),
-            "validation.attempt",
+            names::VALIDATION_ATTEMPT,
             Actor::Service(NAME),
             Became::Unknown,
             "The process vanished after reserving; the password may have been received",
@@ -105,7 +105,7 @@ async fn expire_some(db: &Db, tenant: TenantId, days: u32) -> Result<u64, StoreE
         events.push(
             Event::new(
                 Some(tenant),
-                "exposure.verdict",
+                names::EXPOSURE_VERDICT,
                 Actor::Rule("retention"),
                 Became::Info,
                 "The leaked secret reached its retention and was destroyed",

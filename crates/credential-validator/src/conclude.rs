@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use shared::{
-    audit::{self, Actor, Event, Outcome as Became},
+    audit::{self, Actor, Event, Outcome as Became, names},
     db::{Db, StoreError, Tx},
     id::{CauseId, ExposureId, TenantId, WorkId},
     integration_store::{self, Integration},
@@ -106,14 +106,19 @@ impl Conclusion<'_> {
             (true, Some(_)) => (Became::Success, "The directory answered"),
             (true, None) => (Became::Unknown, "No answer; the password may have been received"),
         };
-        let mut event =
-            Event::new(Some(self.turn.tenant), "validation.attempt", Actor::Service(NAME), became, message)
-                .cause(CauseId(self.turn.exposure.uuid()))
-                .integration(self.integration.id)
-                .object("exposure", self.turn.exposure)
-                .user(&self.turn.key.object, self.login)
-                .detail("attempt_id", self.ticket.attempt())
-                .detail("verdict", attempted.verdict.name());
+        let mut event = Event::new(
+            Some(self.turn.tenant),
+            names::VALIDATION_ATTEMPT,
+            Actor::Service(NAME),
+            became,
+            message,
+        )
+        .cause(CauseId(self.turn.exposure.uuid()))
+        .integration(self.integration.id)
+        .object("exposure", self.turn.exposure)
+        .user(&self.turn.key.object, self.login)
+        .detail("attempt_id", self.ticket.attempt())
+        .detail("verdict", attempted.verdict.name());
         for (name, value) in self.facts() {
             event = event.detail(name, value);
         }
@@ -183,7 +188,7 @@ pub async fn without_attempt(
 fn verdict_event(turn: &Turn, decision: &Decision) -> Event {
     let mut event = Event::new(
         Some(turn.tenant),
-        "exposure.verdict",
+        names::EXPOSURE_VERDICT,
         Actor::Service(NAME),
         Became::Info,
         "An exposure got its verdict",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shared::{
-    audit::{self, Actor, Event, Outcome},
+    audit::{self, Actor, Event, Outcome, names},
     db::{Db, StoreError},
     limiter::gate::{News, Witness},
 };
@@ -47,24 +47,24 @@ fn told(news: News) -> Event {
     match news {
         News::Closed { reason, message } => {
             tracing::error!(reason, "{message}; no password is submitted for a window");
-            event("validation.gate_closed", Outcome::Refused, message).detail("reason", reason)
+            event(names::VALIDATION_GATE_CLOSED, Outcome::Refused, message).detail("reason", reason)
         }
         News::Kept => {
             tracing::warn!("a replica was promoted; as declared, it lacks nothing, and attempts go on");
             let message = "A replica was promoted; as the deployment declares, it lacks no reservation";
-            event("validation.gate_kept", Outcome::Info, message)
+            event(names::VALIDATION_GATE_KEPT, Outcome::Info, message)
         }
         News::ClockBack => {
             tracing::warn!("the database's clock went back; slots become free later");
             event(
-                "validation.clock_back",
+                names::VALIDATION_CLOCK_BACK,
                 Outcome::Info,
                 "The database's clock went back; nothing becomes free by it",
             )
         }
         News::Opened => {
             tracing::info!("the attempt gate is open again");
-            event("validation.gate_opened", Outcome::Success, "A window has passed; attempts go on")
+            event(names::VALIDATION_GATE_OPENED, Outcome::Success, "A window has passed; attempts go on")
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use shared::{
-    audit::{self, Actor, Event, Outcome as Became},
+    audit::{self, Actor, Event, Outcome as Became, names},
     db::{Db, StoreError, Tx},
     id::{
         AccountKey, BatchId, CauseId, ExposureId, FeedRecordId, IdentifierId, IntegrationId, TenantId, WorkId,
@@ -316,7 +316,7 @@ fn key_of(candidate: &Candidate) -> AccountKey {
 fn received(tenant: TenantId, exposure: &NewExposure<'_>) -> Event {
     let mut event = Event::new(
         Some(tenant),
-        "exposure.received",
+        names::EXPOSURE_RECEIVED,
         Actor::Service(NAME),
         Became::Info,
         "A leaked credential matched an account",

@@ -2,7 +2,7 @@
 
 use prost_types::Timestamp;
 use shared::{
-    audit::{self, Actor, Event, Outcome as Became},
+    audit::{self, Actor, Event, Outcome as Became, names},
     db::{StoreError, Tx},
     integration_store::Integration,
     outbox::{self, Topic},
@@ -90,7 +90,7 @@ async fn pause(
     tracing::warn!(reason, integration = %integration.id, "validation paused for a directory");
     metrics::counter!("parapet_pauses_total", "reason" => reason).increment(1);
     let event =
-        Event::new(Some(turn.tenant), "validation.paused", Actor::Service(NAME), Became::Info, message)
+        Event::new(Some(turn.tenant), names::VALIDATION_PAUSED, Actor::Service(NAME), Became::Info, message)
             .integration(integration.id)
             .object("directory", &turn.key.directory)
             .detail("reason", reason)

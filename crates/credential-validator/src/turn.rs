@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use shared::{
-    audit::{Actor, Event, Outcome as Became},
+    audit::{Actor, Event, Outcome as Became, names},
     db::{Db, Tx},
     id::{CauseId, ExposureId, TenantId, WorkId},
     integration_store::{self, Integration},
@@ -455,7 +455,7 @@ fn facts_of(account: &Account) -> AccountFacts {
 fn intent(turn: &Turn, integration: &Integration, account: &Account) -> Event {
     Event::new(
         Some(turn.tenant),
-        "validation.attempt",
+        names::VALIDATION_ATTEMPT,
         Actor::Service(NAME),
         Became::Intent,
         "A leaked password is about to be submitted once",

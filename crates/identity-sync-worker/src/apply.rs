@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use prost::Message;
 use shared::{
-    audit::{self, Actor, Event, Outcome},
+    audit::{self, Actor, Event, EventType, Outcome, names},
     db::{StoreError, Tx},
     id::{AccountId, CauseId, IdentifierId, IdentityId, SyncRunId},
     integration_store::{Integration, Package},
@@ -54,7 +54,7 @@ impl Scope<'_> {
         }
     }
     /// An event of this run.
-    pub fn event(&self, kind: &'static str, outcome: Outcome, message: impl Into<String>) -> Event {
+    pub fn event(&self, kind: &'static EventType, outcome: Outcome, message: impl Into<String>) -> Event {
         Event::new(Some(self.integration.tenant), kind, Actor::Service(NAME), outcome, message)
             .integration(self.integration.id)
             .cause(self.cause)
@@ -110,7 +110,7 @@ pub(crate) async fn page(
     if identities > 0 {
         let event = scope
             .event(
-                "identities.created",
+                names::IDENTITIES_CREATED,
                 Outcome::Success,
                 "identity profiles were created from synced accounts",
             )
@@ -189,7 +189,7 @@ async fn rename(tx: &mut Tx, scope: &Scope<'_>, changes: &Changes, free: i64) ->
             scope.package.identifier_cap,
             scope.contact(),
         );
-        audit::record(tx, &scope.event("identifiers.cap_reached", Outcome::Refused, message)).await?;
+        audit::record(tx, &scope.event(names::IDENTIFIERS_CAP_REACHED, Outcome::Refused, message)).await?;
     }
     Ok(Names { made: count(made.len()), skipped: count(beyond.len()) - unskipped, cap_reached })
 }

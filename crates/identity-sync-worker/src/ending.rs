@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use shared::{
-    audit::{self, Outcome},
+    audit::{self, Outcome, names},
     db::{StoreError, Tx},
     integration_store::{self, Integration},
     outbox::{self, Topic},
@@ -63,7 +63,7 @@ impl Sync {
                 );
                 store::end(&mut tx, tenant, run.id, End::Held, &message).await?;
                 directories::succeeded(&mut tx, tenant, integration.id, run, next).await?;
-                let event = scope.event("sync.held", Outcome::Refused, message.as_str());
+                let event = scope.event(names::SYNC_HELD, Outcome::Refused, message.as_str());
                 audit::record(&mut tx, &event.detail("accounts_known", known).detail("accounts_gone", gone))
                     .await?;
                 let ended = ended(run, Err(&message));
@@ -72,7 +72,8 @@ impl Sync {
             None => {
                 store::end(&mut tx, tenant, run.id, End::Finished, &beyond_cap(&scope, run.skipped)).await?;
                 directories::succeeded(&mut tx, tenant, integration.id, run, next).await?;
-                let event = scope.event("sync.finished", Outcome::Success, "the accounts are up to date");
+                let event =
+                    scope.event(names::SYNC_FINISHED, Outcome::Success, "the accounts are up to date");
                 let event = event.detail("accounts_seen", run.seen).detail("full", run.full);
                 audit::record(&mut tx, &event).await?;
                 self.observe(&mut tx, integration, Some(name), Ok(()), Some(ended(run, Ok(())))).await?;
@@ -109,7 +110,7 @@ impl Sync {
                 removals::let_go(tx, tenant, scope.cause, &removed).await?;
             let event = scope
                 .event(
-                    "accounts.removed",
+                    names::ACCOUNTS_REMOVED,
                     Outcome::Success,
                     "accounts that two full runs did not find were removed",
                 )
@@ -155,7 +156,7 @@ impl Sync {
         directories::lost(tx, tenant, integration.id, "directory_empty", message).await?;
         let again = now + self.every;
         directories::schedule(tx, tenant, integration.id, Next { changes: again, full: again }).await?;
-        audit::record(tx, &scope.event("sync.failed", Outcome::Failure, message)).await?;
+        audit::record(tx, &scope.event(names::SYNC_FAILED, Outcome::Failure, message)).await?;
         let ended = events::SyncEnded {
             run_id: scope.run.to_string(),
             succeeded: false,
@@ -234,7 +235,7 @@ impl Sync {
         directories::schedule(tx, tenant, integration.id, Next { changes: again, full }).await?;
         let event = audit::Event::new(
             Some(tenant),
-            "sync.failed",
+            names::SYNC_FAILED,
             audit::Actor::Service(NAME),
             Outcome::Failure,
             message.as_str(),

@@ -1,7 +1,7 @@
 //! When an integration's credential ends: kept for the hub, and told once for each of the last warnings.
 
 use shared::{
-    audit::{self, Outcome},
+    audit::{self, Outcome, names},
     db::{StoreError, Tx},
     provider::EXPIRY_WARNINGS,
 };
@@ -28,7 +28,7 @@ pub(crate) async fn note(
         scope.integration.name,
         end.date()
     );
-    let event = scope.event("integration.credential_expires", Outcome::Info, message);
+    let event = scope.event(names::INTEGRATION_CREDENTIAL_EXPIRES, Outcome::Info, message);
     audit::record(tx, &event.detail("days", due).detail("expires_at", end)).await?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! identifiers no longer match, page by page. Its runs and audit events stay.
 
 use shared::{
-    audit::{self, Actor, Event, Outcome as Became},
+    audit::{self, Actor, Event, Outcome as Became, names},
     db::{StoreError, Tx},
     id::{AccountId, CauseId, IntegrationId, TenantId},
     queue::{Delivery, HandlerError, Outcome},
@@ -63,7 +63,8 @@ async fn destroy_keys(
     let mut events = Vec::new();
     for kid in store_keys::destroy_client_keys(tx, tenant, id).await? {
         let message = "the client key of a deleted integration was destroyed";
-        let event = Event::new(Some(tenant), "key.destroyed", Actor::Service(NAME), Became::Success, message);
+        let event =
+            Event::new(Some(tenant), names::KEY_DESTROYED, Actor::Service(NAME), Became::Success, message);
         let event = event.integration(id).cause(cause);
         events.push(event.detail("purpose", "client_key").detail("kid", kid));
     }
@@ -84,12 +85,13 @@ async fn remove_page(
     }
     let Gone { identities, identifiers } = removals::let_go(tx, tenant, cause, &removed).await?;
     let message = "accounts of a deleted integration were removed";
-    let event = Event::new(Some(tenant), "accounts.removed", Actor::Service(NAME), Became::Success, message)
-        .integration(id)
-        .cause(cause)
-        .detail("accounts", removed.len())
-        .detail("identities", identities)
-        .detail("identifiers", identifiers);
+    let event =
+        Event::new(Some(tenant), names::ACCOUNTS_REMOVED, Actor::Service(NAME), Became::Success, message)
+            .integration(id)
+            .cause(cause)
+            .detail("accounts", removed.len())
+            .detail("identities", identities)
+            .detail("identifiers", identifiers);
     audit::record(tx, &event).await?;
     Ok(removed)
 }

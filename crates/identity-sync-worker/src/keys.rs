@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shared::{
-    audit::{self, Actor, Event, Outcome},
+    audit::{self, Actor, Event, Outcome, names},
     db::{Db, StoreError},
     id::{IntegrationId, TenantId},
     integration_store,
@@ -62,8 +62,13 @@ async fn round(db: &Db, directories: &Directories) -> Result<usize, KeyError> {
         let mut tx = db.tenant(*tenant).await?;
         if store::insert_sealing_key(&mut tx, *tenant, FIRST, &pair).await? {
             let message = "the tenant's sealing key of purpose integration was made";
-            let event =
-                Event::new(Some(*tenant), "key.created", Actor::Service(NAME), Outcome::Success, message);
+            let event = Event::new(
+                Some(*tenant),
+                names::KEY_CREATED,
+                Actor::Service(NAME),
+                Outcome::Success,
+                message,
+            );
             audit::record(&mut tx, &event.detail("purpose", "integration").detail("version", FIRST)).await?;
         }
         tx.commit().await?;
@@ -104,7 +109,7 @@ pub(crate) async fn ensure_client_key(
         Ok(()) => {
             let message = "the integration's client key was made";
             let event =
-                Event::new(Some(tenant), "key.created", Actor::Service(NAME), Outcome::Success, message)
+                Event::new(Some(tenant), names::KEY_CREATED, Actor::Service(NAME), Outcome::Success, message)
                     .integration(integration)
                     .detail("purpose", "client_key")
                     .detail("kid", &key.kid);

@@ -1,7 +1,7 @@
 //! Removals that are held, what a person decides about them, and what goes with a removed account.
 
 use shared::{
-    audit::{self, Actor, Event, Outcome},
+    audit::{self, Actor, Event, Outcome, names},
     db::{Db, StoreError, Tx},
     id::{AccountId, CauseId, RemovalPlanId, TenantId},
     integration_store,
@@ -62,7 +62,7 @@ pub(crate) async fn hold(
     let plan = store::hold(tx, tenant, integration, scope.run, reason, absent).await?;
     let message = "accounts that a full run did not find are not removed; a person decides about them";
     let event = scope
-        .event("removals.held", Outcome::Refused, message)
+        .event(names::REMOVALS_HELD, Outcome::Refused, message)
         .object("removal_plan", plan)
         .detail("reason", reason.as_str())
         .detail("accounts_known", absent.known)
@@ -162,9 +162,11 @@ pub(crate) async fn decide(db: &Db, decision: &Decision, wish: Wish) -> Result<(
     let (state, kind, message) = match wish {
         Wish::Apply => {
             (removed, gone) = remove(&mut tx, tenant, &plan).await?;
-            (State::Applied, "removals.applied", "held removals were applied")
+            (State::Applied, names::REMOVALS_APPLIED, "held removals were applied")
         }
-        Wish::Drop => (State::Dropped, "removals.dropped", "held removals were dropped; nothing was removed"),
+        Wish::Drop => {
+            (State::Dropped, names::REMOVALS_DROPPED, "held removals were dropped; nothing was removed")
+        }
     };
     let decided = Decided { state, by: actor_id, name: actor_name, reason, removed, gone };
     store::end(&mut tx, tenant, plan.id, &decided).await?;

@@ -2,7 +2,7 @@
 //! driven by [`crate::drive`].
 
 use shared::{
-    audit::{self, Actor, Event, Outcome as Become},
+    audit::{self, Actor, Event, Outcome as Become, names},
     db::{StoreError, Tx},
     id::{CauseId, IntegrationId, SyncRunId, TenantId, WorkId},
     integration_store::{self, Integration, Status},
@@ -61,7 +61,7 @@ pub(crate) fn message_of(row: &WorkRow) -> (Topic, Vec<u8>) {
 /// The event of a run's start.
 pub(crate) fn started(integration: &Integration, run: SyncRunId, full: bool, cause: CauseId) -> Event {
     let message = if full { "a full sync started" } else { "a sync of changes started" };
-    Event::new(Some(integration.tenant), "sync.started", Actor::Service(NAME), Become::Info, message)
+    Event::new(Some(integration.tenant), names::SYNC_STARTED, Actor::Service(NAME), Become::Info, message)
         .integration(integration.id)
         .cause(cause)
         .object("sync_run", run)

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use shared::{
-    audit::{self, Actor, Event, Outcome as Became},
+    audit::{self, Actor, Event, Outcome as Became, names},
     db::{Db, Tx},
     id::TenantId,
     provider::Capability,
@@ -97,9 +97,11 @@ fn changes(tenant: TenantId, before: &Integration, after: &Integration) -> Vec<E
     let mut events = Vec::new();
     if before.status != after.status {
         let (kind, outcome) = match after.status {
-            Status::Error => ("integration.error", Became::Failure),
-            Status::Active if before.status == Status::Error => ("integration.recovered", Became::Success),
-            Status::Active | Status::Disabled => ("integration.status_changed", Became::Info),
+            Status::Error => (names::INTEGRATION_ERROR, Became::Failure),
+            Status::Active if before.status == Status::Error => {
+                (names::INTEGRATION_RECOVERED, Became::Success)
+            }
+            Status::Active | Status::Disabled => (names::INTEGRATION_STATUS_CHANGED, Became::Info),
         };
         events.push(
             event(kind, outcome, format!("integration {} is {}", after.name, after.status))
@@ -114,9 +116,9 @@ fn changes(tenant: TenantId, before: &Integration, after: &Integration) -> Vec<E
             (was == Some(CapabilityState::Working), health.state == CapabilityState::Working);
         if was.is_some() && was_working != works {
             let (kind, outcome, what) = if works {
-                ("integration.capability_recovered", Became::Success, "works again")
+                (names::INTEGRATION_CAPABILITY_RECOVERED, Became::Success, "works again")
             } else {
-                ("integration.capability_lost", Became::Failure, "does not work any more")
+                (names::INTEGRATION_CAPABILITY_LOST, Became::Failure, "does not work any more")
             };
             events.push(
                 event(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shared::{
-    audit::{self, Actor, Event, Outcome},
+    audit::{self, Actor, Event, Outcome, names},
     db::{Db, StoreError},
     id::TenantId,
 };
@@ -113,7 +113,7 @@ async fn expire(db: &Db, owner: Option<TenantId>, days: i32) -> Result<u64, Stor
         let actor = Actor::Rule("retention");
         let event = Event::new(
             owner,
-            "feed.secrets_expired",
+            names::FEED_SECRETS_EXPIRED,
             actor,
             Outcome::Success,
             "sealed secrets destroyed at the end of retention",

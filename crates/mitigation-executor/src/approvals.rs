@@ -7,7 +7,7 @@ use std::{
 };
 
 use shared::{
-    audit::{self, Actor, Event, Outcome as Audited},
+    audit::{self, Actor, Event, Outcome as Audited, names},
     db::{Db, StoreError, Tx},
     id::{ApprovalId, IntegrationId, MitigationId, TenantId},
     integration_store, policy,
@@ -251,9 +251,9 @@ async fn decide_in(tx: &mut Tx, decision: &Decision) -> Result<(), Refused> {
         event.actor = actor.clone();
     }
     let (kind, message) = if decision.approve {
-        ("mitigation.approved", "a second person lets held mitigations run")
+        (names::MITIGATION_APPROVED, "a second person lets held mitigations run")
     } else {
-        ("mitigation.rejected", "a person drops held mitigations")
+        (names::MITIGATION_REJECTED, "a person drops held mitigations")
     };
     told.push(
         Event::new(Some(decision.tenant), kind, actor, Audited::Success, message)
@@ -335,11 +335,11 @@ pub(crate) async fn close(
 pub(crate) fn told(run: &[Mitigation], dropped: &[Mitigation]) -> Vec<Event> {
     let released = run.iter().map(|m| {
         let message = "a second person lets the mitigation run";
-        events::about(m, "mitigation.released", Audited::Success, message)
+        events::about(m, names::MITIGATION_RELEASED, Audited::Success, message)
     });
     let refused = dropped.iter().filter_map(|m| match m.state {
         State::Refused { reason } => Some(
-            events::about(m, "mitigation.refused", Audited::Refused, reason.sentence())
+            events::about(m, names::MITIGATION_REFUSED, Audited::Refused, reason.sentence())
                 .detail("reason", reason.as_str()),
         ),
         _ => None,
@@ -392,7 +392,7 @@ async fn expire_once(db: &Db) -> Result<(), StoreError> {
         told.push(
             Event::new(
                 Some(tenant),
-                "alert.approval_expired",
+                names::ALERT_APPROVAL_EXPIRED,
                 Actor::Service("mitigation-executor"),
                 Audited::Info,
                 message,

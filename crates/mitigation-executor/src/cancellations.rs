@@ -1,7 +1,7 @@
 //! Cancelling a person's request: what is not begun of it is dropped for good; what is begun finishes.
 
 use shared::{
-    audit::{self, Actor, Event, Outcome as Audited},
+    audit::{self, Actor, Event, Outcome as Audited, names},
     db::{Db, StoreError, Tx},
     id::{ApprovalId, MitigationId, MitigationRequestId, TenantId},
     work,
@@ -85,7 +85,7 @@ pub async fn cancel(db: &Db, cancellation: &Cancellation) -> Result<Option<i64>,
     }
     let message = "a person cancels a request for mitigations: what was not begun is dropped";
     told.push(
-        Event::new(Some(*tenant), "mitigation.request_cancelled", actor, Audited::Success, message)
+        Event::new(Some(*tenant), names::MITIGATION_REQUEST_CANCELLED, actor, Audited::Success, message)
             .object("mitigation_request", request)
             .detail("dropped", count)
             .detail("reason", reason),

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use shared::{
-    audit::{Actor, Event, Outcome},
+    audit::{Actor, Event, EventType, Outcome, names},
     db::{StoreError, Tx},
     id::{ApprovalId, IntegrationId},
     outbound,
@@ -25,7 +25,12 @@ pub fn actor(m: &Mitigation) -> Actor {
 }
 
 /// An event about a mitigation.
-pub fn about(m: &Mitigation, kind: &'static str, outcome: Outcome, message: impl Into<String>) -> Event {
+pub fn about(
+    m: &Mitigation,
+    kind: &'static EventType,
+    outcome: Outcome,
+    message: impl Into<String>,
+) -> Event {
     let mut event = Event::new(Some(m.tenant), kind, actor(m), outcome, message)
         .integration(m.integration)
         .object("mitigation", m.id)
@@ -38,6 +43,9 @@ pub fn about(m: &Mitigation, kind: &'static str, outcome: Outcome, message: impl
     }
     if let Some(undone) = m.undoes {
         event = event.detail("undoes", undone);
+    }
+    if let Some(request) = m.request {
+        event = event.detail("request_id", request);
     }
     if let Some(approval) = m.approval {
         event = event.detail("approval_id", approval);
@@ -52,8 +60,8 @@ pub fn about(m: &Mitigation, kind: &'static str, outcome: Outcome, message: impl
 }
 
 /// The same as an alert: something a person should look at now.
-pub fn alert(m: &Mitigation, kind: &'static str, message: impl Into<String>) -> Event {
-    metrics::counter!("parapet_alerts_total", "alert" => kind).increment(1);
+pub fn alert(m: &Mitigation, kind: &'static EventType, message: impl Into<String>) -> Event {
+    metrics::counter!("parapet_alerts_total", "alert" => kind.name).increment(1);
     let mut event = about(m, kind, Outcome::Info, message);
     event.actor = Actor::Service("mitigation-executor");
     event
@@ -61,7 +69,7 @@ pub fn alert(m: &Mitigation, kind: &'static str, message: impl Into<String>) -> 
 
 /// The alert that an approval was opened. One account is named as the user; of several, how many there are.
 pub fn held(first: &Mitigation, by: Hold, approval: ApprovalId, accounts: usize) -> Event {
-    let mut event = alert(first, "alert.mitigation_held", by.sentence());
+    let mut event = alert(first, names::ALERT_MITIGATION_HELD, by.sentence());
     if accounts > 1 {
         event.message = format!("{}: {accounts} accounts", by.sentence());
         (event.user, event.details) = (None, BTreeMap::new());

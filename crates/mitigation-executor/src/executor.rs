@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use shared::{
-    audit::{self, Outcome as Audited},
+    audit::{self, Outcome as Audited, names},
     db::{Db, StoreError},
     failpoint::reach,
     id::{MitigationId, TenantId, WorkId},
@@ -144,7 +144,7 @@ impl Executor {
                 store::settle_ledger(&mut tx, &m, "unknown", None).await?;
                 let event = events::about(
                     &m,
-                    "mitigation.performed",
+                    names::MITIGATION_PERFORMED,
                     Audited::Unknown,
                     "the process ended between the call and its outcome; the account is read again",
                 );
@@ -263,9 +263,13 @@ impl Executor {
         m.attempt += 1;
         store::save(&mut tx, &mut m).await?;
         store::open_ledger(&mut tx, &m, &seen.containment).await?;
-        let intent =
-            events::about(&m, "mitigation.performed", Audited::Intent, "the directory is about to be asked")
-                .detail("attempt", m.attempt);
+        let intent = events::about(
+            &m,
+            names::MITIGATION_PERFORMED,
+            Audited::Intent,
+            "the directory is about to be asked",
+        )
+        .detail("attempt", m.attempt);
         audit::record(&mut tx, &intent).await?;
         tx.commit().await?;
         reach("intended");
@@ -287,7 +291,7 @@ impl Executor {
     ) -> Result<(), Stop> {
         let mut tx = self.db.tenant(m.tenant).await?;
         let now = tx.clock().await?;
-        let kind = "mitigation.performed";
+        let kind = names::MITIGATION_PERFORMED;
         match acted {
             Ok(Acted::Done { request_id }) => {
                 m.state = m.state.confirm()?;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use shared::{
-    audit::{self, Event, Outcome as Audited},
+    audit::{self, Event, Outcome as Audited, names},
     db::{StoreError, Tx},
     id::{AccountId, CauseId, IntegrationId, MitigationId, MitigationRequestId, TenantId, WorkId},
     integration::ActionSwitch,
@@ -162,7 +162,7 @@ pub async fn plan(tx: &mut Tx, world: &World, origin: &Origin, targets: &[Target
     let mut told: Vec<_> = planned.iter().map(event).collect();
     told.extend(planned.iter().filter_map(|m| match m.state {
         State::Refused { reason: by @ Refusal::BreakGlass } => {
-            Some(events::alert(m, "alert.mitigation_refused", by.sentence()))
+            Some(events::alert(m, names::ALERT_MITIGATION_REFUSED, by.sentence()))
         }
         _ => None,
     }));
@@ -286,17 +286,16 @@ const WRITEBACK: &str =
 /// What is told of a mitigation that was just planned.
 pub(crate) fn event(m: &Mitigation) -> Event {
     match m.state {
-        State::Held { by } => {
-            events::about(m, "mitigation.held", Audited::Info, by.sentence()).detail("held_by", by.as_str())
-        }
+        State::Held { by } => events::about(m, names::MITIGATION_HELD, Audited::Info, by.sentence())
+            .detail("held_by", by.as_str()),
         State::Refused { reason } => {
-            events::about(m, "mitigation.refused", Audited::Refused, reason.sentence())
+            events::about(m, names::MITIGATION_REFUSED, Audited::Refused, reason.sentence())
                 .detail("reason", reason.as_str())
         }
         _ if m.undoes.is_some() => {
-            events::about(m, "mitigation.planned", Audited::Info, "the undo is planned")
+            events::about(m, names::MITIGATION_PLANNED, Audited::Info, "the undo is planned")
         }
-        _ => events::about(m, "mitigation.planned", Audited::Info, "the action is planned"),
+        _ => events::about(m, names::MITIGATION_PLANNED, Audited::Info, "the action is planned"),
     }
 }
 

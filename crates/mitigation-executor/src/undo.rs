@@ -1,7 +1,7 @@
 //! Taking mitigations back: an undo is a mitigation whose step at the directory is the inverse of the one it undoes.
 
 use shared::{
-    audit::{self, Actor, Event, Outcome as Audited},
+    audit::{self, Actor, Event, Outcome as Audited, names},
     db::{StoreError, Tx},
     id::{AccountId, CauseId, MitigationId, MitigationRequestId, TenantId},
     policy,
@@ -134,7 +134,7 @@ pub async fn plan(
     let mut events: Vec<_> = undos.iter().map(planner::event).collect();
     let planned = Event::new(
         Some(tenant),
-        "mitigation.undo_planned",
+        names::MITIGATION_UNDO_PLANNED,
         Actor::caller(&request.requested_by, &request.requester_name),
         Audited::Success,
         "what is to be taken back is planned",

@@ -1,10 +1,14 @@
 //! Audit events: who did what to what, when, with which outcome. Written to the actor's own outbox, in the
 //! transaction that decides or settles the deed; `audit-writer` chains them.
 
+pub mod catalogue;
+
 use std::collections::BTreeMap;
 
 use time::OffsetDateTime;
 
+use self::catalogue::Class;
+pub use self::catalogue::{EventType, names};
 use crate::{
     db::{StoreError, Tx},
     id::{CauseId, EventId, IntegrationId, TenantId},
@@ -34,6 +38,9 @@ pub enum Actor {
     /// A rule somebody switched on, for example automated mitigation.
     Rule(&'static str),
 }
+
+/// Stands for a secret's value.
+const CHANGED: &str = "changed";
 
 /// Begins the id of every caller that is no person, wherever ids of callers are kept; no person's id begins with it.
 pub const SERVICE_PREFIX: &str = "service:";
@@ -82,8 +89,8 @@ impl Outcome {
 pub struct Event {
     /// Tenant; None for the installation's own chain.
     pub tenant: Option<TenantId>,
-    /// Stable type: `integration.created`.
-    pub kind: &'static str,
+    /// Its entry in the catalogue.
+    pub kind: &'static EventType,
     /// Who.
     pub actor: Actor,
     /// What became of it.
@@ -106,7 +113,7 @@ impl Event {
     /// An event with nothing but the essentials.
     pub fn new(
         tenant: Option<TenantId>,
-        kind: &'static str,
+        kind: &'static EventType,
         actor: Actor,
         outcome: Outcome,
         message: impl Into<String>,
@@ -154,16 +161,26 @@ impl Event {
         self
     }
 
-    /// A further fact.
+    /// A further fact, which the event's entry declares. Of a secret, only that it changed.
     #[must_use]
     #[expect(clippy::needless_pass_by_value, reason = "ids and numbers are passed as they are")]
     pub fn detail(mut self, name: impl Into<String>, value: impl ToString) -> Self {
-        self.details.insert(name.into(), value.to_string());
+        let name = name.into();
+        let secret = self.kind.detail(&name).is_some_and(|detail| detail.class == Class::Secret);
+        let value = if secret { CHANGED.to_owned() } else { value.to_string() };
+        self.details.insert(name, value);
         self
     }
 
     /// The message that carries the event to `audit-writer`.
+    ///
+    /// What the event's entry does not declare is refused by debug builds. Otherwise it is counted and kept: an event is
+    /// never lost for it.
     pub fn to_message(&self, event_id: EventId, occurred_at: OffsetDateTime) -> events::AuditRecorded {
+        if let Some(undeclared) = self.kind.undeclared(self) {
+            debug_assert!(false, "the catalogue's entry {} does not declare {undeclared}", self.kind.name);
+            metrics::counter!("parapet_audit_undeclared_total", "type" => self.kind.name).increment(1);
+        }
         let (kind, id, name) = match &self.actor {
             Actor::Person { id, name } => ("person", id.as_str(), name.as_str()),
             Actor::Client { id, name } => ("service", id.as_str(), name.as_str()),
@@ -179,7 +196,7 @@ impl Event {
                 seconds: occurred_at.unix_timestamp(),
                 nanos: i32::try_from(occurred_at.nanosecond()).unwrap_or_default(),
             }),
-            r#type: self.kind.to_owned(),
+            r#type: self.kind.name.to_owned(),
             actor: Some(events::Actor { kind: kind.to_owned(), id: id.to_owned(), name: name.to_owned() }),
             outcome: self.outcome.as_str().to_owned(),
             cause_id: self.cause.map(|c| c.to_string()).unwrap_or_default(),
@@ -218,7 +235,8 @@ mod tests {
     #[test]
     fn a_caller_without_a_person_is_a_service_wherever_its_id_is_kept() {
         let told = |id: &str| {
-            let event = Event::new(None, "x", Actor::caller(id, "Feeds"), Outcome::Success, "");
+            let event =
+                Event::new(None, names::ROLE_REFUSED, Actor::caller(id, "Feeds"), Outcome::Refused, "");
             event.to_message(EventId::new(), OffsetDateTime::UNIX_EPOCH).actor.unwrap()
         };
         assert_eq!(told("service:feeds").kind, "service");
@@ -230,24 +248,24 @@ mod tests {
         let (tenant, cause, integration, id) =
             (TenantId::new(), CauseId::new(), IntegrationId::new(), EventId::new());
         let actor = Actor::Person { id: "sub".into(), name: "Ann".into() };
-        let message = Event::new(Some(tenant), "integration.created", actor, Outcome::Success, "created")
+        let message = Event::new(Some(tenant), names::MITIGATION_VERIFIED, actor, Outcome::Success, "seen")
             .cause(cause)
             .integration(integration)
-            .object("integration", integration)
+            .object("mitigation", integration)
             .user("object", "ann@example.com")
-            .detail("provider", "okta")
+            .detail("state", "verified")
             .to_message(id, OffsetDateTime::UNIX_EPOCH + time::Duration::milliseconds(1500));
         assert_eq!(message.event_id, id.to_string());
         assert_eq!(message.tenant_id, tenant.to_string());
         assert_eq!(message.occurred_at.unwrap().nanos, 500_000_000);
-        assert_eq!((message.r#type.as_str(), message.outcome.as_str()), ("integration.created", "success"));
+        assert_eq!((message.r#type.as_str(), message.outcome.as_str()), ("mitigation.verified", "success"));
         assert_eq!(message.actor.unwrap().name, "Ann");
         assert_eq!(message.cause_id, cause.to_string());
         assert_eq!(
             (message.object_kind.as_str(), message.object_id),
-            ("integration", integration.to_string())
+            ("mitigation", integration.to_string())
         );
         assert_eq!(message.user_object_id, "object");
-        assert_eq!(message.details["provider"], "okta");
+        assert_eq!(message.details["state"], "verified");
     }
 }

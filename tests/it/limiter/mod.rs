@@ -10,7 +10,7 @@ mod stops;
 
 use e2e::Database;
 use shared::{
-    audit::{Actor, Event, Outcome},
+    audit::{Actor, Event, Outcome, names},
     db::Db,
     id::{AccountKey, AttemptId, ProviderKind, TenantId},
     limiter::{Ask, Limits, OwnerSeen},
@@ -143,7 +143,13 @@ pub fn account(object: &str) -> AccountKey {
 }
 
 pub fn intent(tenant: TenantId) -> Event {
-    Event::new(Some(tenant), "validation.attempt", Actor::Service("test"), Outcome::Intent, "about to submit")
+    Event::new(
+        Some(tenant),
+        names::VALIDATION_ATTEMPT,
+        Actor::Service("test"),
+        Outcome::Intent,
+        "about to submit",
+    )
 }
 
 pub fn ask<'a>(attempt: AttemptId, account: &'a AccountKey, limits: Limits, intent: &'a Event) -> Ask<'a> {

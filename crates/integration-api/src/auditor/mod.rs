@@ -8,7 +8,7 @@ mod log;
 use std::time::Duration;
 
 use shared::{
-    audit::{self, Actor, Event, Outcome},
+    audit::{self, Actor, Event, Outcome, names},
     db::{Db, StoreError, Tx},
     id::{AccountKey, AttemptStopId},
 };
@@ -126,12 +126,12 @@ async fn alert(db: &Db, key: &AccountKey, faults: &[Fault]) -> Result<i32, Store
         let (kind, dated, what) = match Source::of(rule) {
             Source::Ledger => {
                 ledger += 1;
-                ("limit.exceeded", "reserved_at", "attempt limit exceeded")
+                (names::LIMIT_EXCEEDED, "reserved_at", "attempt limit exceeded")
             }
             Source::Log => {
                 log += 1;
                 let what = "a directory's log shows submissions that the ledger does not explain";
-                ("limit.doubted", "submitted_at", what)
+                (names::LIMIT_DOUBTED, "submitted_at", what)
             }
         };
         tracing::error!(rule, directory = key.directory, object = key.object, message, "{what}");
@@ -165,7 +165,7 @@ async fn stop(tx: &mut Tx) -> Result<(), StoreError> {
     let held = stops::stop(tx, new, &Place::default(), reason, (NAME, NAME)).await?;
     if held == new {
         let message = "password attempts are stopped";
-        let event = Event::new(None, "validation.stopped", Actor::Rule(NAME), Outcome::Success, message)
+        let event = Event::new(None, names::VALIDATION_STOPPED, Actor::Rule(NAME), Outcome::Success, message)
             .object("attempt_stop", held)
             .detail("scope", "installation")
             .detail("reason", reason);

@@ -12,7 +12,7 @@ use std::{
 
 use http::{HeaderMap, Request, Response};
 use shared::{
-    audit::{self, Actor, Outcome},
+    audit::{self, Actor, EventType, Outcome, names},
     db::Db,
     grpc::Peer,
     id::{OrganizationId, TenantId},
@@ -59,7 +59,7 @@ impl Guard {
         match self.may(access, &claims, headers).await {
             Ok(tenant) => Ok(Caller { claims, tenant }),
             Err(ApiError::Denied { reason, message }) => {
-                let kind = if reason == ROLE_MISSING { "role.refused" } else { "tenant.refused" };
+                let kind = if reason == ROLE_MISSING { names::ROLE_REFUSED } else { names::TENANT_REFUSED };
                 let named = headers.get(TENANT_METADATA).and_then(|v| v.to_str().ok()).unwrap_or_default();
                 let only = if claims.tenants.len() == 1 { claims.tenants.first().copied() } else { None };
                 self.refused(kind, path, &claims, only, named, &message).await?;
@@ -181,7 +181,7 @@ impl Guard {
     /// Records a refusal in the chain of the tenant concerned, or the installation's when there is no single one.
     async fn refused(
         &self,
-        kind: &'static str,
+        kind: &'static EventType,
         path: &str,
         claims: &Claims,
         tenant: Option<TenantId>,
@@ -292,7 +292,7 @@ where
             let response = inner.call(request).await?;
             let Some(why) = denied(&response) else { return Ok(response) };
             let Caller { claims, tenant } = &caller;
-            match guard.refused("call.refused", &path, claims, *tenant, "", &why).await {
+            match guard.refused(names::CALL_REFUSED, &path, claims, *tenant, "", &why).await {
                 Ok(()) => Ok(response),
                 Err(error) => Ok(Status::from(error).into_http()),
             }

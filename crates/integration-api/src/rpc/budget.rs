@@ -1,7 +1,7 @@
 //! What an operator sees of the attempt budget as a whole: its gate, and what the auditor finds.
 
 use shared::{
-    audit::{self, Event, Outcome},
+    audit::{self, Event, Outcome, names},
     db::{Db, Tx},
     wire::v1,
 };
@@ -37,7 +37,7 @@ pub(super) async fn close_gate(
     let mut tx = db.system().await?;
     let until = gate::close(&mut tx).await?;
     let message = "an operator says that reservations may have been lost";
-    let event = Event::new(None, "validation.gate_closed", caller.actor(), Outcome::Success, message)
+    let event = Event::new(None, names::VALIDATION_GATE_CLOSED, caller.actor(), Outcome::Success, message)
         .detail("reason", reason)
         .detail("closed_until", until.to_string());
     audit::record(&mut tx, &event).await?;

@@ -2,7 +2,7 @@
 //! budget takes the least of all limits whatever is stored; what is refused here is a promise that it would not keep.
 
 use shared::{
-    audit::{self, Actor, Event, Outcome},
+    audit::{self, Actor, Event, EventType, Outcome, names},
     db::{StoreError, Tx},
     id::{CauseId, DailyMaxRequestId, IntegrationId, TenantId},
     wire::v1,
@@ -118,7 +118,9 @@ pub(crate) async fn expire(tx: &mut Tx, tenant: TenantId) -> Result<(), StoreErr
     let expired = store::expire(tx, tenant).await?;
     let events: Vec<_> = expired
         .iter()
-        .map(|request| event(tenant, Actor::Service(NAME), "integration.daily_max_expired", told, request))
+        .map(|request| {
+            event(tenant, Actor::Service(NAME), names::INTEGRATION_DAILY_MAX_EXPIRED, told, request)
+        })
         .collect();
     audit::record_many(tx, &events).await
 }
@@ -171,7 +173,7 @@ impl Integrations {
                 let event = event(
                     tenant,
                     caller.actor(),
-                    "integration.daily_max_asked",
+                    names::INTEGRATION_DAILY_MAX_ASKED,
                     "a higher daily maximum was asked for",
                     &request,
                 );
@@ -228,7 +230,7 @@ impl Integrations {
         let event = event(
             tenant,
             caller.actor(),
-            "integration.daily_max_approved",
+            names::INTEGRATION_DAILY_MAX_APPROVED,
             "a higher daily maximum was approved",
             &request,
         );
@@ -258,12 +260,12 @@ impl Integrations {
         let (state, kind, message) = if request.asked_by == caller.claims.subject {
             (
                 "withdrawn",
-                "integration.daily_max_withdrawn",
+                names::INTEGRATION_DAILY_MAX_WITHDRAWN,
                 "the request for a higher daily maximum was withdrawn",
             )
         } else {
             caller.must_approve()?;
-            ("refused", "integration.daily_max_refused", "a higher daily maximum was refused")
+            ("refused", names::INTEGRATION_DAILY_MAX_REFUSED, "a higher daily maximum was refused")
         };
         if !store::decide(&mut tx, tenant, of, state, reason, caller.named()).await? {
             return Err(ended());
@@ -331,7 +333,13 @@ fn ended() -> ApiError {
     }
 }
 
-fn event(tenant: TenantId, actor: Actor, kind: &'static str, message: &str, request: &Request) -> Event {
+fn event(
+    tenant: TenantId,
+    actor: Actor,
+    kind: &'static EventType,
+    message: &str,
+    request: &Request,
+) -> Event {
     Event::new(Some(tenant), kind, actor, Outcome::Success, message)
         .cause(CauseId(request.request_id.uuid()))
         .integration(request.integration_id)

@@ -9,7 +9,7 @@ use std::{
 use futures::{Stream, stream};
 use prost::Message;
 use shared::{
-    audit::{self, Event, Outcome},
+    audit::{self, Event, Outcome, names},
     db::Db,
     id::{BatchId, CauseId, TenantId},
     outbox::{self, Topic},
@@ -134,7 +134,7 @@ impl Ingest {
         feeds::insert_batch(&mut tx, owner, &row, answer.accepted, &answer.encode_to_vec()).await?;
         let event = Event::new(
             owner,
-            "feed.batch_received",
+            names::FEED_BATCH_RECEIVED,
             caller.actor(),
             Outcome::Success,
             format!("{} records of feed {feed} received", answer.accepted),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use shared::{
-    audit::{self, Event, Outcome},
+    audit::{self, Event, Outcome, names},
     db::{Db, Tx},
     id::{CauseId, IntegrationId, SyncRunId, TenantId},
     integration::Connection,
@@ -226,9 +226,9 @@ impl Integrations {
         after.derive_status();
         integrations::update(&mut tx, tenant, &after).await?;
         let (kind, what) = if disabled.is_some() {
-            ("integration.disabled", "disabled")
+            (names::INTEGRATION_DISABLED, "disabled")
         } else {
-            ("integration.enabled", "enabled")
+            (names::INTEGRATION_ENABLED, "enabled")
         };
         let event = Event::new(
             Some(tenant),
@@ -266,7 +266,7 @@ impl Integrations {
         integrations::delete(&mut tx, tenant, integration).await?;
         let event = Event::new(
             Some(tenant),
-            "integration.deleted",
+            names::INTEGRATION_DELETED,
             caller.actor(),
             Outcome::Success,
             format!("integration {} deleted with its credentials", gone.name),

@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use futures::{Stream, StreamExt as _};
 use shared::{
-    audit::{self, Event, Outcome},
+    audit::{self, Event, Outcome, names},
     db::Tx,
     id::{IntegrationId, TenantId},
     integration::{Connection, Settings, ValidationSettings},
@@ -81,7 +81,7 @@ impl Integrations {
             draft.tested(report.results.into_iter().filter_map(|r| health_in(r, now)).collect(), now);
         let mut event = Event::new(
             Some(tenant),
-            "integration.draft_tested",
+            names::INTEGRATION_DRAFT_TESTED,
             caller.actor(),
             if passed { Outcome::Success } else { Outcome::Failure },
             if passed {

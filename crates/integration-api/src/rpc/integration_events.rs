@@ -1,7 +1,7 @@
 //! What follows from a change of an integration: its events, its sync run, its health.
 
 use shared::{
-    audit::{self, Event, Outcome},
+    audit::{self, Event, Outcome, names},
     db::Tx,
     id::{CauseId, IntegrationId, SyncRunId, TenantId},
     outbox::{self, Topic},
@@ -28,7 +28,7 @@ pub(super) async fn request_sync(
 ) -> Result<SyncRunId, ApiError> {
     let run = ask_worker(tx, tenant, integration, full, cause).await?;
     let event =
-        Event::new(Some(tenant), "sync.requested", caller.actor(), Outcome::Success, "sync run queued")
+        Event::new(Some(tenant), names::SYNC_REQUESTED, caller.actor(), Outcome::Success, "sync run queued")
             .cause(cause)
             .integration(integration)
             .object("sync_run", run)
@@ -80,7 +80,7 @@ pub(super) async fn status_changed(
     }
     let event = Event::new(
         Some(tenant),
-        "integration.status_changed",
+        names::INTEGRATION_STATUS_CHANGED,
         caller.actor(),
         Outcome::Info,
         format!("integration {} is {}", after.name, after.status),
@@ -103,7 +103,7 @@ pub(super) fn updated_event(
 ) -> Event {
     let event = Event::new(
         Some(tenant),
-        "integration.updated",
+        names::INTEGRATION_UPDATED,
         caller.actor(),
         Outcome::Success,
         format!("integration {} changed", after.name),
@@ -119,7 +119,7 @@ pub(super) fn tested_event(tenant: TenantId, caller: &Caller, tested: &Integrati
     let outcome = if passed { Outcome::Success } else { Outcome::Failure };
     let message =
         format!("test of integration {} {}", tested.name, if passed { "passed" } else { "did not pass" });
-    let event = Event::new(Some(tenant), "integration.tested", caller.actor(), outcome, message)
+    let event = Event::new(Some(tenant), names::INTEGRATION_TESTED, caller.actor(), outcome, message)
         .integration(tested.id)
         .object("integration", tested.id);
     tested.health.iter().fold(event, |event, health| {

@@ -1,7 +1,7 @@
 //! IntegrationService: what creating and changing an integration decides and stores.
 
 use shared::{
-    audit::{self, Event, Outcome},
+    audit::{self, Event, Outcome, names},
     db::{StoreError, Tx},
     id::{CauseId, IntegrationId, TenantId},
     integration::{Connection, Settings},
@@ -72,7 +72,7 @@ impl Integrations {
             }
             let event = Event::new(
                 Some(tenant),
-                "integration.created",
+                names::INTEGRATION_CREATED,
                 caller.actor(),
                 Outcome::Success,
                 format!("integration {} created", new.name),

@@ -1,7 +1,7 @@
 //! KeyService: rotation of keys, and their state.
 
 use shared::{
-    audit::{self, Event, Outcome},
+    audit::{self, Event, Outcome, names},
     db::Db,
     sealing::{Purpose, TopId},
     wire::v1::{self, key_service_server::KeyService},
@@ -59,9 +59,10 @@ impl Keys {
         }
         store::ask(&mut tx, purpose, &store::Request::Top(&name), caller.named().0).await?;
         let message = "the rotation of a top key was asked for";
-        let event = Event::new(None, "key.rotation_requested", caller.actor(), Outcome::Success, message)
-            .detail("purpose", purpose.as_str())
-            .detail("top_key", &name);
+        let event =
+            Event::new(None, names::KEY_ROTATION_REQUESTED, caller.actor(), Outcome::Success, message)
+                .detail("purpose", purpose.as_str())
+                .detail("top_key", &name);
         audit::record(&mut tx, &event).await?;
         tx.commit().await?;
         Ok(v1::RotateTopKeyResponse { key: name, halves: others })
@@ -90,8 +91,9 @@ impl Keys {
         }
         store::ask(&mut tx, purpose, &store::Request::Pair(tenant), caller.named().0).await?;
         let message = "the rotation of a sealing key pair was asked for";
-        let event = Event::new(tenant, "key.rotation_requested", caller.actor(), Outcome::Success, message)
-            .detail("purpose", purpose.as_str());
+        let event =
+            Event::new(tenant, names::KEY_ROTATION_REQUESTED, caller.actor(), Outcome::Success, message)
+                .detail("purpose", purpose.as_str());
         audit::record(&mut tx, &event).await?;
         tx.commit().await?;
         Ok(v1::RotateKeyPairResponse {})

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use shared::{
-    audit::{self, Event, Outcome},
+    audit::{self, Event, Outcome, names},
     db::{Db, Tx},
     id::{AccountId, TenantId},
     policy::{Approval, Brake, MitigationPolicy, Named, Protected, ValidKind},
@@ -103,7 +103,7 @@ async fn replace(
     }
     let message = format!("the mitigation policy was changed to version {version}");
     let event =
-        Event::new(Some(tenant), "mitigation_policy.updated", caller.actor(), Outcome::Success, message)
+        Event::new(Some(tenant), names::MITIGATION_POLICY_UPDATED, caller.actor(), Outcome::Success, message)
             .object("mitigation_policy", tenant)
             .detail("version", version)
             .detail("reason", reason);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use shared::{
-    audit::{self, Event, Outcome},
+    audit::{self, Event, Outcome, names},
     db::{Db, StoreError, Tx},
     id::{AccountId, CauseId, ExposureId, IntegrationId, MitigationRequestId, TenantId},
     outbox::{self, Topic},
@@ -183,14 +183,15 @@ async fn ask(
     };
     mitigations::insert(&mut tx, tenant, &row).await?;
     let message = format!("mitigation of {accounts} accounts requested");
-    let event = Event::new(Some(tenant), "mitigation.requested", caller.actor(), Outcome::Success, message)
-        .cause(CauseId(id.uuid()))
-        .object("mitigation_request", id)
-        .detail("accounts", accounts)
-        .detail("unreachable_accounts", unreachable)
-        .detail("selected_by", by)
-        .detail("actions", row.actions.join(","))
-        .detail("reason", &row.reason);
+    let event =
+        Event::new(Some(tenant), names::MITIGATION_REQUESTED, caller.actor(), Outcome::Success, message)
+            .cause(CauseId(id.uuid()))
+            .object("mitigation_request", id)
+            .detail("accounts", accounts)
+            .detail("unreachable_accounts", unreachable)
+            .detail("selected_by", by)
+            .detail("actions", row.actions.join(","))
+            .detail("reason", &row.reason);
     audit::record(&mut tx, &event).await?;
     hand_on(&mut tx, tenant, id).await?;
     let request = kept(&mut tx, tenant, id).await?;

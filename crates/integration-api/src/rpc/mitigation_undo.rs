@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use shared::{
-    audit::{self, Event, Outcome},
+    audit::{self, Event, Outcome, names},
     db::{Db, Tx},
     id::{CauseId, MitigationId, MitigationRequestId, TenantId},
     wire::v1,
@@ -93,7 +93,7 @@ async fn ask(
     mitigations::insert_undo(&mut tx, tenant, &wanted).await?;
     let message = "the undo of mitigations requested";
     let mut event =
-        Event::new(Some(tenant), "mitigation.undo_requested", caller.actor(), Outcome::Success, message)
+        Event::new(Some(tenant), names::MITIGATION_UNDO_REQUESTED, caller.actor(), Outcome::Success, message)
             .cause(CauseId(wanted.id.uuid()))
             .object("mitigation_request", wanted.id)
             .detail("dismiss_risk", wanted.dismiss_risk)

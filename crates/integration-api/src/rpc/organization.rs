@@ -1,7 +1,7 @@
 //! What an organization decides for all its tenants.
 
 use shared::{
-    audit::{self, Event, Outcome},
+    audit::{self, Event, Outcome, names},
     db::Db,
     id::OrganizationId,
     wire::v1::{self, Role},
@@ -50,7 +50,7 @@ pub(super) async fn update_settings(
         } else {
             "only administrators of the organization may add integrations"
         };
-        let kind = "organization.settings_changed";
+        let kind = names::ORGANIZATION_SETTINGS_CHANGED;
         let events: Vec<_> = chains
             .map(|chain| {
                 Event::new(chain, kind, caller.actor(), Outcome::Success, message)

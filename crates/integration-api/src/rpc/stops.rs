@@ -1,7 +1,7 @@
 //! Kill switches of password attempts: a tenant's (ValidationService) and the installation's (InstallationService).
 
 use shared::{
-    audit::{self, Event, Outcome},
+    audit::{self, Event, EventType, Outcome, names},
     db::{Db, Tx},
     id::{AccountId, AttemptStopId, IntegrationId},
     wire::v1,
@@ -138,7 +138,7 @@ async fn put(tx: &mut Tx, caller: &Caller, place: &Place, reason: &str) -> Resul
     let holds = store::stop(tx, new, place, reason, caller.named()).await?;
     let stop = store::get(tx, holds).await?.ok_or(ApiError::Internal("a stop that was just made is gone"))?;
     if holds == new {
-        let event = event(caller, "validation.stopped", "password attempts are stopped", &stop);
+        let event = event(caller, names::VALIDATION_STOPPED, "password attempts are stopped", &stop);
         audit::record(tx, &event.detail("reason", reason)).await?;
     }
     Ok(stop)
@@ -148,12 +148,12 @@ async fn end(tx: &mut Tx, caller: &Caller, stop: &Stop, reason: &str) -> Result<
     if !store::resume(tx, stop.stop_id).await? {
         return Err(ApiError::NotFound(STOP));
     }
-    let event = event(caller, "validation.resumed", "password attempts may go on", stop);
+    let event = event(caller, names::VALIDATION_RESUMED, "password attempts may go on", stop);
     audit::record(tx, &event.detail("reason", reason)).await?;
     Ok(())
 }
 
-fn event(caller: &Caller, kind: &'static str, message: &str, stop: &Stop) -> Event {
+fn event(caller: &Caller, kind: &'static EventType, message: &str, stop: &Stop) -> Event {
     let tenant = if stop.by_tenant { caller.tenant } else { None };
     Event::new(tenant, kind, caller.actor(), Outcome::Success, message)
         .object("attempt_stop", stop.stop_id)

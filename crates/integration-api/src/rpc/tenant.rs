@@ -1,7 +1,7 @@
 //! TenantService: organizations, tenants, packages, usage.
 
 use shared::{
-    audit::{self, Event, Outcome},
+    audit::{self, Event, Outcome, names},
     db::{Db, StoreError, Tx},
     id::{CauseId, ProviderKind},
     wire::v1::{self, tenant_service_server::TenantService},
@@ -57,7 +57,7 @@ impl Tenants {
         if made {
             let event = Event::new(
                 None,
-                "organization.created",
+                names::ORGANIZATION_CREATED,
                 caller.actor(),
                 Outcome::Success,
                 "organization created",
@@ -100,7 +100,7 @@ impl Tenants {
         }
         if made {
             let event =
-                Event::new(None, "tenant.created", caller.actor(), Outcome::Success, "tenant created")
+                Event::new(None, names::TENANT_CREATED, caller.actor(), Outcome::Success, "tenant created")
                     .object("tenant", tenant)
                     .detail("organization", organization)
                     .detail("name", &row.name)
@@ -125,7 +125,7 @@ impl Tenants {
             registry::update_package(&mut tx, tenant, &package).await?;
             let event = Event::new(
                 None,
-                "tenant.package_changed",
+                names::TENANT_PACKAGE_CHANGED,
                 caller.actor(),
                 Outcome::Success,
                 "package changed",
@@ -159,7 +159,7 @@ impl Tenants {
             registry::update_time_zone(&mut tx, tenant, &time_zone).await?;
             let message = "time zone changed";
             let event =
-                Event::new(None, "tenant.time_zone_changed", caller.actor(), Outcome::Success, message)
+                Event::new(None, names::TENANT_TIME_ZONE_CHANGED, caller.actor(), Outcome::Success, message)
                     .object("tenant", tenant)
                     .detail("before.time_zone", &before.time_zone)
                     .detail("after.time_zone", &time_zone);

@@ -1,7 +1,7 @@
 //! Deleting a tenant: its keys first, in the transaction that deletes it; its rows go in the background.
 
 use shared::{
-    audit::{self, Event, Outcome},
+    audit::{self, Event, Outcome, names},
     db::Db,
     sealing::Purpose,
     wire::v1,
@@ -40,7 +40,7 @@ pub(super) async fn delete(
         // In the tenant's own chain, which stays, and in the installation's.
         for chain in [Some(tenant), None] {
             let message = "the tenant's private keys were destroyed; nothing sealed to them opens any more";
-            let event = Event::new(chain, "key.shredded", caller.actor(), Outcome::Success, message)
+            let event = Event::new(chain, names::KEY_SHREDDED, caller.actor(), Outcome::Success, message)
                 .object("tenant", tenant)
                 .detail("purpose", purpose.as_str())
                 .detail("halves", halves);
@@ -48,10 +48,11 @@ pub(super) async fn delete(
         }
     }
     for chain in [Some(tenant), None] {
-        let event = Event::new(chain, "tenant.deleted", caller.actor(), Outcome::Success, "tenant deleted")
-            .object("tenant", tenant)
-            .detail("name", &found.name)
-            .detail("reason", reason.trim());
+        let event =
+            Event::new(chain, names::TENANT_DELETED, caller.actor(), Outcome::Success, "tenant deleted")
+                .object("tenant", tenant)
+                .detail("name", &found.name)
+                .detail("reason", reason.trim());
         audit::record(&mut tx, &event).await?;
     }
     tx.commit().await?;

@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use prost::Message;
 use shared::{
-    audit::{self, Event, Outcome},
+    audit::{self, Event, Outcome, names},
     db::{Db, Tx},
     id::{AccountId, CauseId, ExposureId, TenantId, ValidationId},
     outbox::{self, Topic},
@@ -142,12 +142,14 @@ impl Validations {
         let tenant = caller.tenant()?;
         let of: ValidationId = id("id", text)?;
         let (state, kind, message) = match &to {
-            Steer::Pause => ("paused", "validation.request_paused", "a request for validation was paused"),
+            Steer::Pause => {
+                ("paused", names::VALIDATION_REQUEST_PAUSED, "a request for validation was paused")
+            }
             Steer::Resume => {
-                ("running", "validation.request_resumed", "a request for validation was resumed")
+                ("running", names::VALIDATION_REQUEST_RESUMED, "a request for validation was resumed")
             }
             Steer::Cancel => {
-                ("cancelled", "validation.request_cancelled", "a request for validation was cancelled")
+                ("cancelled", names::VALIDATION_REQUEST_CANCELLED, "a request for validation was cancelled")
             }
         };
         let mut tx = self.db.tenant(tenant).await?;
@@ -321,7 +323,7 @@ async fn ask(
     let cause = CauseId(validation_id.uuid());
     let event = Event::new(
         Some(tenant),
-        "validation.requested",
+        names::VALIDATION_REQUESTED,
         caller.actor(),
         Outcome::Success,
         format!("validation of {items} exposures requested"),

@@ -1,7 +1,7 @@
 //! The end of a request for validation: noticed, and told with its results.
 
 use shared::{
-    audit::{self, Actor, Event, Outcome},
+    audit::{self, Actor, Event, Outcome, names},
     db::Db,
     id::{CauseId, TenantId, ValidationId},
     wire::v1,
@@ -27,7 +27,7 @@ pub(crate) async fn notice(db: &Db, tenant: TenantId, of: ValidationId) -> Resul
     row.ended_at = Some(validations::end(&mut tx, tenant, of).await?);
     let event = Event::new(
         Some(tenant),
-        "validation.request_completed",
+        names::VALIDATION_REQUEST_COMPLETED,
         Actor::Service(NAME),
         Outcome::Success,
         "every exposure of a request for validation has had its verdict",

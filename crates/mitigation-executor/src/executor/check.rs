@@ -1,7 +1,7 @@
 //! Whether an action took effect, and later whether it stuck.
 
 use shared::{
-    audit::{self, Outcome as Audited},
+    audit::{self, Outcome as Audited, names},
     db::Tx,
     id::WorkId,
     provider::{Action, Capability},
@@ -25,7 +25,7 @@ const SETTLES: time::Duration = time::Duration::minutes(1);
 pub(super) async fn takes_effect(tx: &mut Tx, m: &mut Mitigation, message: &str) -> Result<(), Stop> {
     m.state = m.state.clone().see()?;
     m.verified_at = Some(tx.clock().await?);
-    audit::record(tx, &events::about(m, "mitigation.verified", Audited::Success, message)).await?;
+    audit::record(tx, &events::about(m, names::MITIGATION_VERIFIED, Audited::Success, message)).await?;
     events::contained(tx, m).await?;
     Ok(())
 }
@@ -75,8 +75,8 @@ impl Executor {
                 store::save(&mut tx, &mut m).await?;
                 let message = "the directory does not show the action's effect any more; somebody or a directory sync took it back";
                 let told = [
-                    events::about(&m, "mitigation.reverted", Audited::Info, message),
-                    events::alert(&m, "alert.mitigation_reverted", message),
+                    events::about(&m, names::MITIGATION_REVERTED, Audited::Info, message),
+                    events::alert(&m, names::ALERT_MITIGATION_REVERTED, message),
                 ];
                 audit::record_many(&mut tx, &told).await?;
                 metrics::counter!("parapet_mitigations_reverted_total", "action" => m.action.as_str())
@@ -95,8 +95,8 @@ impl Executor {
                 {
                     let message = "the provider confirmed the action, but the directory does not show it";
                     let told = [
-                        events::about(&m, "mitigation.verified", Audited::Failure, message),
-                        events::alert(&m, "alert.mitigation_unverified", message),
+                        events::about(&m, names::MITIGATION_VERIFIED, Audited::Failure, message),
+                        events::alert(&m, names::ALERT_MITIGATION_UNVERIFIED, message),
                     ];
                     audit::record_many(&mut tx, &told).await?;
                 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shared::{
-    audit::{self, Outcome as Audited},
+    audit::{self, Outcome as Audited, names},
     db::{StoreError, Tx},
     id::WorkId,
     provider::{Action, Capability, ProviderError, Retry},
@@ -109,8 +109,8 @@ impl Executor {
         m.approval = Some(approvals::join(&mut tx, &world.policy, &m, by, 1).await?);
         m.details.insert("held".to_owned(), by.sentence().to_owned());
         store::save(&mut tx, &mut m).await?;
-        let event =
-            events::about(&m, "mitigation.held", Audited::Info, by.sentence()).detail("held_by", by.as_str());
+        let event = events::about(&m, names::MITIGATION_HELD, Audited::Info, by.sentence())
+            .detail("held_by", by.as_str());
         audit::record(&mut tx, &event).await?;
         planner::advance(&mut tx, &m).await?;
         work::finish(&mut tx, work).await?;
@@ -129,7 +129,7 @@ impl Executor {
         m.finished_at = Some(tx.clock().await?);
         m.details.insert("refused".to_owned(), reason.sentence().to_owned());
         store::save(&mut tx, &mut m).await?;
-        let event = events::about(&m, "mitigation.refused", Audited::Refused, reason.sentence())
+        let event = events::about(&m, names::MITIGATION_REFUSED, Audited::Refused, reason.sentence())
             .detail("reason", reason.as_str());
         audit::record(&mut tx, &event).await?;
         metrics::counter!("parapet_mitigations_refused_total", "reason" => reason.as_str()).increment(1);

@@ -10,7 +10,7 @@ use super::{
     store::{self, Job, SealedRow},
 };
 use crate::{
-    audit::{self, Actor, Event, Outcome},
+    audit::{self, Actor, Event, EventType, Outcome, names},
     db::{StoreError, Tx},
     failpoint,
     id::TenantId,
@@ -56,7 +56,7 @@ impl Rotation {
             Err(error) => return Err(error.into()),
         }
         let message = "a new sealing key pair was made; what the old one sealed is being sealed again";
-        let event = self.event(of, "key.rotation_started", message).detail("version", to);
+        let event = self.event(of, names::KEY_ROTATION_STARTED, message).detail("version", to);
         let event = event.detail("cause", if request.is_some() { "request" } else { "schedule" });
         audit::record(&mut tx, &event).await?;
         Ok(tx.commit().await?)
@@ -189,7 +189,7 @@ impl Rotation {
         store::finish(&mut tx, &job).await?;
         let message = "the sealing key pair was replaced and its old private half destroyed";
         let event = self
-            .event(job.of, "key.rotated", message)
+            .event(job.of, names::KEY_ROTATED, message)
             .detail("version", job.to)
             .detail("rows", job.resealed)
             .detail("destroyed", destroyed);
@@ -206,7 +206,7 @@ impl Rotation {
         }
     }
 
-    fn event(&self, of: Option<TenantId>, kind: &'static str, message: &str) -> Event {
+    fn event(&self, of: Option<TenantId>, kind: &'static EventType, message: &str) -> Event {
         Event::new(of, kind, Actor::Service(self.service), Outcome::Success, message)
             .detail("purpose", self.top.purpose().as_str())
     }

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::{Rotation, RotationError, store};
 use crate::{
-    audit::{self, Actor, Event, Outcome},
+    audit::{self, Actor, Event, Outcome, names},
     failpoint,
     sealing::{SealError, TopId, source::Half},
 };
@@ -45,7 +45,7 @@ impl Rotation {
             let message =
                 format!("every private half of purpose {} is wrapped by its new top key", purpose.as_str());
             let event =
-                Event::new(None, "key.rotated", Actor::Service(self.service), Outcome::Success, message)
+                Event::new(None, names::KEY_ROTATED, Actor::Service(self.service), Outcome::Success, message)
                     .detail("purpose", purpose.as_str())
                     .detail("top_key", wanted.key)
                     .detail("halves", rewrapped);
