@@ -10,5 +10,5 @@ CREATE OR REPLACE VIEW api.integrations_v WITH (security_invoker = true) AS
     SELECT i.tenant_id, i.integration_id, i.name, i.provider, i.config, i.settings,
            CASE WHEN i.provider = ANY (t.entitled_providers) THEN i.status ELSE 'disabled' END AS status,
            CASE WHEN i.provider = ANY (t.entitled_providers) THEN i.status_reason ELSE 'not_entitled' END AS status_reason,
-           i.directory_id, i.version, i.created_at, i.connection_since
+           i.directory_id, i.version, i.created_at, i.connection_since, i.updated_by, i.mitigation_by
     FROM api.integrations i JOIN api.tenants t USING (tenant_id);
