@@ -59,7 +59,9 @@ impl Stage {
             integrations.push(id);
         }
         let fetched = Fetched::default();
-        let url = serve(synced.db.clone(), synced.tenant, Arc::clone(&fetched)).await;
+        // Connections of its own: a fetch that waits for one behind the callers could outlast the old key's time.
+        let serving = Db::connect(&synced.bus.common_as("parapet_sync").database).await.unwrap();
+        let url = serve(serving, synced.tenant, Arc::clone(&fetched)).await;
         synced.patch_settings(|okta| {
             okta.jwks_life_s = kept_seconds;
             okta.jwks_refetch = false;
