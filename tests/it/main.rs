@@ -17,6 +17,7 @@ mod callers;
 mod cancellation;
 mod certificates;
 mod changes;
+mod client_keys;
 mod commands;
 mod conformance;
 mod containment;
