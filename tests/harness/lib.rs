@@ -10,6 +10,7 @@ pub mod bus;
 pub mod idp;
 pub mod outside;
 pub mod permits;
+pub mod pooler;
 pub mod process;
 pub mod proxy;
 pub mod servers;
@@ -19,6 +20,7 @@ pub mod vault;
 pub use bus::{Bus, until};
 pub use idp::{Idp, walk};
 pub use permits::Permits;
+pub use pooler::PgBouncer;
 pub use proxy::Proxy;
 pub use servers::{
     Database, Servers, Vhost, certificates, database, database_on, prepare, program, server_dir, servers,

@@ -6,7 +6,11 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use shared::{db::DatabaseTls, provider::http::EgressConfig, service::Common};
+use shared::{
+    db::{DatabaseTls, Pooler},
+    provider::http::EgressConfig,
+    service::Common,
+};
 use tokio::process::{Child, Command};
 
 /// What every service is told, as its file has it.
@@ -18,6 +22,7 @@ pub fn common(common: &Common) -> Value {
             "user": database.user, "password_file": database.password_file,
             "tls": if database.tls == DatabaseTls::VerifyFull { "verify-full" } else { "disable" },
             "ca_file": database.ca_file,
+            "pooler": database.pooler.map(|Pooler::Transaction| "transaction"),
         },
         "broker": {
             "host": broker.host, "port": broker.port, "vhost": broker.vhost, "user": broker.user,

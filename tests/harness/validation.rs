@@ -407,6 +407,11 @@ impl World {
         self.idp.submissions()
     }
 
+    /// Has services that are started from now on reach the database like this.
+    pub fn reach_database(&mut self, change: impl FnOnce(&mut DatabaseConfig)) {
+        change(&mut self.database_config);
+    }
+
     /// Starts a validator process. `fail_point`: the stage at which it is to die.
     pub fn validator(&self, program: &Path, fail_point: Option<&str>) -> Child {
         let key = |name: &str| self.dir.path().join(name);

@@ -47,14 +47,21 @@ impl Stack {
 
     /// In the foreground, so that it ends with this process.
     pub fn up(&self) -> Child {
+        self.up_with(&[])
+    }
+
+    /// As [`up`](Self::up), with options.
+    pub fn up_with(&self, options: &[&str]) -> Child {
         let data = self.data().into_os_string();
         Program::new("stack", e2e::program("parapet"), self.log())
             .args(["--data-dir".into(), data, "up".into()])
+            .args(options)
             .spawn()
             .unwrap()
     }
 
-    fn log(&self) -> PathBuf {
+    /// What the supervisor says.
+    pub fn log(&self) -> PathBuf {
         self.dir.path().join("up.log")
     }
 
@@ -89,9 +96,9 @@ pub fn all_ready(status: &Value) -> bool {
         && status["processes"].as_array().unwrap().iter().all(|process| process["state"] == "ready")
 }
 
-fn kill(pid: u64) {
+pub fn kill(pid: u64, signal: Signal) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 /// Gone, or dead and waiting for a parent that reaps late.
@@ -111,7 +118,7 @@ async fn the_stack_survives_its_children_takes_them_along_and_finds_its_data_aga
     assert!(String::from_utf8_lossy(&second.stderr).contains("already running"));
 
     for name in ["audit-writer", "postgres"] {
-        kill(process(&first, name)["pid"].as_u64().unwrap());
+        kill(process(&first, name)["pid"].as_u64().unwrap(), Signal::KILL);
     }
     let healed = stack
         .until("what was killed comes back", |status| {

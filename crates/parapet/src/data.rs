@@ -108,6 +108,16 @@ impl DataDir {
         self.0.join("tokens")
     }
 
+    /// The metrics of each service, as a search for secrets saw them.
+    pub fn metrics(&self) -> PathBuf {
+        self.0.join("metrics")
+    }
+
+    /// Every span that the services exported, when the stack was told to keep them.
+    pub fn spans(&self) -> PathBuf {
+        self.0.join("spans")
+    }
+
     /// Where the local integration-api and issuer answer, for the commands that call them.
     pub fn endpoints(&self) -> PathBuf {
         self.0.join("endpoints.json")

@@ -4,6 +4,7 @@
 //! needs at run time.
 
 pub mod bootstrap;
+pub mod canary;
 pub mod certs;
 pub mod cli;
 pub mod client;

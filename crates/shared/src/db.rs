@@ -27,7 +27,7 @@ use tokio::{sync::Notify, task::AbortHandle};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    config::{DatabaseConfig, DatabaseTls},
+    config::{DatabaseConfig, DatabaseTls, Pooler},
     error::StoreError,
 };
 use crate::{id::TenantId, tls::Reloaded};
@@ -44,6 +44,8 @@ pub fn required_schema() -> i64 {
 #[derive(Clone, Debug)]
 pub struct Db {
     pool: PgPool,
+    /// What each transaction begins with because no session is ours; None where sessions are.
+    pooled: Option<Arc<str>>,
     wakes: Arc<Wakes>,
     _renewal: Arc<Renewal>,
 }
@@ -94,19 +96,23 @@ impl Db {
         let current = options.current();
         // Asked by hand first, because the pool reports a refusing hook only as a timeout.
         let mut first = current.connect().await?;
-        acceptable(&mut first).await?;
+        let pooled: Option<Arc<str>> = config.each_transaction().map(Arc::from);
+        acceptable(&mut first, pooled.as_deref()).await?;
         sqlx::Connection::close(first).await?;
+        let begin = pooled.clone();
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections)
             .acquire_timeout(Duration::from_secs(config.acquire_timeout_seconds))
-            .after_connect(|connection, _| {
+            .after_connect(move |connection, _| {
+                let begin = begin.clone();
                 Box::pin(async move {
-                    acceptable(connection).await.map_err(|e| sqlx::Error::Configuration(Box::new(e)))
+                    let accepted = acceptable(connection, begin.as_deref()).await;
+                    accepted.map_err(|e| sqlx::Error::Configuration(Box::new(e)))
                 })
             })
             .connect_lazy_with((*current).clone());
         let renewal = Arc::new(Renewal::start(pool.clone(), options));
-        Ok(Self { pool, wakes: Arc::default(), _renewal: renewal })
+        Ok(Self { pool, pooled, wakes: Arc::default(), _renewal: renewal })
     }
 
     /// Waits until a transaction of this process has committed something for a loop that polls, or `at_most`; no less than
@@ -156,13 +162,14 @@ impl Db {
     // INVARIANT: nobody can cancel a `begin`: the task goes on without its caller, and dropping the transaction closes its
     // connection. In sqlx 0.9 a cancelled `begin` returns a connection inside a transaction.
     async fn begin(&self, tenant: Option<TenantId>, plans: Plans) -> Result<Tx, StoreError> {
-        let (pool, wakes) = (self.pool.clone(), Arc::clone(&self.wakes));
+        let (pool, wakes, pooled) = (self.pool.clone(), Arc::clone(&self.wakes), self.pooled.clone());
         detached(async move {
             let connection = pool.acquire().await.map_err(StoreError::while_connecting)?;
             let mut tx = Tx { connection, ended: false, clock: None, wakes, messages: false, work: false };
             // One round trip. An id is hexadecimal digits and hyphens.
             let tenant = tenant.map(|id| format!("SET LOCAL app.tenant = '{id}';")).unwrap_or_default();
-            let begin = format!("BEGIN; {tenant} {}", plans.setting());
+            let settings = pooled.as_deref().unwrap_or(plans.setting());
+            let begin = format!("BEGIN; {tenant} {settings}");
             sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *tx).await?;
             Ok(tx)
         })
@@ -208,13 +215,17 @@ impl Db {
 }
 
 // INVARIANT: what COMMIT acknowledged survives a crash. The attempt budget rests on it.
-async fn acceptable(connection: &mut PgConnection) -> Result<(), StoreError> {
+async fn acceptable(connection: &mut PgConnection, pooled: Option<&str>) -> Result<(), StoreError> {
+    // A statement takes two messages to prepare and to run: in between, a pooler would give the server to somebody else.
+    let begin = format!("BEGIN; {}", pooled.unwrap_or_default());
+    sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *connection).await?;
     let (commit, fsync, replica, tls): (String, String, bool, Option<String>) = sqlx::query_as(
         "SELECT current_setting('synchronous_commit'), current_setting('fsync'), pg_is_in_recovery(),
                 (SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid())",
     )
-    .fetch_one(connection)
+    .fetch_one(&mut *connection)
     .await?;
+    sqlx::raw_sql("ROLLBACK").execute(connection).await?;
     match (commit.as_str(), fsync.as_str(), replica, tls.as_deref()) {
         ("off", ..) => Err(StoreError::NotDurable("synchronous_commit is off")),
         (_, "off", ..) => Err(StoreError::NotDurable("fsync is off")),

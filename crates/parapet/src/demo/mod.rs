@@ -8,7 +8,6 @@ pub mod directory;
 mod feeds;
 mod judge;
 mod report;
-mod scan;
 mod steps;
 
 use std::{path::PathBuf, time::Instant};

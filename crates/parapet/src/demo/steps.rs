@@ -111,7 +111,8 @@ impl Run {
     pub async fn start(global: &Global, stage: Stage, seed: u64) -> anyhow::Result<Self> {
         let began = OffsetDateTime::now_utc();
         stage.say("starting PostgreSQL, RabbitMQ, the simulator, the token issuer and the five services");
-        parapet(global, &["up", "--detach", "--check-after-seconds", directory::CHECK_AFTER_SECONDS]).await?;
+        let checks = ["--check-after-seconds", directory::CHECK_AFTER_SECONDS];
+        parapet(global, &[&["up", "--detach", "--keep-spans"], checks.as_slice()].concat()).await?;
         let endpoints = client::Endpoints::load(global)?;
         let control = Control::new(endpoints.simulator_control.trim_start_matches("http://").parse()?)?;
         stage.say("the simulated directories: Entra ID with 5,000 accounts, Okta with 2,000");

@@ -14,6 +14,8 @@ pub enum Package {
     Postgresql,
     /// RabbitMQ 3.10 or later.
     RabbitmqServer,
+    /// PgBouncer, for the tests behind a pooler.
+    Pgbouncer,
 }
 
 impl Package {
@@ -22,6 +24,7 @@ impl Package {
         match self {
             Self::Postgresql => "postgresql",
             Self::RabbitmqServer => "rabbitmq-server",
+            Self::Pgbouncer => "pgbouncer",
         }
     }
 
@@ -30,15 +33,17 @@ impl Package {
         let (program, variable) = match self {
             Self::Postgresql => ("initdb", "PARAPET_POSTGRES_BIN"),
             Self::RabbitmqServer => ("rabbitmq-server", "PARAPET_RABBITMQ_BIN"),
+            Self::Pgbouncer => ("pgbouncer", "PARAPET_PGBOUNCER_BIN"),
         };
         let mut places: Vec<PathBuf> = std::env::var_os(variable).map(PathBuf::from).into_iter().collect();
         match self {
             Self::Postgresql => places.extend(newest_first("/usr/lib/postgresql", "bin")),
             Self::RabbitmqServer => places.push("/usr/lib/rabbitmq/bin".into()),
+            Self::Pgbouncer => places.push("/usr/sbin".into()), // not in everybody's search path
         }
         // Debian's /usr/sbin/rabbitmq-server is a wrapper that changes user and directory: not what is wanted.
         places.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths).filter(|dir| {
-            self == Self::Postgresql || !dir.ends_with("sbin") || !Path::new("/usr/lib/rabbitmq").exists()
+            self != Self::RabbitmqServer || !dir.ends_with("sbin") || !Path::new("/usr/lib/rabbitmq").exists()
         }));
         if self == Self::RabbitmqServer {
             places.extend(unpack::broker_bin());

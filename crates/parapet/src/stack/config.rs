@@ -175,6 +175,8 @@ pub struct Installation<'a> {
     pub postgres: u16,
     /// The broker's port.
     pub rabbitmq: u16,
+    /// Where spans go; None: nowhere.
+    pub spans: Option<u16>,
     /// What differs from what everybody gets.
     pub options: &'a Options,
 }
@@ -268,6 +270,10 @@ impl Installation<'_> {
                 ((*method).to_owned(), json!(callers))
             })
             .collect();
+        let mut telemetry = json!({ "log": "info", "format": "text" });
+        if let Some(port) = self.spans {
+            telemetry["otlp_endpoint"] = json!(format!("http://{}", local(port)));
+        }
         json!({
             "database": {
                 "host": "127.0.0.1",
@@ -287,7 +293,7 @@ impl Installation<'_> {
                 "tls": true,
                 "ca_file": self.certificates.ca(),
             },
-            "telemetry": { "log": "info", "format": "text" },
+            "telemetry": telemetry,
             "http": { "listen": local(self.ports.http(service.name)) },
             "grpc": { "listen": local(self.ports.grpc(service.name)), "allow": allow, "reflection": true },
             "tls": { "cert_file": files.cert, "key_file": files.key, "ca_file": self.certificates.ca() },
@@ -321,6 +327,7 @@ mod tests {
             certificates: &certificates,
             postgres: 1,
             rabbitmq: 2,
+            spans: None,
             options: &Options { check_after_seconds: vec![0, 20], ..Options::default() },
         };
         for service in &SERVICES {

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::board::{Board, State};
 use super::config::{Installation, Ports, SERVICES, declare_queues};
+use super::spans::Spans;
 use super::unit::Unit;
 use super::{DATABASE, Lock, Options, VHOST};
 use crate::certs::Certificates;
@@ -40,6 +41,8 @@ pub struct Stack {
     keepers: TaskTracker,
     stopping: CancellationToken,
     hurry: CancellationToken,
+    /// Ends with this value: after the services, which flush as they end.
+    spans: Option<Spans>,
     _lock: Lock,
 }
 
@@ -71,6 +74,7 @@ impl Stack {
             keepers: TaskTracker::new(),
             stopping: CancellationToken::new(),
             hurry: CancellationToken::new(),
+            spans: None,
             _lock: lock,
         };
         // Whatever fails, what was started ends in order.
@@ -95,7 +99,12 @@ impl Stack {
         prepare_database(&data, postgres).await?;
         prepare_broker(&data, rabbitmq).await?;
         let (postgres, rabbitmq) = (postgres.port(), rabbitmq.port());
-        Installation { data: &data, ports: *ports, certificates, postgres, rabbitmq, options }.write_all()?;
+        if options.keep_spans {
+            self.spans = Some(Spans::keep(&data.spans()).await?);
+        }
+        let spans = self.spans.as_ref().map(Spans::port);
+        Installation { data: &data, ports: *ports, certificates, postgres, rabbitmq, spans, options }
+            .write_all()?;
 
         let http = probe_client()?;
         let mut programs = vec![issuer_unit(&data, ports)?, simulator_unit(&data, ports, certificates)?];

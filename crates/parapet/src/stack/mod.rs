@@ -3,6 +3,7 @@
 mod board;
 mod config;
 mod local;
+mod spans;
 mod unit;
 
 use std::fs::{File, TryLockError};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use sqlx::{ConnectOptions as _, PgConnection};
 use time::OffsetDateTime;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,8 +24,8 @@ pub use local::Stack;
 
 use crate::cli::Global;
 use crate::data::DataDir;
-use crate::servers::Postgres;
 use crate::servers::process::tail;
+use crate::servers::{Postgres, superuser_options};
 
 /// The stack's database.
 pub const DATABASE: &str = "parapet";
@@ -49,6 +51,9 @@ pub struct Options {
     /// Seconds after an action at which its account is read again [default: 0,60,2100,3900]
     #[arg(long, value_name = "SECONDS,…", value_delimiter = ',')]
     pub check_after_seconds: Vec<u32>,
+    /// Have the services export their spans, and keep them in the file `spans` of the directory
+    #[arg(long)]
+    pub keep_spans: bool,
 }
 
 impl Up {
@@ -100,6 +105,7 @@ async fn detach(data: &DataDir, options: &Options, json: bool) -> anyhow::Result
         .arg(data.path())
         .arg("up")
         .args(options.real_providers.then_some("--real-providers"))
+        .args(options.keep_spans.then_some("--keep-spans"))
         .args((!checks.is_empty()).then(|| format!("--check-after-seconds={}", checks.join(","))))
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
@@ -303,6 +309,14 @@ fn supervisor(data: &DataDir) -> Option<Pid> {
         return None;
     }
     std::fs::read_to_string(data.lock()).ok()?.trim().parse().ok().and_then(Pid::from_raw)
+}
+
+/// Connects to the database of a running stack as the one whom no row security binds: to look, never to act.
+pub async fn superuser(data: &DataDir) -> anyhow::Result<PgConnection> {
+    let port = std::fs::read_to_string(data.postgres().join("port"))?.trim().parse()?;
+    let password = std::fs::read_to_string(data.postgres().join("password"))?;
+    let options = superuser_options(port, password.trim(), DATABASE, &data.tls().join("ca.pem"));
+    options.connect().await.context("the database cannot be read")
 }
 
 #[cfg(test)]

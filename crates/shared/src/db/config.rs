@@ -23,6 +23,15 @@ pub enum DatabaseTls {
     VerifyFull,
 }
 
+/// What may stand between a service and its PostgreSQL server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pooler {
+    /// One that gives a connection to the server for one transaction (PgBouncer's `pool_mode = transaction`). What belongs
+    /// to a session is then said in each transaction, and no plan is kept.
+    Transaction,
+}
+
 /// Where the database is and how long it may take.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -46,6 +55,8 @@ pub struct DatabaseConfig {
     pub cert_file: Option<PathBuf>,
     /// The private key of that certificate (PEM).
     pub key_file: Option<PathBuf>,
+    /// The pooler that `host` is. None: the server itself, or one that keeps a connection for a session.
+    pub pooler: Option<Pooler>,
     /// Most connections this process opens.
     pub max_connections: u32,
     /// Longest wait for a free or new connection, in seconds.
@@ -68,6 +79,7 @@ impl Default for DatabaseConfig {
             ca_file: None,
             cert_file: None,
             key_file: None,
+            pooler: None,
             max_connections: 10,
             acquire_timeout_seconds: 10,
             statement_timeout_seconds: 60,
@@ -106,6 +118,35 @@ impl DatabaseConfig {
         })
     }
 
+    /// How every session of ours is set.
+    fn settings(&self) -> [(&'static str, String); 6] {
+        [
+            ("statement_timeout", format!("{}s", self.statement_timeout_seconds)),
+            ("lock_timeout", format!("{}s", self.lock_timeout_seconds)),
+            ("idle_in_transaction_session_timeout", "60s".to_owned()),
+            // A plan kept from when a table was empty goes on scanning it while a first sync fills it: measured
+            // at half a second for each page of 999 accounts, and growing.
+            ("plan_cache_mode", "force_custom_plan".to_owned()),
+            // Solid-state storage: at the server's default of 4, made for spinning disks, a page of 999 accounts is
+            // looked up by reading the whole table until that has some 60,000 rows; measured at ten times the cost.
+            ("random_page_cost", "1.1".to_owned()),
+            // Compiling a plan costs more than any statement here runs.
+            ("jit", "off".to_owned()),
+        ]
+    }
+
+    /// What each transaction begins with behind a pooler; None without one.
+    pub(super) fn each_transaction(&self) -> Option<String> {
+        let Pooler::Transaction = self.pooler?;
+        // Statements that somebody else has prepared in this session have the names that we are about to give: without a
+        // cache the driver prepares, and never takes back.
+        let mut begin = "DEALLOCATE ALL;".to_owned();
+        for (name, value) in self.settings() {
+            begin += &format!(" SET LOCAL {name} = '{value}';");
+        }
+        Some(begin)
+    }
+
     /// `contents`: own certificate and key, authorities, password; those that are configured.
     fn options_with(&self, contents: &[Contents]) -> anyhow::Result<PgConnectOptions> {
         let mut options = PgConnectOptions::new_without_pgpass()
@@ -114,20 +155,13 @@ impl DatabaseConfig {
             .database(&self.database)
             .username(&self.user)
             .application_name(&self.user)
-            .options([
-                ("statement_timeout", format!("{}s", self.statement_timeout_seconds)),
-                ("lock_timeout", format!("{}s", self.lock_timeout_seconds)),
-                ("idle_in_transaction_session_timeout", "60s".to_owned()),
-                // A plan kept from when a table was empty goes on scanning it while a first sync fills it: measured
-                // at half a second for each page of 999 accounts, and growing.
-                ("plan_cache_mode", "force_custom_plan".to_owned()),
-                // Solid-state storage: at the server's default of 4, made for spinning disks, a page of 999 accounts is
-                // looked up by reading the whole table until that has some 60,000 rows; measured at ten times the cost.
-                ("random_page_cost", "1.1".to_owned()),
-                // Compiling a plan costs more than any statement here runs.
-                ("jit", "off".to_owned()),
-            ])
             .disable_statement_logging();
+        options = match self.pooler {
+            None => options.options(self.settings()),
+            // A pooler refuses parameters that it does not know, and could not hold them for us. Without a cache the driver
+            // takes none of its prepared statements for present at a server that has never seen it.
+            Some(Pooler::Transaction) => options.extra_float_digits(None).statement_cache_capacity(0),
+        };
         let mut contents = contents.iter();
         let mut next = || contents.next().context("a file was not read");
         match self.tls {

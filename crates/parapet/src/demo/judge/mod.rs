@@ -5,24 +5,29 @@
 
 mod containment;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
-use anyhow::Context;
 use shared::wire::v1::{
     self as api, audit_service_client::AuditServiceClient,
     installation_service_client::InstallationServiceClient,
 };
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{PgConnection, Row};
 use time::{Duration, OffsetDateTime};
 
-use crate::{cli::Global, client};
+use crate::{
+    canary::{self, Scanner},
+    cli::Global,
+    client, stack,
+};
 
 use super::{
     containment::Acts,
     directory::{Account, Change, Entry, Event},
     feeds::{Expected, Feeds},
     report::{Report, SideReport},
-    scan::Scanner,
     steps::{Imported, Run, Side, Told},
 };
 
@@ -307,50 +312,24 @@ async fn audit(
 
 /// No password and no client secret of the run lies anywhere but where it was put in.
 async fn secrets(report: &mut Report, run: &Run, feeds: &Feeds) -> anyhow::Result<()> {
-    let folder = run.global.data_dir.clone().context("the demo has a directory")?;
-    let proof = folder.join("search-proof");
+    let data = run.global.data()?;
+    let proof = data.path().join("search-proof");
     std::fs::create_dir_all(&proof)?;
     Scanner::prove(&proof)?;
-    let mut database = superuser(run).await?;
-    sqlx::query("CHECKPOINT").execute(&mut database).await?;
-    let tables: Vec<String> = sqlx::query_scalar(
-        "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
-         WHERE schemaname NOT IN ('pg_catalog', 'information_schema')",
-    )
-    .fetch_all(&mut database)
-    .await?;
     let wanted: Vec<String> =
         feeds.secrets.iter().cloned().chain(run.client_secrets.iter().cloned()).collect();
-    let skip = vec![folder.join("feeds"), proof];
     let scanner =
         tokio::task::spawn_blocking(move || Scanner::new(wanted.iter().map(String::as_str))).await??;
-    let (scanner, mut found) = tokio::task::spawn_blocking(move || {
-        let found = scanner.folder(&folder, &skip)?;
-        Ok::<_, anyhow::Error>((scanner, found))
-    })
-    .await??;
-    // The files of the server may hold a table compressed; its rows as text cannot hide anything.
-    for table in tables {
-        let statement = format!("SELECT t::text FROM {table} AS t");
-        let mut rows = sqlx::query_scalar::<_, String>(sqlx::AssertSqlSafe(statement)).fetch(&mut database);
-        while let Some(row) = futures::TryStreamExt::try_next(&mut rows).await? {
-            scanner.bytes(&table, row.as_bytes(), &mut found);
-        }
-    }
+    let found = canary::search(&data, &Arc::new(scanner), &[data.path().join("feeds")]).await?;
     report.secrets_found = found.len();
     for finding in found.into_iter().take(20) {
-        report.object(format!("a secret of the run lies in {} ({})", finding.place, finding.spelling));
+        report.object(format!("a secret of the run lies in {} ({:?})", finding.place, finding.spelling));
     }
     Ok(())
 }
 
 async fn superuser(run: &Run) -> anyhow::Result<PgConnection> {
-    let data = run.global.data()?;
-    let port = std::fs::read_to_string(data.postgres().join("port"))?.trim().parse()?;
-    let password = std::fs::read_to_string(data.postgres().join("password"))?;
-    let ca = data.tls().join("ca.pem");
-    let options = crate::servers::superuser_options(port, password.trim(), crate::stack::DATABASE, &ca);
-    PgConnection::connect_with(&options).await.context("the judge cannot read the database")
+    stack::superuser(&run.global.data()?).await
 }
 
 /// A verdict's stable name.
