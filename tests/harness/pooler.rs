@@ -66,7 +66,7 @@ impl PgBouncer {
              server_tls_ca_file = {ca}
             "
         );
-        let settings: String = settings.lines().map(|line| format!("{}\n", line.trim())).collect();
+        let settings = settings.lines().map(str::trim).collect::<Vec<_>>().join("\n") + "\n";
         let settings = write("pgbouncer.ini", settings.as_bytes());
         let log = dir.path().join("log");
         let program = Package::Pgbouncer.bin().unwrap().join("pgbouncer");

@@ -86,7 +86,7 @@ impl Stage {
             integration_id: integration.to_string(),
             emergency,
         };
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         loop {
             // The worker may be starting.
             match self.synced.client("integration-api").await.rotate_client_key(request.clone()).await {
@@ -106,7 +106,7 @@ impl Stage {
     }
 
     async fn until_step(&self, integration: IntegrationId, step: &str) {
-        let deadline = Instant::now() + Duration::from_secs(120);
+        let deadline = Instant::now() + Duration::from_mins(2);
         while self.step(integration).await != step {
             assert!(Instant::now() < deadline, "it does not become {step}: {}", self.step(integration).await);
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -392,7 +392,7 @@ async fn connections_that_die_in_the_middle_of_steps_leave_one_key_that_signs() 
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(4) {
         let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                    WHERE usename = 'parapet_sync' AND state <> 'idle' AND query LIKE '%client_key%'";
+                    WHERE datname = current_database() AND usename = 'parapet_sync' AND state <> 'idle' AND query LIKE '%client_key%'";
         stage.synced.bus.execute(kill).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -40,7 +40,7 @@ async fn work(db: &Db, tenant: TenantId, caller: usize, round: usize) {
     assert_eq!(held, ["1min", "20s", "1min", "force_custom_plan", "1.1", "off"]);
     let insert = sqlx::query("INSERT INTO validator.useful VALUES ($1, $2)");
     insert.bind(tenant).bind(i64::try_from(round).unwrap()).execute(&mut *tx).await.unwrap();
-    if round % 3 == 0 {
+    if round.is_multiple_of(3) {
         drop(tx); // its connection goes, and with it the server's
     } else {
         tx.commit().await.unwrap();

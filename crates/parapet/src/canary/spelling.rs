@@ -104,7 +104,8 @@ fn escaped(secret: &str, chosen: impl Fn(char) -> bool, upper: bool) -> Vec<u8> 
             continue;
         }
         for unit in c.encode_utf16(&mut [0; 2]) {
-            text += &if upper { format!("u{unit:04X}") } else { format!("u{unit:04x}") };
+            let unit = if upper { format!("u{unit:04X}") } else { format!("u{unit:04x}") };
+            text.push_str(&unit);
         }
     }
     text.into_bytes()
@@ -126,7 +127,8 @@ fn addresses(secret: &str) -> Vec<url::Url> {
 pub fn leaks(secret: &str) -> Vec<(Spelling, Vec<u8>)> {
     let bytes = secret.as_bytes();
     let json = serde_json::Value::from(secret).to_string();
-    let units = || secret.encode_utf16();
+    let listed = |written: Vec<String>| written.concat();
+    let (units, hex) = (|| secret.encode_utf16(), || bytes.iter());
     let mut all = vec![
         (Spelling::Text, secret.to_owned()),
         (Spelling::Text, format!("{secret:?}")),
@@ -134,14 +136,14 @@ pub fn leaks(secret: &str) -> Vec<(Spelling, Vec<u8>)> {
         (Spelling::Text, serde_json::Value::from(json.as_str()).to_string()),
         (Spelling::Text, json.replace('/', "\\/")),
         (Spelling::Text, json),
-        (Spelling::Unicode, units().map(|unit| format!("\\u{unit:04x}")).collect()),
-        (Spelling::Unicode, units().map(|unit| format!("\\u{unit:04X}")).collect()),
+        (Spelling::Unicode, listed(units().map(|unit| format!("\\u{unit:04x}")).collect())),
+        (Spelling::Unicode, listed(units().map(|unit| format!("\\u{unit:04X}")).collect())),
         (
             Spelling::Url,
             url::form_urlencoded::Serializer::new(String::new()).append_pair("p", secret).finish(),
         ),
-        (Spelling::Hex, bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
-        (Spelling::Hex, bytes.iter().map(|byte| format!("{byte:02X}")).collect()),
+        (Spelling::Hex, listed(hex().map(|byte| format!("{byte:02x}")).collect())),
+        (Spelling::Hex, listed(hex().map(|byte| format!("{byte:02X}")).collect())),
         (Spelling::Decimal, format!("{bytes:?}")),
         (Spelling::Decimal, format!("{bytes:#?}")),
         (Spelling::Decimal, serde_json::Value::from(bytes).to_string()),

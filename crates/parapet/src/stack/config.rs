@@ -270,10 +270,12 @@ impl Installation<'_> {
                 ((*method).to_owned(), json!(callers))
             })
             .collect();
-        let mut telemetry = json!({ "log": "info", "format": "text" });
-        if let Some(port) = self.spans {
-            telemetry["otlp_endpoint"] = json!(format!("http://{}", local(port)));
-        }
+        let telemetry = match self.spans {
+            Some(port) => {
+                json!({ "log": "info", "format": "text", "otlp_endpoint": format!("http://{}", local(port)) })
+            }
+            None => json!({ "log": "info", "format": "text" }),
+        };
         json!({
             "database": {
                 "host": "127.0.0.1",

@@ -142,7 +142,7 @@ impl DatabaseConfig {
         // cache the driver prepares, and never takes back.
         let mut begin = "DEALLOCATE ALL;".to_owned();
         for (name, value) in self.settings() {
-            begin += &format!(" SET LOCAL {name} = '{value}';");
+            begin.extend([" SET LOCAL ", name, " = '", value.as_ref(), "';"]);
         }
         Some(begin)
     }
