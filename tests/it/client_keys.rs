@@ -217,7 +217,7 @@ impl Caller {
         while calls == 0 || begun.elapsed() < for_a_while {
             okta.prove().await?;
             calls += 1;
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
         }
         Ok(calls)
     }
@@ -248,7 +248,7 @@ async fn no_token_call_fails_during_a_hundred_rotations_at_an_org_that_keeps_our
     let (over, calls, one, other, stage) = (&over, &calls, &one, &other, &stage);
     let traffic = |integration| async move {
         while !over.load(Ordering::Relaxed) {
-            let signed = one.sign(integration, Duration::from_millis(200));
+            let signed = one.sign(integration, Duration::from_millis(600));
             let begun = Instant::now();
             let (signed, read) = tokio::join!(signed, other.read(integration));
             read.unwrap_or_else(|error| panic!("after {:?}: {error:?}", begun.elapsed()));
@@ -272,7 +272,7 @@ async fn no_token_call_fails_during_a_hundred_rotations_at_an_org_that_keeps_our
         over.store(true, Ordering::Relaxed);
     };
     tokio::join!(traffic, rotations);
-    assert!(calls.load(Ordering::Relaxed) > 10 * INTEGRATIONS * EACH, "{calls:?} calls");
+    assert!(calls.load(Ordering::Relaxed) > 3 * INTEGRATIONS * EACH, "{calls:?} calls");
     stage.check_published();
     for kind in ["published", "activated", "retired"] {
         let told: i64 =

@@ -43,8 +43,13 @@ impl Keys {
         {
             return Ok(keys);
         }
+        // A document is as old as the question for it, and one that came late does not replace a newer one.
+        let asked = world.now();
         let keys = fetch(world, url).await?;
-        lock(&self.fetched).insert(url.clone(), (world.now(), keys.clone()));
+        let mut fetched = lock(&self.fetched);
+        if fetched.get(url).is_none_or(|(newest, _)| *newest < asked) {
+            fetched.insert(url.clone(), (asked, keys.clone()));
+        }
         Ok(keys)
     }
 
