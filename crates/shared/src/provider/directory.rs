@@ -18,7 +18,7 @@ use super::{
 use crate::{
     db::{StoreError, Tx},
     id::{IntegrationId, TenantId},
-    integration::Connection,
+    integration::{Connection, OktaConnection},
     integration_store::{self as store, Integration, Sealed},
     sealing::{Opener, Owner, SealError, TopKeys, column},
     secret::SecretBytes,
@@ -56,9 +56,12 @@ pub struct Directories {
     paces: Mutex<HashMap<String, Arc<Pace>>>,
 }
 
+/// What an adapter was made of: the integration's version, its secret's, and whether that is not proven yet.
+type Version = (i64, u32, bool);
+
 struct Kept {
     tenant: TenantId,
-    version: (i64, u32),
+    version: Version,
     provider: Arc<dyn Provider>,
     used: Instant,
 }
@@ -95,14 +98,14 @@ impl Directories {
     ) -> Result<Arc<dyn Provider>, ConnectError> {
         let place = Self::place(integration);
         let sealed = self.saved(tx, integration).await?;
-        let version = (integration.version, sealed.version);
+        let version = (integration.version, sealed.version, sealed.unproven);
         // INVARIANT: an adapter holds an opened secret. It is used no longer than the key that opened it may be.
         let opener = self.opener(tx, integration.tenant, &sealed).await?;
         if let Some(provider) = self.kept(integration.id, version) {
             return Ok(provider);
         }
         let secret = Self::open(&opener, integration.tenant, integration.id, place, &sealed)?;
-        let provider = self.build(integration, &sealed.kid, secret)?;
+        let provider = self.build(integration, &sealed, secret)?;
         self.keep(integration, version, &provider);
         Ok(provider)
     }
@@ -122,7 +125,22 @@ impl Directories {
         };
         let opener = self.opener(tx, draft.tenant, &sealed).await?;
         let secret = Self::open(&opener, draft.tenant, draft.id, place, &sealed)?;
-        self.build(draft, &sealed.kid, secret)
+        self.build(draft, &sealed, secret)
+    }
+
+    /// The Okta org behind an integration, spoken to with this client key whichever signs. It is not kept.
+    pub async fn connect_with(
+        &self,
+        tx: &mut Tx,
+        integration: &Integration,
+        key: &Sealed,
+    ) -> Result<Okta, ConnectError> {
+        let Connection::Okta(connection) = &integration.connection else {
+            return Err(ConnectError::NoCredentials);
+        };
+        let opener = self.opener(tx, integration.tenant, key).await?;
+        let secret = Self::open(&opener, integration.tenant, integration.id, column::CLIENT_KEY, key)?;
+        Ok(self.okta(connection, integration, key, &secret)?)
     }
 
     fn place(integration: &Integration) -> &'static str {
@@ -143,7 +161,7 @@ impl Directories {
     fn build(
         &self,
         integration: &Integration,
-        kid: &str,
+        sealed: &Sealed,
         secret: SecretBytes,
     ) -> Result<Arc<dyn Provider>, ConnectError> {
         let (egress, scope) = (self.egress.clone(), integration.settings.scope.clone());
@@ -154,12 +172,23 @@ impl Directories {
                     .within(scope)
                     .paced(self.pace(&connection.tenant), share),
             ),
-            Connection::Okta(connection) => Arc::new(
-                Okta::new(connection, kid, &secret, egress)?
-                    .within(scope)
-                    .paced(self.pace(&connection.host), share),
-            ),
+            Connection::Okta(connection) => {
+                Arc::new(self.okta(connection, integration, sealed, &secret)?.within(scope))
+            }
         })
+    }
+
+    fn okta(
+        &self,
+        connection: &OktaConnection,
+        integration: &Integration,
+        key: &Sealed,
+        secret: &SecretBytes,
+    ) -> Result<Okta, ProviderError> {
+        let share = Share::percent(integration.settings.quota_percent);
+        let okta = Okta::new(connection, &key.kid, secret, self.egress.clone())?
+            .paced(self.pace(&connection.host), share);
+        Ok(if key.unproven { okta.with_unproven_key() } else { okta })
     }
 
     fn pace(&self, directory: &str) -> Arc<Pace> {
@@ -196,14 +225,14 @@ impl Directories {
         Ok(SecretBytes::from(opener.open(&owner, &sealed.envelope)?))
     }
 
-    fn kept(&self, integration: IntegrationId, version: (i64, u32)) -> Option<Arc<dyn Provider>> {
+    fn kept(&self, integration: IntegrationId, version: Version) -> Option<Arc<dyn Provider>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let found = kept.get_mut(&integration).filter(|k| k.version == version)?;
         found.used = Instant::now();
         Some(Arc::clone(&found.provider))
     }
 
-    fn keep(&self, integration: &Integration, version: (i64, u32), provider: &Arc<dyn Provider>) {
+    fn keep(&self, integration: &Integration, version: Version, provider: &Arc<dyn Provider>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= KEPT
             && let Some(oldest) = kept.iter().min_by_key(|(_, k)| k.used).map(|(id, _)| *id)

@@ -38,6 +38,15 @@ impl Client {
         Self { pace, share, ..self }
     }
 
+    pub(super) fn with_unproven_key(self) -> Self {
+        Self { tokens: self.tokens.with_unproven_key(), ..self }
+    }
+
+    /// Asks for a new access token, whatever is kept.
+    pub(super) async fn prove(&self) -> Result<(), ProviderError> {
+        self.tokens.request().await.map(drop)
+    }
+
     pub(super) fn share(&self) -> Share {
         self.share
     }

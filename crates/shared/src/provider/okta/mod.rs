@@ -105,6 +105,17 @@ impl Okta {
         Self { client: self.client.paced(pace, share), ..self }
     }
 
+    /// Its key is used since an emergency, before the org can have fetched it: a refusal of the key means "not yet".
+    #[must_use]
+    pub fn with_unproven_key(self) -> Self {
+        Self { client: self.client.with_unproven_key(), ..self }
+    }
+
+    /// Proves the client key by asking for a new access token with it.
+    pub async fn prove(&self) -> Result<(), ProviderError> {
+        self.client.prove().await
+    }
+
     /// Lists the accounts of this scope only.
     #[must_use]
     pub fn within(self, scope: SyncScope) -> Self {

@@ -61,6 +61,8 @@ pub(super) struct TokenSource {
     client_id: String,
     kid: String,
     key: SigningKey,
+    /// The org cannot be expected to know the key yet.
+    unproven: bool,
     egress: Egress,
     cached: tokio::sync::Mutex<Option<Arc<Token>>>,
     /// Latest DPoP nonces of the token endpoint and of the API.
@@ -94,12 +96,17 @@ impl TokenSource {
             client_id: client_id.to_owned(),
             kid: kid.to_owned(),
             key,
+            unproven: false,
             egress,
             cached: tokio::sync::Mutex::new(None),
             nonces: [Mutex::new(None), Mutex::new(None)],
             ahead: AtomicI64::new(0),
             plain: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn with_unproven_key(self) -> Self {
+        Self { unproven: true, ..self }
     }
 
     pub(super) fn client_id(&self) -> &str {
@@ -127,7 +134,7 @@ impl TokenSource {
 
     /// One token request, and another one when it brings the nonce it lacked or asked for scopes that the org does not
     /// know: each once.
-    async fn request(&self) -> Result<Token, ProviderError> {
+    pub(super) async fn request(&self) -> Result<Token, ProviderError> {
         let mut answer = self.submit().await?;
         let mut nonced = false;
         loop {
@@ -142,7 +149,10 @@ impl TokenSource {
             answer = self.submit().await?;
         }
         if answer.status != 200 {
-            return Err(failure::of_token(&answer));
+            let error = failure::of_token(&answer);
+            // It passes by itself, as soon as the org's cache of our keys has ended: nobody has to do anything.
+            let not_yet = self.unproven && failure::key_is_unknown(&error);
+            return Err(if not_yet { ProviderError::Unavailable { status: answer.status } } else { error });
         }
         let Granted { token_type, access_token, expires_in, scope } = answer.json()?;
         let access_token = Zeroizing::new(access_token);
