@@ -18,6 +18,7 @@ mod canary;
 mod cancellation;
 mod certificates;
 mod changes;
+mod client_key_stage;
 mod client_keys;
 mod commands;
 mod conformance;

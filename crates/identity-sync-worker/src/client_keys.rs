@@ -17,7 +17,7 @@ use shared::{
     provider::{
         ProviderError,
         directory::{ConnectError, Directories},
-        okta,
+        okta::{self, rotation},
     },
     sealing::{Owner, column},
     service::Faults,
@@ -46,10 +46,11 @@ const EMERGENCY_AGAIN: (f64, f64) = (1.0, 30.0);
 pub struct ClientKeyConfig {
     /// A client key is replaced when it is so many days old; 0: only when somebody asks.
     pub every_days: u32,
-    /// Seconds for which a key is published before it signs: twice as long as any directory keeps our key set. How long Okta
-    /// does is not documented (okta.md §1.3); we say 300 seconds.
+    /// Seconds for which a key is published before it signs, at least [`rotation::PUBLISHED_AT_LEAST`]: longer than any
+    /// directory keeps our key set. How long Okta does is not documented (okta.md §1.3); we say 300 seconds.
     pub publish_seconds: u32,
-    /// Seconds for which a key stays published after it signed last: the life of an assertion and of a directory's cache.
+    /// Seconds for which a key stays published after another signs, at least [`rotation::KEPT_AT_LEAST`]: until nothing
+    /// that it signed can be on its way.
     pub keep_seconds: u32,
 }
 
@@ -64,12 +65,14 @@ impl ClientKeyConfig {
     pub(crate) fn check(&self, faults: &mut Faults, path: &str) {
         let Self { every_days, publish_seconds, keep_seconds } = *self;
         faults.require(every_days <= 3650, &format!("{path}.every_days"), "must be 0 to 3650");
-        for (name, seconds) in [("publish_seconds", publish_seconds), ("keep_seconds", keep_seconds)] {
-            // Twice our own max-age; an assertion's life and our max-age.
+        for (name, seconds, least) in [
+            ("publish_seconds", publish_seconds, rotation::PUBLISHED_AT_LEAST),
+            ("keep_seconds", keep_seconds, rotation::KEPT_AT_LEAST),
+        ] {
             faults.require(
-                (600..=2_592_000).contains(&seconds),
+                (least.as_secs()..=2_592_000).contains(&seconds.into()),
                 &format!("{path}.{name}"),
-                "must be 600 to 2592000",
+                &format!("must be {} to 2592000", least.as_secs()),
             );
         }
     }
@@ -196,7 +199,7 @@ impl ClientKeys {
             return self.failed(due, &next, &error, PLANNED_AGAIN).await;
         }
         let mut tx = self.locked(due.tenant, due.integration).await?;
-        if store::lock(&mut tx, due.tenant, due.integration).await? != Some(Step::Published)
+        if !store::lock_claimed(&mut tx, due).await?
             || !store::activate(&mut tx, due.integration, next.version).await?
         {
             return Ok(tx.rollback().await?);
@@ -211,7 +214,7 @@ impl ClientKeys {
     /// Step five: the old key is published no longer, and its private half destroyed.
     async fn retire(&self, due: &Due) -> Result<(), KeyError> {
         let mut tx = self.locked(due.tenant, due.integration).await?;
-        if store::lock(&mut tx, due.tenant, due.integration).await? != Some(Step::Activated) {
+        if !store::lock_claimed(&mut tx, due).await? {
             return Ok(tx.rollback().await?);
         }
         for kid in store::remove(&mut tx, due.tenant, due.integration, "old").await? {
@@ -255,7 +258,7 @@ impl ClientKeys {
             return self.failed(due, &signing, &error, EMERGENCY_AGAIN).await;
         }
         let mut tx = self.locked(due.tenant, due.integration).await?;
-        if store::lock(&mut tx, due.tenant, due.integration).await? != Some(Step::Emergency)
+        if !store::lock_claimed(&mut tx, due).await?
             || !store::accept(&mut tx, due.integration, signing.version).await?
         {
             return Ok(tx.rollback().await?);
@@ -292,8 +295,7 @@ impl ClientKeys {
     ) -> Result<(), KeyError> {
         tracing::warn!(tenant = %due.tenant, integration = %due.integration, kid = key.kid, %error, "client key not proven");
         let mut tx = self.db.tenant(due.tenant).await?;
-        let tries =
-            store::failed(&mut tx, due.integration, due.step, &error.to_string(), again.0, again.1).await?;
+        let tries = store::failed(&mut tx, due, &error.to_string(), again.0, again.1).await?;
         if tries == Some(1) {
             let message = match due.step {
                 Step::Emergency => "the directory does not accept the integration's new client key yet",
@@ -344,4 +346,24 @@ impl ClientKeys {
 
 fn event(tenant: TenantId, integration: IntegrationId, kind: &'static str, message: &str) -> Event {
     Event::new(Some(tenant), kind, Actor::Service(NAME), Outcome::Success, message).integration(integration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotation_shorter_than_what_it_has_to_wait_for_is_refused() {
+        let faults = |publish: u64, keep: u64| {
+            let (publish_seconds, keep_seconds) = (publish.try_into().unwrap(), keep.try_into().unwrap());
+            let mut faults = Faults::default();
+            ClientKeyConfig { every_days: 90, publish_seconds, keep_seconds }
+                .check(&mut faults, "keys.client");
+            faults.to_string()
+        };
+        let (publish, keep) = (rotation::PUBLISHED_AT_LEAST.as_secs(), rotation::KEPT_AT_LEAST.as_secs());
+        assert!(faults(publish, keep).ends_with(" 0 fault(s):"));
+        assert!(faults(publish - 1, keep).contains("keys.client.publish_seconds"));
+        assert!(faults(publish, keep - 1).contains("keys.client.keep_seconds"));
+    }
 }

@@ -8,6 +8,7 @@ use shared::{
     provider::okta::keys::{ClientKey, PublicJwk},
 };
 use sqlx::{Row, types::Json};
+use time::OffsetDateTime;
 
 /// A step that was claimed is due again after so many seconds, unless it was done.
 const LEASE_SECONDS: f64 = 30.0;
@@ -46,12 +47,14 @@ impl FromStr for Step {
     }
 }
 
-/// A rotation whose next step is due.
+/// A rotation whose next step is due, and was claimed.
 #[derive(Debug)]
 pub(crate) struct Due {
     pub tenant: TenantId,
     pub integration: IntegrationId,
     pub step: Step,
+    /// When it is due again: no two claims have the same.
+    leased: OffsetDateTime,
 }
 
 /// A key that is not stored yet.
@@ -85,7 +88,7 @@ pub(crate) async fn claim(tx: &mut Tx) -> Result<Option<Due>, StoreError> {
         "UPDATE client_key_rotations SET due_at = clock_timestamp() + make_interval(secs => $1)
          WHERE integration_id = (SELECT integration_id FROM client_key_rotations WHERE due_at <= clock_timestamp()
                                  ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-         RETURNING tenant_id, integration_id, step",
+         RETURNING tenant_id, integration_id, step, due_at",
     )
     .bind(LEASE_SECONDS)
     .fetch_optional(&mut **tx)
@@ -95,6 +98,7 @@ pub(crate) async fn claim(tx: &mut Tx) -> Result<Option<Due>, StoreError> {
             tenant: row.try_get("tenant_id")?,
             integration: row.try_get("integration_id")?,
             step: parse("client_key_rotations.step", row.try_get("step")?)?,
+            leased: row.try_get("due_at")?,
         })
     })
     .transpose()
@@ -114,6 +118,23 @@ pub(crate) async fn lock(
     .fetch_optional(&mut **tx)
     .await?;
     step.map(|step| parse("client_key_rotations.step", &step)).transpose()
+}
+
+/// Locks the rotation whose step was claimed; false when the step was taken, or claimed by somebody else, meanwhile.
+// INVARIANT: a step that outlived its claim is not taken: the rotation it meant may be over, and the next one be at this step.
+pub(crate) async fn lock_claimed(tx: &mut Tx, due: &Due) -> Result<bool, StoreError> {
+    let ours: Option<bool> = sqlx::query_scalar(
+        "SELECT step = $3 AND due_at = $4 FROM client_key_rotations
+         WHERE tenant_id = $1 AND integration_id = $2 FOR UPDATE",
+    )
+    .bind(due.tenant)
+    .bind(due.integration)
+    .bind(due.step.as_str())
+    .bind(due.leased)
+    .fetch_optional(&mut **tx)
+    .await?
+    .flatten();
+    Ok(ours == Some(true))
 }
 
 /// The newest version of an integration's key; 0: it has none.
@@ -213,8 +234,7 @@ pub(crate) async fn idle(tx: &mut Tx, integration: IntegrationId, days: u32) -> 
 /// Notes that a step failed, unless it was taken meanwhile; how often it has.
 pub(crate) async fn failed(
     tx: &mut Tx,
-    integration: IntegrationId,
-    step: Step,
+    due: &Due,
     error: &str,
     first_seconds: f64,
     most_seconds: f64,
@@ -223,13 +243,14 @@ pub(crate) async fn failed(
         "UPDATE client_key_rotations
          SET tries = tries + 1, last_error = $3,
              due_at = clock_timestamp() + make_interval(secs => least($4 * power(2, least(tries, 20)), $5))
-         WHERE integration_id = $1 AND step = $2 RETURNING tries",
+         WHERE integration_id = $1 AND step = $2 AND due_at = $6 RETURNING tries",
     )
-    .bind(integration)
-    .bind(step.as_str())
+    .bind(due.integration)
+    .bind(due.step.as_str())
     .bind(error)
     .bind(first_seconds)
     .bind(most_seconds)
+    .bind(due.leased)
     .fetch_optional(&mut **tx)
     .await?)
 }

@@ -5,14 +5,17 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
     Provider, ProviderError,
     entra::Entra,
     http::Egress,
-    okta::Okta,
+    okta::{
+        Okta,
+        rotation::{HELD, Lease},
+    },
     pace::{Pace, Share},
 };
 use crate::{
@@ -54,6 +57,7 @@ pub struct Directories {
     kept: Mutex<HashMap<IntegrationId, Kept>>,
     /// By what names the directory in a configuration. Outlives adapters: a new version spends the same quota.
     paces: Mutex<HashMap<String, Arc<Pace>>>,
+    held: Duration,
 }
 
 /// What an adapter was made of: the integration's version, its secret's, and whether that is not proven yet.
@@ -63,6 +67,7 @@ struct Kept {
     tenant: TenantId,
     version: Version,
     provider: Arc<dyn Provider>,
+    lease: Arc<Lease>,
     used: Instant,
 }
 
@@ -75,7 +80,13 @@ impl fmt::Debug for Directories {
 impl Directories {
     /// `top` is the top key of purpose `integration`.
     pub fn new(egress: Egress, top: Arc<TopKeys>) -> Self {
-        Self { egress, top, kept: Mutex::default(), paces: Mutex::default() }
+        Self { egress, top, kept: Mutex::default(), paces: Mutex::default(), held: HELD }
+    }
+
+    /// Has adapters sign with their client key for this long after they were connected, instead of [`HELD`].
+    #[must_use]
+    pub fn holding(self, held: Duration) -> Self {
+        Self { held, ..self }
     }
 
     /// The top keys of purpose `integration`.
@@ -97,16 +108,18 @@ impl Directories {
         integration: &Integration,
     ) -> Result<Arc<dyn Provider>, ConnectError> {
         let place = Self::place(integration);
+        let until = Instant::now() + self.held;
         let sealed = self.saved(tx, integration).await?;
         let version = (integration.version, sealed.version, sealed.unproven);
         // INVARIANT: an adapter holds an opened secret. It is used no longer than the key that opened it may be.
         let opener = self.opener(tx, integration.tenant, &sealed).await?;
-        if let Some(provider) = self.kept(integration.id, version) {
+        if let Some(provider) = self.kept(integration.id, version, until) {
             return Ok(provider);
         }
         let secret = Self::open(&opener, integration.tenant, integration.id, place, &sealed)?;
-        let provider = self.build(integration, &sealed, secret)?;
-        self.keep(integration, version, &provider);
+        let lease = Arc::new(Lease::until(until));
+        let provider = self.build(integration, &sealed, secret, &lease)?;
+        self.keep(integration, version, &provider, lease);
         Ok(provider)
     }
 
@@ -119,13 +132,14 @@ impl Directories {
         secret: Option<Sealed>,
     ) -> Result<Arc<dyn Provider>, ConnectError> {
         let place = Self::place(draft);
+        let lease = Arc::new(Lease::until(Instant::now() + self.held));
         let sealed = match secret {
             Some(secret) => secret,
             None => self.saved(tx, draft).await?,
         };
         let opener = self.opener(tx, draft.tenant, &sealed).await?;
         let secret = Self::open(&opener, draft.tenant, draft.id, place, &sealed)?;
-        self.build(draft, &sealed, secret)
+        self.build(draft, &sealed, secret, &lease)
     }
 
     /// The Okta org behind an integration, spoken to with this client key whichever signs. It is not kept.
@@ -138,9 +152,10 @@ impl Directories {
         let Connection::Okta(connection) = &integration.connection else {
             return Err(ConnectError::NoCredentials);
         };
+        let lease = Arc::new(Lease::until(Instant::now() + self.held));
         let opener = self.opener(tx, integration.tenant, key).await?;
         let secret = Self::open(&opener, integration.tenant, integration.id, column::CLIENT_KEY, key)?;
-        Ok(self.okta(connection, integration, key, &secret)?)
+        Ok(self.okta(connection, integration, key, &secret)?.leased(lease))
     }
 
     fn place(integration: &Integration) -> &'static str {
@@ -163,6 +178,7 @@ impl Directories {
         integration: &Integration,
         sealed: &Sealed,
         secret: SecretBytes,
+        lease: &Arc<Lease>,
     ) -> Result<Arc<dyn Provider>, ConnectError> {
         let (egress, scope) = (self.egress.clone(), integration.settings.scope.clone());
         let share = Share::percent(integration.settings.quota_percent);
@@ -173,7 +189,8 @@ impl Directories {
                     .paced(self.pace(&connection.tenant), share),
             ),
             Connection::Okta(connection) => {
-                Arc::new(self.okta(connection, integration, sealed, &secret)?.within(scope))
+                let okta = self.okta(connection, integration, sealed, &secret)?;
+                Arc::new(okta.leased(Arc::clone(lease)).within(scope))
             }
         })
     }
@@ -225,14 +242,26 @@ impl Directories {
         Ok(SecretBytes::from(opener.open(&owner, &sealed.envelope)?))
     }
 
-    fn kept(&self, integration: IntegrationId, version: Version) -> Option<Arc<dyn Provider>> {
+    fn kept(
+        &self,
+        integration: IntegrationId,
+        version: Version,
+        until: Instant,
+    ) -> Option<Arc<dyn Provider>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let found = kept.get_mut(&integration).filter(|k| k.version == version)?;
         found.used = Instant::now();
+        found.lease.renew(until);
         Some(Arc::clone(&found.provider))
     }
 
-    fn keep(&self, integration: &Integration, version: Version, provider: &Arc<dyn Provider>) {
+    fn keep(
+        &self,
+        integration: &Integration,
+        version: Version,
+        provider: &Arc<dyn Provider>,
+        lease: Arc<Lease>,
+    ) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= KEPT
             && let Some(oldest) = kept.iter().min_by_key(|(_, k)| k.used).map(|(id, _)| *id)
@@ -240,6 +269,7 @@ impl Directories {
             kept.remove(&oldest);
         }
         let Integration { tenant, id, .. } = *integration;
-        kept.insert(id, Kept { tenant, version, provider: Arc::clone(provider), used: Instant::now() });
+        let (provider, used) = (Arc::clone(provider), Instant::now());
+        kept.insert(id, Kept { tenant, version, provider, lease, used });
     }
 }

@@ -9,6 +9,7 @@ use super::{
     host::is_official,
     keys::SigningKey,
     rate,
+    rotation::Lease,
     token::{Token, TokenSource},
 };
 use crate::provider::{
@@ -40,6 +41,10 @@ impl Client {
 
     pub(super) fn with_unproven_key(self) -> Self {
         Self { tokens: self.tokens.with_unproven_key(), ..self }
+    }
+
+    pub(super) fn leased(self, lease: Arc<Lease>) -> Self {
+        Self { tokens: self.tokens.leased(lease), ..self }
     }
 
     /// Asks for a new access token, whatever is kept.

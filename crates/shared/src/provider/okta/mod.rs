@@ -42,6 +42,7 @@ mod policies;
 mod probe;
 mod rate;
 mod risk;
+pub mod rotation;
 mod sign_ins;
 mod token;
 mod user;
@@ -109,6 +110,12 @@ impl Okta {
     #[must_use]
     pub fn with_unproven_key(self) -> Self {
         Self { client: self.client.with_unproven_key(), ..self }
+    }
+
+    /// Signs with its client key as long as the lease holds.
+    #[must_use]
+    pub fn leased(self, lease: Arc<rotation::Lease>) -> Self {
+        Self { client: self.client.leased(lease), ..self }
     }
 
     /// Proves the client key by asking for a new access token with it.

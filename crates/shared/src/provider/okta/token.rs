@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use super::{
     failure,
     keys::{self, KeyError, SigningKey},
+    rotation::{ASSERTION_LIFE, Lease},
 };
 use crate::provider::{
     ProviderError,
@@ -38,7 +39,6 @@ const SCOPES: [&str; 6] = [
 const RARE_SCOPES: [&str; 2] = ["okta.userRisk.read", "okta.userRisk.manage"];
 const PATH: &str = "/oauth2/v1/token";
 const ASSERTION: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-const ASSERTION_LIFE: i64 = 300;
 /// Renewed this long before it ends (it lasts an hour).
 const EARLY: Duration = Duration::from_mins(5);
 
@@ -63,6 +63,8 @@ pub(super) struct TokenSource {
     key: SigningKey,
     /// The org cannot be expected to know the key yet.
     unproven: bool,
+    /// Until when the key may sign; `None`: as long as the adapter lives.
+    lease: Option<Arc<Lease>>,
     egress: Egress,
     cached: tokio::sync::Mutex<Option<Arc<Token>>>,
     /// Latest DPoP nonces of the token endpoint and of the API.
@@ -97,6 +99,7 @@ impl TokenSource {
             kid: kid.to_owned(),
             key,
             unproven: false,
+            lease: None,
             egress,
             cached: tokio::sync::Mutex::new(None),
             nonces: [Mutex::new(None), Mutex::new(None)],
@@ -107,6 +110,10 @@ impl TokenSource {
 
     pub(super) fn with_unproven_key(self) -> Self {
         Self { unproven: true, ..self }
+    }
+
+    pub(super) fn leased(self, lease: Arc<Lease>) -> Self {
+        Self { lease: Some(lease), ..self }
     }
 
     pub(super) fn client_id(&self) -> &str {
@@ -189,9 +196,15 @@ impl TokenSource {
 
     /// INVARIANT: made anew for every HTTP request: Okta burns its `jti` even when it answers `use_dpop_nonce`.
     fn assertion(&self, audience: &str) -> Result<String, ProviderError> {
+        // INVARIANT: a key that was replaced signs no longer than `HELD`; its rotation counts on that.
+        if self.lease.as_ref().is_some_and(|lease| !lease.holds()) {
+            return Err(ProviderError::NotSent(
+                "the client key was read too long ago to sign; it may be replaced",
+            ));
+        }
         let header = json!({"alg": "RS256", "typ": "JWT", "kid": self.kid});
         let claims = json!({"iss": self.client_id, "sub": self.client_id, "aud": audience,
-            "exp": self.server_time() + ASSERTION_LIFE, "jti": Uuid::new_v4()});
+            "exp": self.server_time() + ASSERTION_LIFE.as_secs().cast_signed(), "jti": Uuid::new_v4()});
         self.key.jwt(&header, &claims).map_err(|_| ProviderError::NotSent("the client key cannot sign"))
     }
 
