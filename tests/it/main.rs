@@ -32,6 +32,7 @@ mod feeds;
 mod garbage;
 mod interruptions;
 mod kept_plans;
+mod key_rotation;
 mod keys;
 #[cfg(feature = "fail-points")]
 mod kills;
