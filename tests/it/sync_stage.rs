@@ -1,10 +1,8 @@
 //! A tenant with an Okta org at the simulator and the sync worker on it.
 
-use std::{
-    collections::BTreeSet, net::TcpListener, path::PathBuf, process::ExitCode, sync::Arc, time::Duration,
-};
+use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use e2e::{Bus, Idp};
+use e2e::{Bus, Idp, free_port};
 use identity_sync_worker::{ClientKeyConfig, Config, KeyConfig, SyncConfig};
 use idp_simulator::{
     model::{Directory, Kind, Link, Settings},
@@ -360,10 +358,6 @@ fn org(accounts: &Value, jwks: &Value) -> Value {
     let mut spec = json!({ "name": "Acme", "provider": { "okta": okta } });
     idp_simulator::model::merge(&mut spec, accounts);
     spec
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Accounts made from a seed.
