@@ -23,8 +23,8 @@ pub use permits::Permits;
 pub use pooler::PgBouncer;
 pub use proxy::Proxy;
 pub use servers::{
-    Database, Servers, Vhost, certificates, database, database_on, prepare, program, server_dir, servers,
-    unique, vhost,
+    Database, Servers, Vhost, certificates, database, database_on, free_port, prepare, program, server_dir,
+    servers, unique, vhost,
 };
 
 /// How much of something a test does: `short`, or `long` where `PARAPET_PROOF=long` asks for it, as `make proof` does.

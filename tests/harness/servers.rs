@@ -1,12 +1,12 @@
 //! One PostgreSQL and one RabbitMQ for all tests of the process; a database and a virtual host for each test.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
+use std::sync::{Mutex, OnceLock, mpsc};
 
 use parapet::certs::Certificates;
-use parapet::servers::{Postgres, PostgresSettings, RabbitMq, private_dir, write_private};
+use parapet::servers::{Postgres, PostgresSettings, RabbitMq, free_ports, private_dir, write_private};
 use shared::db::DatabaseConfig;
 use sqlx::{Connection as _, postgres::PgConnectOptions};
 use tokio::sync::OnceCell;
@@ -55,6 +55,17 @@ pub fn certificates() -> &'static Certificates {
         private_dir(&dir).unwrap();
         Certificates::prepare(&dir, &["client"]).unwrap()
     })
+}
+
+/// A port of 127.0.0.1 for a server that starts later: no other test of this process gets it, and no client's connection.
+pub fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let [port] = free_ports().unwrap();
+        if GIVEN.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
 }
 
 /// Makes the migrated database that tests copy, and lets the service roles log in with [`ROLE_PASSWORD`]. For a test

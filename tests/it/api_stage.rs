@@ -2,12 +2,11 @@
 
 use std::{
     ffi::OsStr,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{ExitCode, Stdio},
 };
 
-use e2e::{Bus, Idp, bus::until};
+use e2e::{Bus, Idp, bus::until, free_port};
 use identity_sync_worker::SyncConfig;
 use integration_api::{ApiConfig, CertifiedService, Config, KeysConfig, OidcConfig, PublicTls};
 use lapin::{options::BasicGetOptions, types::ShortString};
@@ -486,8 +485,4 @@ fn channel(port: u16, dir: &Path, own: Option<&TlsFiles>) -> Channel {
     }
     let endpoint = Channel::from_shared(format!("https://127.0.0.1:{port}")).unwrap();
     endpoint.tls_config(config).unwrap().connect_lazy()
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -1,6 +1,6 @@
 //! The audit log: complete, in one chain, and nobody changes it unnoticed.
 
-use std::{net::TcpListener, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use audit_writer::{
     CheckpointConfig, Config,
@@ -8,7 +8,7 @@ use audit_writer::{
     checkpoint::{self, SigningKey},
     verify::{Report, verify},
 };
-use e2e::{Bus, bus::Running};
+use e2e::{Bus, bus::Running, until};
 use parapet::certs::{Certificates, service_name};
 use shared::{
     audit::{self, Actor, Event, EventType, Outcome, names},
@@ -17,7 +17,9 @@ use shared::{
     id::{EventId, TenantId},
     outbox::{self, Topic},
     service::{ListenConfig, PeerConfig, TlsFiles},
-    wire::internal::{SearchRequest, VerifyRequest, audit_query_service_client::AuditQueryServiceClient},
+    wire::internal::{
+        SearchRequest, VerifyRequest, VerifyResponse, audit_query_service_client::AuditQueryServiceClient,
+    },
 };
 use time::OffsetDateTime;
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -46,7 +48,7 @@ impl Stage {
         let producer = bus.start("producer", "parapet_api").await;
         producer.service.spawn_relay(&["outbox"]);
         let db = Db::connect(&bus.common_as("parapet_audit").database).await.unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = e2e::free_port();
         let mut stage = Self { bus, producer, db, files, port, writers: Vec::new() };
         for number in 0..writers {
             stage.start(if number == 0 { port } else { 0 });
@@ -117,6 +119,12 @@ impl Stage {
     async fn verify(&self, tenant: Option<TenantId>) -> Report {
         let chain = tenant.map_or(Chain::INSTALLATION, |t| Chain::from(t.uuid()));
         verify(&self.db, chain, &[self.key().public_key()]).await.unwrap()
+    }
+
+    /// What the service says of a chain.
+    async fn asked(&self, tenant: TenantId) -> VerifyResponse {
+        let request = VerifyRequest { tenant_id: tenant.to_string() };
+        self.client().await.verify(request).await.unwrap().into_inner()
     }
 
     async fn tamper(&self, tenant: TenantId, statement: &'static str) {
@@ -216,6 +224,40 @@ async fn checkpoints_are_signed_in_a_chain_and_a_cut_tail_is_found_by_them() {
         .await;
     assert!(stage.verify(Some(tenant)).await.fault.unwrap().contains("checkpoint"));
     assert_eq!(checkpoint::round(&stage.db, &stage.key()).await.unwrap(), 0, "nothing is due");
+}
+
+#[tokio::test]
+async fn a_replaced_signing_key_signs_from_then_on_and_what_the_old_one_signed_still_verifies() {
+    let stage = Stage::new(1).await;
+    let tenant = TenantId::new();
+    let file = stage.files.path().join("checkpoint.pem");
+    let mut keys = vec![stage.key().public_key()];
+    for round in 0..3 {
+        if round > 0 {
+            keys.push(parapet::keys::rotate_checkpoint_key(&file).unwrap());
+            assert_eq!(stage.key().public_key(), keys[round]);
+        }
+        stage.record(Some(tenant), "demo.signed", 1000).await;
+        let signed = format!(
+            "SELECT count(*) FROM audit.checkpoints WHERE sequence = {} AND public_key = '\\x{}'",
+            1000 * (round + 1),
+            hex::encode(&keys[round])
+        );
+        until("the new key has signed", || async {
+            let signed = sqlx::query_scalar(sqlx::AssertSqlSafe(signed.clone()));
+            signed.fetch_one(&mut stage.bus.superuser().await).await.unwrap_or(0_i64) == 1
+        })
+        .await;
+        let report = stage.asked(tenant).await;
+        assert_eq!((report.events, report.fault.as_str()), (1000 * (round as i64 + 1), ""));
+    }
+    // Negative control: a file without the keys before does not vouch for what they signed.
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text.matches("-----BEGIN PUBLIC KEY-----").count(), 2);
+    assert_eq!(text.matches("-----BEGIN PRIVATE KEY-----").count(), 1);
+    std::fs::write(&file, text.split("-----BEGIN PUBLIC KEY-----").next().unwrap()).unwrap();
+    let fault = stage.asked(tenant).await.fault;
+    assert!(fault.ends_with("is not signed by a trusted key"), "{fault}");
 }
 
 #[tokio::test]

@@ -232,6 +232,8 @@ async fn an_okta_org_is_added_before_its_application_exists_and_completed_afterw
     let added = admin.asks("integration add okta --name acme --host acme.okta.com --validate").await;
     let url = added["jwks_url"].as_str().unwrap();
     assert!(url.ends_with("/jwks.json"), "the application needs it first: {added}");
+    let (code, said) = admin.fails("integration rotate-key acme").await;
+    assert!(code == 3 && said.contains("cannot make the client key now"), "no worker is there: {said}");
     let (code, said) = admin.fails("integration test acme").await;
     assert!(code == 6 && said.contains("then give its client id"), "{said}");
     let (code, said) = admin.fails("integration update acme").await;

@@ -18,6 +18,8 @@ mod canary;
 mod cancellation;
 mod certificates;
 mod changes;
+mod client_key_stage;
+mod client_keys;
 mod commands;
 mod conformance;
 mod containment;
@@ -30,6 +32,7 @@ mod feeds;
 mod garbage;
 mod interruptions;
 mod kept_plans;
+mod key_rotation;
 mod keys;
 #[cfg(feature = "fail-points")]
 mod kills;

@@ -33,7 +33,7 @@ const MATRIX: &[(&str, &str, &str)] = &[
     ("IntegrationService", "CreateIntegration DeleteIntegration", "org_admin"),
     (
         "IntegrationService",
-        "UpdateIntegration TestIntegration PreviewScope EnableIntegration DisableIntegration RequestDailyMax StartSync",
+        "UpdateIntegration TestIntegration PreviewScope EnableIntegration DisableIntegration RequestDailyMax RotateClientKey StartSync",
         ADMINS,
     ),
     ("IntegrationService", "ApproveDailyMax", "(tenant_admin) (org_admin)"),

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use e2e::{Bus, process, until};
+use e2e::{Bus, free_port, process, until};
 use parapet::{
     certs::{Certificates, service_name},
     issuer::{self, Issuer},
@@ -33,10 +33,6 @@ struct Running {
     dir: tempfile::TempDir,
     http: String,
     _process: Child,
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Starts a service with its own keys in its own directory.

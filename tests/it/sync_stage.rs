@@ -1,11 +1,9 @@
 //! A tenant with an Okta org at the simulator and the sync worker on it.
 
-use std::{
-    collections::BTreeSet, net::TcpListener, path::PathBuf, process::ExitCode, sync::Arc, time::Duration,
-};
+use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use e2e::{Bus, Idp};
-use identity_sync_worker::{Config, KeyConfig, SyncConfig};
+use e2e::{Bus, Idp, free_port};
+use identity_sync_worker::{ClientKeyConfig, Config, KeyConfig, SyncConfig};
 use idp_simulator::{
     model::{Directory, Kind, Link, Settings},
     okta,
@@ -17,7 +15,8 @@ use shared::{
     grpc,
     id::{IntegrationId, SyncRunId, TenantId},
     outbox::{self, Topic},
-    sealing::{Purpose, TopKey},
+    provider::directory::Directories,
+    sealing::{Purpose, TopKey, TopKeys},
     service::{ListenConfig, PeerConfig, TlsFiles},
     wire::{
         events::SyncRequested,
@@ -44,6 +43,8 @@ pub struct Stage {
     files: tempfile::TempDir,
     port: u16,
     jwks: Value,
+    /// How client keys are rotated by a worker that is started after this was set.
+    pub client: ClientKeyConfig,
     worker: Option<Worker>,
 }
 
@@ -81,10 +82,12 @@ impl Stage {
         let jwks = json!({ "keys": [] });
         let directory = idp.directory(org(&accounts, &jwks));
         let (port, worker) = (free_port(), None);
-        let mut stage = Self { bus, idp, directory, tenant, integration, db, files, port, jwks, worker };
+        let client = ClientKeyConfig::default();
+        let mut stage =
+            Self { bus, idp, directory, tenant, integration, db, files, port, jwks, client, worker };
         stage.start();
-        stage.add_integration().await;
-        stage.jwks = stage.ensure_client_key().await;
+        stage.add_integration(integration, "Acme", CLIENT).await;
+        stage.jwks = stage.ensure_client_key(integration).await;
         stage.replace(&accounts);
         stage
     }
@@ -123,6 +126,19 @@ impl Stage {
         assert_eq!(format!("{:?}", worker.ended.await.unwrap().unwrap()), format!("{:?}", ExitCode::SUCCESS));
     }
 
+    /// What another service reaches directories with.
+    pub async fn directories(&self) -> Directories {
+        let top = TopKeys::open(&self.file("integration.key").into(), Purpose::Integration).await.unwrap();
+        Directories::new(self.idp.egress(), Arc::new(top))
+    }
+
+    /// A second worker, which ends with the runtime.
+    pub fn start_another(&self) {
+        let mut config = self.config();
+        config.common.grpc.listen = ([127, 0, 0, 1], free_port()).into();
+        tokio::spawn(identity_sync_worker::run(config, std::future::pending()));
+    }
+
     fn config(&self) -> Config {
         let mut common = self.bus.common_as("parapet_sync");
         common.tls = Some(self.tls("identity-sync-worker"));
@@ -134,7 +150,11 @@ impl Stage {
         Config {
             common,
             idp: self.idp.egress_config(),
-            keys: KeyConfig { integration: self.file("integration.key").into(), ..Default::default() },
+            keys: KeyConfig {
+                integration: self.file("integration.key").into(),
+                client: self.client.clone(),
+                ..Default::default()
+            },
             sync: SyncConfig { changes_every_seconds: 3600, slice_seconds: 2, ..SyncConfig::default() },
         }
     }
@@ -161,11 +181,11 @@ impl Stage {
     }
 
     /// Asks for the client key until it is there.
-    pub async fn ensure_client_key(&self) -> Value {
+    pub async fn ensure_client_key(&self, integration: IntegrationId) -> Value {
         let mut client = self.client("integration-api").await;
         let request = EnsureClientKeyRequest {
             tenant_id: self.tenant.to_string(),
-            integration_id: self.integration.to_string(),
+            integration_id: integration.to_string(),
         };
         let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
         loop {
@@ -177,16 +197,18 @@ impl Stage {
         }
     }
 
-    async fn add_integration(&self) {
+    /// Adds an integration with the org, by this application.
+    pub async fn add_integration(&self, integration: IntegrationId, name: &str, client: &str) {
         sqlx::query(
             "INSERT INTO api.integrations (tenant_id, integration_id, name, provider, config, settings, status, status_reason,
                                            status_message, created_by, updated_by)
-             VALUES ($1, $2, 'Acme', 'okta', $3, $4, 'active', '', '', 'test', 'test')",
+             VALUES ($1, $2, $5, 'okta', $3, $4, 'active', '', '', 'test', 'test')",
         )
         .bind(self.tenant)
-        .bind(self.integration)
-        .bind(json!({ "host": "acme.okta.com", "client_id": CLIENT }))
+        .bind(integration)
+        .bind(json!({ "host": "acme.okta.com", "client_id": client }))
         .bind(json!({ "identity_creation": true }))
+        .bind(name)
         .execute(&mut self.bus.superuser().await)
         .await
         .unwrap();
@@ -336,10 +358,6 @@ fn org(accounts: &Value, jwks: &Value) -> Value {
     let mut spec = json!({ "name": "Acme", "provider": { "okta": okta } });
     idp_simulator::model::merge(&mut spec, accounts);
     spec
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Accounts made from a seed.

@@ -3,10 +3,17 @@
 //! The statement that is hashed and signed is `"parapet-checkpoint-1" | tenant | sequence | event hash | time |
 //! previous checkpoint's hash`, in the encoding of [`crate::chain`]; the Ed25519 signature is over that hash.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::Context;
-use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use aws_lc_rs::{
+    digest,
+    signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey},
+};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use shared::db::{Db, StoreError};
 use time::OffsetDateTime;
@@ -68,6 +75,9 @@ impl Checkpoint {
 pub struct SigningKey(Ed25519KeyPair);
 
 const PEM_LABEL: &str = "PRIVATE KEY";
+const PUBLIC_LABEL: &str = "PUBLIC KEY";
+/// What precedes the 32 bytes of an Ed25519 key in its SubjectPublicKeyInfo (RFC 8410 §4).
+const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 impl SigningKey {
     /// Makes a new key, as the text of its file (PKCS#8, PEM).
@@ -88,10 +98,8 @@ impl SigningKey {
         })
     }
     fn parse(pem: &str) -> anyhow::Result<Self> {
-        let body: Zeroizing<String> =
-            Zeroizing::new(pem.lines().filter(|line| !line.starts_with("-----")).map(str::trim).collect());
-        let der = Zeroizing::new(BASE64_STANDARD.decode(body.as_bytes())?);
-        Ok(Self(Ed25519KeyPair::from_pkcs8(&der)?))
+        let blocks = blocks(pem, PEM_LABEL)?;
+        Ok(Self(Ed25519KeyPair::from_pkcs8(blocks.first().context("holds no private key")?)?))
     }
     /// The public half, as checkpoints carry it.
     pub fn public_key(&self) -> Vec<u8> {
@@ -121,9 +129,81 @@ impl SigningKey {
     }
 }
 
+/// The contents of a text's PEM blocks with this label.
+fn blocks(pem: &str, label: &str) -> anyhow::Result<Vec<Zeroizing<Vec<u8>>>> {
+    let (begin, end) = (format!("-----BEGIN {label}-----"), format!("-----END {label}-----"));
+    let mut found = Vec::new();
+    for rest in pem.split(begin.as_str()).skip(1) {
+        let (body, _) = rest.split_once(end.as_str()).context("a block does not end")?;
+        let body: Zeroizing<String> = Zeroizing::new(body.split_ascii_whitespace().collect());
+        found.push(Zeroizing::new(BASE64_STANDARD.decode(body.as_bytes())?));
+    }
+    Ok(found)
+}
+
+/// The key that signs now, and the public halves of those that signed before it.
+#[derive(Debug)]
+struct Loaded {
+    /// Of the file's text, to see that it changed.
+    digest: digest::Digest,
+    key: Arc<SigningKey>,
+    former: Vec<Vec<u8>>,
+}
+
+impl Loaded {
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        let said = || format!("checkpoint signing key {}", path.display());
+        let text = Zeroizing::new(std::fs::read_to_string(path).with_context(said)?);
+        let key = Arc::new(SigningKey::parse(&text).with_context(said)?);
+        let former = blocks(&text, PUBLIC_LABEL)?.into_iter().map(|der| {
+            let raw = der.strip_prefix(&SPKI).filter(|raw| raw.len() == 32);
+            raw.map(<[u8]>::to_vec).context("a public key in it is not an Ed25519 key")
+        });
+        let former = former.collect::<anyhow::Result<_>>().with_context(said)?;
+        Ok(Self { digest: digest::digest(&digest::SHA256, text.as_bytes()), key, former })
+    }
+}
+
+/// The keys of checkpoints, as their file has them: it is read again when it changes, so that a key can be replaced while
+/// the service runs (`parapet keys add --purpose checkpoint`).
+#[derive(Debug)]
+pub(crate) struct Keys {
+    path: PathBuf,
+    /// Trusted beside those in the file.
+    more: Vec<Vec<u8>>,
+    loaded: Mutex<Loaded>,
+}
+
+impl Keys {
+    pub(crate) fn open(path: &Path, more: Vec<Vec<u8>>) -> anyhow::Result<Self> {
+        Ok(Self { path: path.to_owned(), more, loaded: Mutex::new(Loaded::read(path)?) })
+    }
+
+    /// The key that signs, and all that are trusted. A file that cannot be read leaves them as they were.
+    pub(crate) fn now(&self) -> (Arc<SigningKey>, Vec<Vec<u8>>) {
+        let read = Loaded::read(&self.path);
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        match read {
+            Ok(read) if read.digest.as_ref() != loaded.digest.as_ref() => {
+                let key = hex::encode(read.key.public_key());
+                tracing::info!(key, former = read.former.len(), "the keys of checkpoints were read again");
+                *loaded = read;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "the keys of checkpoints stay as they were");
+            }
+        }
+        let own = std::iter::once(loaded.key.public_key());
+        let trusted = own.chain(loaded.former.iter().cloned()).chain(self.more.iter().cloned());
+        (Arc::clone(&loaded.key), trusted.collect())
+    }
+}
+
 /// Signs whatever is due until asked to stop. Any number of replicas may do so.
-pub(crate) async fn run(db: Db, key: SigningKey, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(db: Db, keys: Arc<Keys>, stop: CancellationToken) -> anyhow::Result<()> {
     loop {
+        let (key, _) = keys.now();
         if let Err(error) = round(&db, &key).await {
             tracing::warn!(%error, "checkpoints could not be written");
         }

@@ -44,9 +44,9 @@ pub struct Config {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CheckpointConfig {
-    /// File with the Ed25519 private key (PKCS#8, PEM).
+    /// File with the Ed25519 private key (PKCS#8, PEM), and the public halves of those before it. Read again when it changes.
     pub key_file: PathBuf,
-    /// Public keys (32 bytes, hex) that signed earlier checkpoints, beside the present one.
+    /// Public keys (32 bytes, hex) that signed earlier checkpoints, beside those in the file.
     pub trusted_keys: Vec<String>,
 }
 
@@ -69,18 +69,16 @@ pub async fn run(
     config: Config,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<ExitCode> {
-    let key = checkpoint::SigningKey::load(&config.checkpoint.key_file)?;
-    let mut trusted = vec![key.public_key()];
-    for text in &config.checkpoint.trusted_keys {
-        trusted.push(hex::decode(text).context("checkpoint.trusted_keys")?);
-    }
+    let trusted: Result<_, _> = config.checkpoint.trusted_keys.iter().map(hex::decode).collect();
+    let trusted = trusted.context("checkpoint.trusted_keys")?;
+    let keys = Arc::new(checkpoint::Keys::open(&config.checkpoint.key_file, trusted)?);
     let service = Service::start(NAME, config.common.clone(), stop).await?;
     let db = service.db().clone();
     let writer = Arc::new(writer::Writer { db: db.clone() });
     queue::spawn_batch_consumer(&service, Topic::AuditRecorded, PREFETCH, writer, MAX_BATCH, LINGER);
-    service.spawn("checkpoints", checkpoint::run(db.clone(), key, service.stop_token()));
+    service.spawn("checkpoints", checkpoint::run(db.clone(), Arc::clone(&keys), service.stop_token()));
     grpc::Server::new()
-        .add(AuditQueryServiceServer::new(rpc::AuditQuery { db, trusted }))
+        .add(AuditQueryServiceServer::new(rpc::AuditQuery { db, keys }))
         .listen(&service, &config.common.grpc, Callers::Peers, config.common.tls.as_ref())
         .await?;
     service.run().await

@@ -1,5 +1,7 @@
 //! `AuditQueryService`: search and verification for integration-api.
 
+use std::sync::Arc;
+
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use shared::{
     db::Db,
@@ -14,6 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     chain::{Chain, Event, Link, micros},
+    checkpoint::Keys,
     store::{self, Filter},
     verify, wire,
 };
@@ -25,7 +28,7 @@ const MAX_TERMS: usize = 100;
 #[derive(Debug)]
 pub(crate) struct AuditQuery {
     pub db: Db,
-    pub trusted: Vec<Vec<u8>>,
+    pub keys: Arc<Keys>,
 }
 
 #[tonic::async_trait]
@@ -43,7 +46,7 @@ impl AuditQueryService for AuditQuery {
 
     async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
         let chain = chain(&request.into_inner().tenant_id)?;
-        let report = verify::verify(&self.db, chain, &self.trusted).await?;
+        let report = verify::verify(&self.db, chain, &self.keys.now().1).await?;
         if let Some(fault) = &report.fault {
             tracing::error!(tenant = %chain, fault, "audit chain is broken");
         }

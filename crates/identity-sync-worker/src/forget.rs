@@ -14,7 +14,7 @@ use crate::{
     drive::Sync,
     removals::{self, Gone},
     request::WORK,
-    store_accounts, store_directories as directories, store_keys, store_removals,
+    store_accounts, store_client_keys, store_directories as directories, store_keys, store_removals,
     store_runs::{self as store, End},
 };
 
@@ -68,6 +68,7 @@ async fn destroy_keys(
         let event = event.integration(id).cause(cause);
         events.push(event.detail("purpose", "client_key").detail("kid", kid));
     }
+    store_client_keys::forget(tx, id).await?;
     audit::record_many(tx, &events).await?;
     Ok(())
 }

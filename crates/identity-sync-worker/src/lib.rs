@@ -7,6 +7,7 @@
 
 mod absence;
 mod apply;
+mod client_keys;
 mod drive;
 mod ending;
 mod expiry;
@@ -21,6 +22,7 @@ mod rpc_removals;
 mod schedule;
 mod statistics;
 mod store_accounts;
+mod store_client_keys;
 mod store_directories;
 mod store_identities;
 mod store_keys;
@@ -48,6 +50,8 @@ use shared::{
     work::{Caps, Dispatcher},
 };
 
+pub use client_keys::ClientKeyConfig;
+
 /// Name of the service.
 pub const NAME: &str = "identity-sync-worker";
 
@@ -73,6 +77,8 @@ pub struct KeyConfig {
     pub integration: KeySourceConfig,
     /// How the key pairs of purpose `integration` are rotated.
     pub rotation: RotationConfig,
+    /// How the client keys of Okta integrations are rotated.
+    pub client: ClientKeyConfig,
 }
 
 /// How directories are synced.
@@ -114,6 +120,7 @@ impl Configuration for Config {
             self.sync;
         self.keys.integration.check(faults, "keys.integration");
         self.keys.rotation.check(faults, "keys.rotation");
+        self.keys.client.check(faults, "keys.client");
         faults.require(self.common.tls.is_some(), "common.tls", "is required");
         faults.require((1..=64).contains(&concurrency), "sync.concurrency", "must be 1 to 64");
         faults.require(
@@ -167,9 +174,15 @@ pub async fn run(
     service.spawn("rotation of keys", rotation.run(service.stop_token()));
     service.spawn("deleted tenants", rotation::forget_deleted(db.clone(), service.stop_token()));
     service.spawn("keys", keys::reconcile(db.clone(), Arc::clone(&directories), service.stop_token()));
+    let client_keys = Arc::new(client_keys::ClientKeys {
+        db: db.clone(),
+        directories: Arc::clone(&directories),
+        config: config.keys.client.clone(),
+    });
+    service.spawn("client keys", Arc::clone(&client_keys).run(service.stop_token()));
     grpc::Server::new()
         .add(RemovalServiceServer::new(rpc_removals::Rpc { db: db.clone() }))
-        .add(DirectoryServiceServer::new(rpc::Rpc { db, directories }))
+        .add(DirectoryServiceServer::new(rpc::Rpc { db, directories, client_keys }))
         .listen(&service, &config.common.grpc, Callers::Peers, config.common.tls.as_ref())
         .await?;
     service.run().await

@@ -15,8 +15,8 @@ use shared::{
     wire::{
         internal::{
             CapabilityResult, Draft, EnsureClientKeyRequest, EnsureClientKeyResponse, PreviewScopeRequest,
-            PreviewScopeResponse, TestConnectionRequest, TestConnectionResponse,
-            directory_service_server::DirectoryService,
+            PreviewScopeResponse, RotateClientKeyRequest, RotateClientKeyResponse, TestConnectionRequest,
+            TestConnectionResponse, directory_service_server::DirectoryService,
         },
         v1::ConnectionWarning,
     },
@@ -25,10 +25,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::{
-    keys::{self, KeyError},
-    preview::Preview,
-};
+use crate::{client_keys::ClientKeys, keys::KeyError, preview::Preview};
 
 /// A test asks several things of the directory; it ends before the caller's deadline.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -37,6 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(25);
 pub(crate) struct Rpc {
     pub db: Db,
     pub directories: Arc<Directories>,
+    pub client_keys: Arc<ClientKeys>,
 }
 
 #[tonic::async_trait]
@@ -114,18 +112,38 @@ impl DirectoryService for Rpc {
     ) -> Result<Response<EnsureClientKeyResponse>, Status> {
         let EnsureClientKeyRequest { tenant_id, integration_id } = request.into_inner();
         let (tenant, id) = ids(&tenant_id, &integration_id)?;
-        match keys::ensure_client_key(&self.db, &self.directories, tenant, id).await {
-            Ok(jwks) => Ok(Response::new(EnsureClientKeyResponse { jwks_json: jwks.to_string() })),
-            Err(KeyError::NotPrepared) => Err(Status::unavailable("keys are being prepared; try again")),
-            Err(KeyError::Seal(SealError::Away { .. } | SealError::NotLoaded { .. })) => {
-                Err(Status::unavailable("the keys cannot be used now; try again"))
-            }
-            Err(KeyError::Gone) => Err(Status::not_found("no such integration")),
-            Err(KeyError::Store(error)) => Err(error.into()),
-            Err(error) => {
-                tracing::error!(%tenant, integration = %id, %error, "client key not made");
-                Err(Status::internal("internal error"))
-            }
+        let jwks = self.client_keys.ensure(tenant, id).await.map_err(|error| not_made(tenant, id, error))?;
+        Ok(Response::new(EnsureClientKeyResponse { jwks_json: jwks.to_string() }))
+    }
+
+    async fn rotate_client_key(
+        &self,
+        request: Request<RotateClientKeyRequest>,
+    ) -> Result<Response<RotateClientKeyResponse>, Status> {
+        let RotateClientKeyRequest { tenant_id, integration_id, emergency } = request.into_inner();
+        let (tenant, id) = ids(&tenant_id, &integration_id)?;
+        let begun = if emergency {
+            self.client_keys.replace(tenant, id).await.map(|()| true)
+        } else {
+            self.client_keys.publish(tenant, id, "request").await
+        };
+        let begun = begun.map_err(|error| not_made(tenant, id, error))?;
+        Ok(Response::new(RotateClientKeyResponse { begun }))
+    }
+}
+
+fn not_made(tenant: TenantId, id: IntegrationId, error: KeyError) -> Status {
+    match error {
+        KeyError::NotPrepared => Status::unavailable("keys are being prepared; try again"),
+        KeyError::Seal(SealError::Away { .. } | SealError::NotLoaded { .. }) => {
+            Status::unavailable("the keys cannot be used now; try again")
+        }
+        KeyError::Changed => Status::unavailable("the keys were changed meanwhile; try again"),
+        KeyError::Gone => Status::not_found("no such integration"),
+        KeyError::Store(error) => error.into(),
+        KeyError::Seal(_) | KeyError::Generate => {
+            tracing::error!(%tenant, integration = %id, %error, "client key not made");
+            Status::internal("internal error")
         }
     }
 }
@@ -155,7 +173,7 @@ fn read_draft(
         directory_id: None,
         version: 0,
     };
-    let secret = Sealed { version: 0, kid: String::new(), envelope: sealed_secret };
+    let secret = Sealed { version: 0, kid: String::new(), envelope: sealed_secret, unproven: false };
     Ok((integration, Some(secret).filter(|secret| !secret.envelope.is_empty())))
 }
 

@@ -4,7 +4,6 @@ use serde_json::Value;
 use shared::{
     db::{Db, StoreError, Tx},
     id::{IntegrationId, TenantId},
-    provider::okta::keys::{ClientKey, PublicJwk},
     rotation::SealedColumn,
     sealing::{StoredKeyPair, column},
 };
@@ -103,35 +102,6 @@ pub(crate) async fn public_jwks(
         .fetch_one(&mut **tx)
         .await?
         .map(|jwks| jwks.0))
-}
-
-/// Stores the first client key of an integration; `StoreError::Duplicate` when another call was first.
-pub(crate) async fn insert_client_key(
-    tx: &mut Tx,
-    tenant: TenantId,
-    integration: IntegrationId,
-    version: u32,
-    key: &ClientKey,
-    sealed: &[u8],
-) -> Result<(), StoreError> {
-    let ClientKey { kid, pkcs8: _, public } = key;
-    sqlx::query(
-        "INSERT INTO client_keys (tenant_id, integration_id, version, kid, sealed_private) VALUES ($1, $2, $3, $4, $5)",
-    )
-    .bind(tenant)
-    .bind(integration)
-    .bind(i64::from(version))
-    .bind(kid)
-    .bind(sealed)
-    .execute(&mut **tx)
-    .await?;
-    sqlx::query("INSERT INTO public_client_keys (integration_id, kid, jwk) VALUES ($1, $2, $3)")
-        .bind(integration)
-        .bind(kid)
-        .bind(Json::<&PublicJwk>(public))
-        .execute(&mut **tx)
-        .await?;
-    Ok(())
 }
 
 /// Lets one transaction at a time make or destroy an integration's client keys: a key made while the integration is

@@ -10,8 +10,8 @@ use shared::{
     wire::internal::{
         ApplyRemovalsRequest, CancelRequest, CancelResponse, DecideRequest, Draft, DropRemovalsRequest,
         EnsureClientKeyRequest, PlanRequest, PlanResponse, PreviewScopeRequest, PreviewScopeResponse,
-        RemovalDecision, SearchRequest, SearchResponse, SimulateRequest, SimulateResponse,
-        TestConnectionRequest, TestConnectionResponse, VerifyRequest, VerifyResponse,
+        RemovalDecision, RotateClientKeyRequest, SearchRequest, SearchResponse, SimulateRequest,
+        SimulateResponse, TestConnectionRequest, TestConnectionResponse, VerifyRequest, VerifyResponse,
         audit_query_service_client::AuditQueryServiceClient,
         containment_service_client::ContainmentServiceClient,
         directory_service_client::DirectoryServiceClient, removal_service_client::RemovalServiceClient,
@@ -113,6 +113,26 @@ impl Peers {
         let answer = self.directory.clone().ensure_client_key(request).await;
         answer.map_err(|status| away(&status, "the directory worker cannot make the client key now"))?;
         Ok(())
+    }
+
+    /// Has the client key of an Okta integration rotated; false when that is under way.
+    pub async fn rotate_client_key(
+        &self,
+        tenant: TenantId,
+        id: IntegrationId,
+        emergency: bool,
+    ) -> Result<bool, ApiError> {
+        let mut request = Request::new(RotateClientKeyRequest {
+            tenant_id: tenant.to_string(),
+            integration_id: id.to_string(),
+            emergency,
+        });
+        request.set_timeout(KEY_TIMEOUT);
+        let answer = self.directory.clone().rotate_client_key(request).await;
+        Ok(answer
+            .map_err(|status| away(&status, "the directory worker cannot make the client key now"))?
+            .into_inner()
+            .begun)
     }
 
     /// Has held removals applied.

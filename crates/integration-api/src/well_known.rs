@@ -17,12 +17,13 @@ use serde_json::{Map, Value};
 use shared::{
     db::{Db, StoreError},
     id::IntegrationId,
+    provider::okta::rotation,
 };
 
 use crate::store::integrations;
 
 /// The database is asked at most this often for one integration: the URL is public.
-const KEPT: Duration = Duration::from_secs(5);
+const KEPT: Duration = rotation::SET_REMEMBERED;
 const MOST_KEPT: usize = 10_000;
 /// What a public key consists of (RFC 7517 §4, RFC 7518 §6): nothing else of a key is ever served.
 const PUBLIC_MEMBERS: [&str; 9] = ["kty", "use", "alg", "kid", "n", "e", "crv", "x", "y"];
@@ -47,7 +48,10 @@ async fn serve(State(keys): State<Keys>, Path(integration): Path<String>) -> Res
         return StatusCode::NOT_FOUND.into_response();
     };
     match keys.find(integration).await {
-        Ok(Some(set)) => ([(header::CACHE_CONTROL, "public, max-age=300")], Json(set)).into_response(),
+        Ok(Some(set)) => {
+            let life = format!("public, max-age={}", rotation::SET_MAX_AGE.as_secs());
+            ([(header::CACHE_CONTROL, life)], Json(set)).into_response()
+        }
         Ok(None) => StatusCode::NOT_FOUND.into_response(),
         Err(error) => {
             tracing::warn!(%error, "key set not read");

@@ -1,11 +1,16 @@
 //! The sealing keys of the local stack: one top key for each purpose, and its public counterpart.
 
+use std::{fs, path::Path};
+
 use anyhow::Context as _;
 use rcgen::KeyPair;
 use shared::sealing::{Purpose, TopKey, TopRing};
+use zeroize::Zeroizing;
 
 use crate::data::DataDir;
 use crate::servers::write_private;
+
+const PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----";
 
 /// The secret file of a purpose; only services that may open what it protects are given it.
 pub fn top_key(data: &DataDir, purpose: Purpose) -> std::path::PathBuf {
@@ -25,6 +30,21 @@ pub fn digest_key(data: &DataDir) -> std::path::PathBuf {
 /// The key with which the audit writer signs checkpoints.
 pub fn checkpoint_key(data: &DataDir) -> std::path::PathBuf {
     data.key("checkpoint.pem")
+}
+
+/// Has a new key sign checkpoints: it takes the place of the one in the file, whose public half stays beside those before
+/// it, so that what they signed still verifies. Tells the new public key.
+pub fn rotate_checkpoint_key(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let wrong = || format!("{}: not an Ed25519 key in PKCS#8 PEM", file.display());
+    let before = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let before = Zeroizing::new(before);
+    let own = before.find(PUBLIC_KEY).map_or(before.as_str(), |at| before.split_at(at).0);
+    let former = before.get(own.len()..).unwrap_or_default();
+    let old = KeyPair::from_pem_and_sign_algo(own, &rcgen::PKCS_ED25519).with_context(wrong)?;
+    let new = KeyPair::generate_for(&rcgen::PKCS_ED25519)?;
+    let text = [new.serialize_pem().trim_end(), old.public_key_pem().trim_end(), former].join("\n");
+    write_private(file, Zeroizing::new(text).as_bytes())?;
+    Ok(new.public_key_raw().to_vec())
 }
 
 /// Makes the key files that are missing.

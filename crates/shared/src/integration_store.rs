@@ -175,13 +175,15 @@ pub struct Sealed {
     pub kid: String,
     /// The envelope.
     pub envelope: Vec<u8>,
+    /// A client key that is used since an emergency and that the directory has not accepted yet.
+    pub unproven: bool,
 }
 
 /// The newest sealed secret of an integration.
 pub async fn sealed_secret(tx: &mut Tx, id: IntegrationId) -> Result<Option<Sealed>, StoreError> {
     sealed(
         sqlx::query(
-            "SELECT version::bigint AS version, '' AS kid, sealed FROM api.integration_secrets_v
+            "SELECT version::bigint AS version, '' AS kid, sealed, false AS unproven FROM api.integration_secrets_v
              WHERE integration_id = $1 ORDER BY version DESC LIMIT 1",
         )
         .bind(id)
@@ -190,14 +192,25 @@ pub async fn sealed_secret(tx: &mut Tx, id: IntegrationId) -> Result<Option<Seal
     )
 }
 
-/// The newest sealed client key of an Okta integration.
+/// The sealed client key that signs for an Okta integration.
 pub async fn sealed_client_key(tx: &mut Tx, id: IntegrationId) -> Result<Option<Sealed>, StoreError> {
+    client_key(tx, id, &["signing", "unproven"]).await
+}
+
+/// The sealed client key that is published for an Okta integration and that will sign next.
+pub async fn next_client_key(tx: &mut Tx, id: IntegrationId) -> Result<Option<Sealed>, StoreError> {
+    client_key(tx, id, &["next"]).await
+}
+
+async fn client_key(tx: &mut Tx, id: IntegrationId, states: &[&str]) -> Result<Option<Sealed>, StoreError> {
     sealed(
         sqlx::query(
-            "SELECT version::bigint AS version, kid, sealed FROM sync.client_key_secrets_v
-             WHERE integration_id = $1 ORDER BY version DESC LIMIT 1",
+            "SELECT version::bigint AS version, kid, sealed, state = 'unproven' AS unproven
+             FROM sync.client_key_secrets_v
+             WHERE integration_id = $1 AND state = ANY ($2) ORDER BY version DESC LIMIT 1",
         )
         .bind(id)
+        .bind(states)
         .fetch_optional(&mut **tx)
         .await?,
     )
@@ -209,6 +222,7 @@ fn sealed(row: Option<sqlx::postgres::PgRow>) -> Result<Option<Sealed>, StoreErr
         version: version(row.try_get("version")?)?,
         kid: row.try_get("kid")?,
         envelope: row.try_get("sealed")?,
+        unproven: row.try_get("unproven")?,
     }))
 }
 

@@ -10,16 +10,13 @@ use std::{
 
 #[cfg(feature = "fail-points")]
 use e2e::process;
-use e2e::{Bus, Idp};
+use e2e::{Bus, Idp, free_port};
 use idp_simulator::model::Directory;
 use mitigation_executor::{
     config::{Config, Keys, Tuning},
     planner,
 };
-use parapet::{
-    certs::{Certificates, service_name},
-    servers::free_ports,
-};
+use parapet::certs::{Certificates, service_name};
 use serde_json::{Value, json};
 use shared::{
     db::Db,
@@ -191,7 +188,7 @@ impl Stage {
         let mut common = bus.common_as("parapet_mitigation");
         common.tls = Some(tls(files.path(), "mitigation-executor"));
         common.grpc = ListenConfig {
-            listen: ([127, 0, 0, 1], free_ports::<1>().unwrap()[0]).into(),
+            listen: ([127, 0, 0, 1], free_port()).into(),
             allow: [(SERVICE.to_owned(), vec![service_name("integration-api")])].into(),
             ..ListenConfig::default()
         };

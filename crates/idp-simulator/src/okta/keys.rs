@@ -20,8 +20,8 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// The keys of an app. A `kid` that the kept document lacks is looked for in a fresh one: whether Okta does so is
-    /// not documented, and a client must not depend on either.
+    /// The keys of an app. A `kid` that the kept document lacks is looked for in a fresh one, if the org is set so: whether
+    /// Okta does is not documented, and a client must not depend on either.
     pub async fn of(
         &self,
         world: &World,
@@ -35,15 +35,21 @@ impl Keys {
             let saved = app.jwks.as_ref().ok_or(missing)?;
             return members(saved).ok_or("The client JWKSet is invalid.");
         };
-        let life = Duration::seconds(settings.jwks_life_s);
+        let life = Duration::seconds_f64(settings.jwks_life_s);
         let kept = lock(&self.fetched).get(url).cloned().filter(|(at, _)| world.now() - *at < life);
         if let Some((_, keys)) = kept
-            && keys.iter().any(|key| key.get("kid").and_then(Value::as_str) == kid)
+            && (!settings.jwks_refetch
+                || keys.iter().any(|key| key.get("kid").and_then(Value::as_str) == kid))
         {
             return Ok(keys);
         }
+        // A document is as old as the question for it, and one that came late does not replace a newer one.
+        let asked = world.now();
         let keys = fetch(world, url).await?;
-        lock(&self.fetched).insert(url.clone(), (world.now(), keys.clone()));
+        let mut fetched = lock(&self.fetched);
+        if fetched.get(url).is_none_or(|(newest, _)| *newest < asked) {
+            fetched.insert(url.clone(), (asked, keys.clone()));
+        }
         Ok(keys)
     }
 

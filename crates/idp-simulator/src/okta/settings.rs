@@ -66,8 +66,11 @@ pub struct Settings {
     #[serde(default)]
     pub api_nonce: bool,
     /// Seconds for which an app's keys are kept before they are fetched again.
-    #[serde(default = "an_hour")]
-    pub jwks_life_s: i64,
+    #[serde(default = "an_hour_exactly")]
+    pub jwks_life_s: f64,
+    /// A `kid` that the kept keys lack has them fetched again; not documented of Okta, so a client must not need it.
+    #[serde(default = "yes")]
+    pub jwks_refetch: bool,
     /// Life of an access token, in seconds.
     #[serde(default = "an_hour")]
     pub token_life_s: i64,
@@ -288,6 +291,9 @@ fn once() -> String {
 }
 fn an_hour() -> i64 {
     3600
+}
+fn an_hour_exactly() -> f64 {
+    3600.0
 }
 fn first_nonce() -> Vec<String> {
     vec!["bm9uY2UtMQ".into()]

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    convert, daily_max, edit, id,
+    client_keys, convert, daily_max, edit, id,
     integration_events::{health_in, let_go, request_sync, status_changed, tested_event},
     integration_view, mitigation_warnings, optional_id, watch,
 };
@@ -77,6 +77,7 @@ impl Integrations {
         let mut asked = store::daily_max::waiting(tx, tenant, &ids).await?;
         let package = registry::package(tx, tenant).await?;
         let attention = store::mitigations::attention(tx, tenant, &ids).await?;
+        let (rotations, keys) = store::client_keys::of(tx, tenant, &ids).await?;
         let mut shown = Vec::with_capacity(rows.len());
         for row in rows {
             let reading = readings.iter().find(|r| r.integration_id == row.id);
@@ -90,10 +91,13 @@ impl Integrations {
                 let message = format!("nothing is done for it: {left_out}");
                 warnings.push(v1::ConnectionWarning { reason: "not_entitled".to_owned(), message });
             }
+            let client_keys = client_keys::shown(row.id, &rotations, &keys);
+            warnings.extend(client_keys.as_ref().and_then(client_keys::warning));
             let waiting =
                 asked.iter().position(|r| r.integration_id == row.id).map(|at| asked.swap_remove(at));
             shown.push(v1::Integration {
                 warnings,
+                client_keys,
                 daily_max_request: waiting.map(daily_max::shown),
                 ..integration_view::integration(row, &self.public_url, run, reading, count)
             });

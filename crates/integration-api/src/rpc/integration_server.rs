@@ -120,6 +120,13 @@ impl IntegrationService for Integrations {
         let caller = caller(&request)?;
         Ok(Response::new(self.daily_max_requests(&caller, request.into_inner()).await?))
     }
+    async fn rotate_client_key(
+        &self,
+        request: Request<v1::RotateClientKeyRequest>,
+    ) -> Result<Response<v1::RotateClientKeyResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(self.rotate_client_key(&caller, request.into_inner()).await?))
+    }
     async fn start_sync(
         &self,
         request: Request<v1::StartSyncRequest>,

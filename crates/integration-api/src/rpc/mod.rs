@@ -2,6 +2,7 @@
 
 pub mod audit;
 mod budget;
+mod client_keys;
 mod convert;
 pub mod daily_max;
 mod edit;

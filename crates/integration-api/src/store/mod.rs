@@ -4,6 +4,7 @@
 
 pub mod accounts;
 pub mod approvals;
+pub mod client_keys;
 pub mod daily_max;
 pub mod exposures;
 pub mod feeds;

@@ -10,6 +10,7 @@ use shared::wire::v1::{self as api, integration_service_client::IntegrationServi
 
 use super::{
     idempotency_key, integration_id,
+    integration_keys::RotateKey,
     integration_scope::Preview,
     integration_update::Update,
     integrations, output, providers, removal,
@@ -51,6 +52,9 @@ pub enum Integration {
         /// Name or id
         integration: String,
     },
+    /// Replace the key with which Parapet comes to Okta: the next one is published, signs when Okta can know it (a day), and
+    /// the old one is destroyed a day after that; `integration show` tells how far it is
+    RotateKey(RotateKey),
     /// List the connections of the tenant
     List {
         /// Only of this kind of provider
@@ -322,6 +326,7 @@ impl Integration {
                 }
                 Ok(())
             }
+            Self::RotateKey(rotate) => rotate.run(global, &api).await,
             Self::List { provider, status } => {
                 let which = api::ListIntegrationsRequest {
                     provider: provider.map(words::Provider::wire).unwrap_or_default(),

@@ -44,6 +44,9 @@ pub enum Keys {
         wait: u64,
     },
     /// Add a version to a key file of the local stack, or to the one named, and to the public file beside it
+    ///
+    /// Of purpose checkpoint: a new key signs the audit log's checkpoints within a second; the public halves of the keys before
+    /// it stay in the file, so that what they signed still verifies. Hand it to every audit-writer.
     Add(KeyFile),
     /// Remove a version from a key file, once `status` shows no half that it wraps
     Remove {
@@ -59,13 +62,16 @@ pub enum Keys {
 /// Which key file.
 #[derive(Debug, clap::Args)]
 pub struct KeyFile {
-    /// The purpose: integration or leak
+    /// The purpose: integration or leak, or checkpoint
     #[arg(long)]
     purpose: String,
     /// The secret file; its public counterpart has the suffix .pub [default: the local stack's]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
 }
+
+/// The purpose of the key that signs the audit log's checkpoints.
+const CHECKPOINT: &str = "checkpoint";
 
 const HALVES: [output::Column; 4] =
     [("PURPOSE", "purpose"), ("TOP KEY", "key"), ("HALVES", "count"), ("OLDEST PAIR", "oldest_made_at")];
@@ -128,6 +134,16 @@ impl Keys {
                 KeyServiceClient::new(api).rotate_key_pair(request).await?;
                 output::show(global, &serde_json::json!({"requested": true}))
             }
+            Self::Add(KeyFile { purpose, file }) if purpose == CHECKPOINT => {
+                let file = file.map_or_else(|| Ok(keys::checkpoint_key(&global.data()?)), anyhow::Ok)?;
+                let key = keys::rotate_checkpoint_key(&file)?;
+                output::show(global, &serde_json::json!({"key": hex::encode(key)}))
+            }
+            Self::Remove { file: KeyFile { purpose, .. }, .. } if purpose == CHECKPOINT => {
+                bail!(
+                    "the public half of a key that signed checkpoints stays: without it they would not verify"
+                )
+            }
             Self::Add(file) => file.edit(global, |ring| {
                 let version = ring.add()?;
                 Ok(serde_json::json!({"key": format!("file:{version}")}))
@@ -149,7 +165,7 @@ impl KeyFile {
         change: impl FnOnce(&mut TopRing) -> anyhow::Result<serde_json::Value>,
     ) -> anyhow::Result<()> {
         let purpose = [Purpose::Integration, Purpose::Leak].into_iter().find(|p| p.as_str() == self.purpose);
-        let purpose = purpose.context("the purpose is integration or leak")?;
+        let purpose = purpose.context("the purpose is integration, leak or checkpoint")?;
         let file = match self.file {
             Some(file) => file,
             None => keys::top_key(&global.data()?, purpose),

@@ -8,6 +8,7 @@ mod exposure;
 mod feed;
 mod identity;
 mod integration;
+mod integration_keys;
 mod integration_scope;
 mod integration_update;
 mod keys;

@@ -109,7 +109,9 @@ fn cell(value: Option<&Value>) -> String {
     }
 }
 
-const PREFIXES: [&str; 32] = [
+const PREFIXES: [&str; 34] = [
+    "CLIENT_KEY_STATE_",
+    "CLIENT_KEY_STEP_",
     "APPROVAL_STATE_",
     "PLAN_OUTCOME_",
     "TRIAGE_RULE_SWITCH_",

@@ -5,20 +5,23 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
     Provider, ProviderError,
     entra::Entra,
     http::Egress,
-    okta::Okta,
+    okta::{
+        Okta,
+        rotation::{HELD, Lease},
+    },
     pace::{Pace, Share},
 };
 use crate::{
     db::{StoreError, Tx},
     id::{IntegrationId, TenantId},
-    integration::Connection,
+    integration::{Connection, OktaConnection},
     integration_store::{self as store, Integration, Sealed},
     sealing::{Opener, Owner, SealError, TopKeys, column},
     secret::SecretBytes,
@@ -54,12 +57,17 @@ pub struct Directories {
     kept: Mutex<HashMap<IntegrationId, Kept>>,
     /// By what names the directory in a configuration. Outlives adapters: a new version spends the same quota.
     paces: Mutex<HashMap<String, Arc<Pace>>>,
+    held: Duration,
 }
+
+/// What an adapter was made of: the integration's version, its secret's, and whether that is not proven yet.
+type Version = (i64, u32, bool);
 
 struct Kept {
     tenant: TenantId,
-    version: (i64, u32),
+    version: Version,
     provider: Arc<dyn Provider>,
+    lease: Arc<Lease>,
     used: Instant,
 }
 
@@ -72,7 +80,13 @@ impl fmt::Debug for Directories {
 impl Directories {
     /// `top` is the top key of purpose `integration`.
     pub fn new(egress: Egress, top: Arc<TopKeys>) -> Self {
-        Self { egress, top, kept: Mutex::default(), paces: Mutex::default() }
+        Self { egress, top, kept: Mutex::default(), paces: Mutex::default(), held: HELD }
+    }
+
+    /// Has adapters sign with their client key for this long after they were connected, instead of [`HELD`].
+    #[must_use]
+    pub fn holding(self, held: Duration) -> Self {
+        Self { held, ..self }
     }
 
     /// The top keys of purpose `integration`.
@@ -94,16 +108,18 @@ impl Directories {
         integration: &Integration,
     ) -> Result<Arc<dyn Provider>, ConnectError> {
         let place = Self::place(integration);
+        let until = Instant::now() + self.held;
         let sealed = self.saved(tx, integration).await?;
-        let version = (integration.version, sealed.version);
+        let version = (integration.version, sealed.version, sealed.unproven);
         // INVARIANT: an adapter holds an opened secret. It is used no longer than the key that opened it may be.
         let opener = self.opener(tx, integration.tenant, &sealed).await?;
-        if let Some(provider) = self.kept(integration.id, version) {
+        if let Some(provider) = self.kept(integration.id, version, until) {
             return Ok(provider);
         }
         let secret = Self::open(&opener, integration.tenant, integration.id, place, &sealed)?;
-        let provider = self.build(integration, &sealed.kid, secret)?;
-        self.keep(integration, version, &provider);
+        let lease = Arc::new(Lease::until(until));
+        let provider = self.build(integration, &sealed, secret, &lease)?;
+        self.keep(integration, version, &provider, lease);
         Ok(provider)
     }
 
@@ -116,13 +132,30 @@ impl Directories {
         secret: Option<Sealed>,
     ) -> Result<Arc<dyn Provider>, ConnectError> {
         let place = Self::place(draft);
+        let lease = Arc::new(Lease::until(Instant::now() + self.held));
         let sealed = match secret {
             Some(secret) => secret,
             None => self.saved(tx, draft).await?,
         };
         let opener = self.opener(tx, draft.tenant, &sealed).await?;
         let secret = Self::open(&opener, draft.tenant, draft.id, place, &sealed)?;
-        self.build(draft, &sealed.kid, secret)
+        self.build(draft, &sealed, secret, &lease)
+    }
+
+    /// The Okta org behind an integration, spoken to with this client key whichever signs. It is not kept.
+    pub async fn connect_with(
+        &self,
+        tx: &mut Tx,
+        integration: &Integration,
+        key: &Sealed,
+    ) -> Result<Okta, ConnectError> {
+        let Connection::Okta(connection) = &integration.connection else {
+            return Err(ConnectError::NoCredentials);
+        };
+        let lease = Arc::new(Lease::until(Instant::now() + self.held));
+        let opener = self.opener(tx, integration.tenant, key).await?;
+        let secret = Self::open(&opener, integration.tenant, integration.id, column::CLIENT_KEY, key)?;
+        Ok(self.okta(connection, integration, key, &secret)?.leased(lease))
     }
 
     fn place(integration: &Integration) -> &'static str {
@@ -143,8 +176,9 @@ impl Directories {
     fn build(
         &self,
         integration: &Integration,
-        kid: &str,
+        sealed: &Sealed,
         secret: SecretBytes,
+        lease: &Arc<Lease>,
     ) -> Result<Arc<dyn Provider>, ConnectError> {
         let (egress, scope) = (self.egress.clone(), integration.settings.scope.clone());
         let share = Share::percent(integration.settings.quota_percent);
@@ -154,12 +188,24 @@ impl Directories {
                     .within(scope)
                     .paced(self.pace(&connection.tenant), share),
             ),
-            Connection::Okta(connection) => Arc::new(
-                Okta::new(connection, kid, &secret, egress)?
-                    .within(scope)
-                    .paced(self.pace(&connection.host), share),
-            ),
+            Connection::Okta(connection) => {
+                let okta = self.okta(connection, integration, sealed, &secret)?;
+                Arc::new(okta.leased(Arc::clone(lease)).within(scope))
+            }
         })
+    }
+
+    fn okta(
+        &self,
+        connection: &OktaConnection,
+        integration: &Integration,
+        key: &Sealed,
+        secret: &SecretBytes,
+    ) -> Result<Okta, ProviderError> {
+        let share = Share::percent(integration.settings.quota_percent);
+        let okta = Okta::new(connection, &key.kid, secret, self.egress.clone())?
+            .paced(self.pace(&connection.host), share);
+        Ok(if key.unproven { okta.with_unproven_key() } else { okta })
     }
 
     fn pace(&self, directory: &str) -> Arc<Pace> {
@@ -196,14 +242,26 @@ impl Directories {
         Ok(SecretBytes::from(opener.open(&owner, &sealed.envelope)?))
     }
 
-    fn kept(&self, integration: IntegrationId, version: (i64, u32)) -> Option<Arc<dyn Provider>> {
+    fn kept(
+        &self,
+        integration: IntegrationId,
+        version: Version,
+        until: Instant,
+    ) -> Option<Arc<dyn Provider>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let found = kept.get_mut(&integration).filter(|k| k.version == version)?;
         found.used = Instant::now();
+        found.lease.renew(until);
         Some(Arc::clone(&found.provider))
     }
 
-    fn keep(&self, integration: &Integration, version: (i64, u32), provider: &Arc<dyn Provider>) {
+    fn keep(
+        &self,
+        integration: &Integration,
+        version: Version,
+        provider: &Arc<dyn Provider>,
+        lease: Arc<Lease>,
+    ) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= KEPT
             && let Some(oldest) = kept.iter().min_by_key(|(_, k)| k.used).map(|(id, _)| *id)
@@ -211,6 +269,7 @@ impl Directories {
             kept.remove(&oldest);
         }
         let Integration { tenant, id, .. } = *integration;
-        kept.insert(id, Kept { tenant, version, provider: Arc::clone(provider), used: Instant::now() });
+        let (provider, used) = (Arc::clone(provider), Instant::now());
+        kept.insert(id, Kept { tenant, version, provider, lease, used });
     }
 }

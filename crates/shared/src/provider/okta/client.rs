@@ -9,6 +9,7 @@ use super::{
     host::is_official,
     keys::SigningKey,
     rate,
+    rotation::Lease,
     token::{Token, TokenSource},
 };
 use crate::provider::{
@@ -36,6 +37,19 @@ impl Client {
 
     pub(super) fn paced(self, pace: Arc<Pace>, share: Share) -> Self {
         Self { pace, share, ..self }
+    }
+
+    pub(super) fn with_unproven_key(self) -> Self {
+        Self { tokens: self.tokens.with_unproven_key(), ..self }
+    }
+
+    pub(super) fn leased(self, lease: Arc<Lease>) -> Self {
+        Self { tokens: self.tokens.leased(lease), ..self }
+    }
+
+    /// Asks for a new access token, whatever is kept.
+    pub(super) async fn prove(&self) -> Result<(), ProviderError> {
+        self.tokens.request().await.map(drop)
     }
 
     pub(super) fn share(&self) -> Share {

@@ -186,6 +186,11 @@ const ABOUT: &[(&str, &str, &str)] = &[
     ("client_id", "client_unknown", "the client id is unknown to the org, or the app is deactivated"),
 ];
 
+/// Whether the org does not hold the key that signed.
+pub(super) fn key_is_unknown(error: &ProviderError) -> bool {
+    matches!(error, ProviderError::Refused(Missing { reason: "key_unknown", .. }))
+}
+
 /// Turns a refused token request into an error (§2). Only `error` and the status decide.
 pub(super) fn of_token(answer: &Answer) -> ProviderError {
     if let Some(trouble) = trouble(answer) {

@@ -42,6 +42,7 @@ mod policies;
 mod probe;
 mod rate;
 mod risk;
+pub mod rotation;
 mod sign_ins;
 mod token;
 mod user;
@@ -103,6 +104,23 @@ impl Okta {
     #[must_use]
     pub fn paced(self, pace: Arc<Pace>, share: Share) -> Self {
         Self { client: self.client.paced(pace, share), ..self }
+    }
+
+    /// Its key is used since an emergency, before the org can have fetched it: a refusal of the key means "not yet".
+    #[must_use]
+    pub fn with_unproven_key(self) -> Self {
+        Self { client: self.client.with_unproven_key(), ..self }
+    }
+
+    /// Signs with its client key as long as the lease holds.
+    #[must_use]
+    pub fn leased(self, lease: Arc<rotation::Lease>) -> Self {
+        Self { client: self.client.leased(lease), ..self }
+    }
+
+    /// Proves the client key by asking for a new access token with it.
+    pub async fn prove(&self) -> Result<(), ProviderError> {
+        self.client.prove().await
     }
 
     /// Lists the accounts of this scope only.

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use super::{
     failure,
     keys::{self, KeyError, SigningKey},
+    rotation::{ASSERTION_LIFE, Lease},
 };
 use crate::provider::{
     ProviderError,
@@ -38,7 +39,6 @@ const SCOPES: [&str; 6] = [
 const RARE_SCOPES: [&str; 2] = ["okta.userRisk.read", "okta.userRisk.manage"];
 const PATH: &str = "/oauth2/v1/token";
 const ASSERTION: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-const ASSERTION_LIFE: i64 = 300;
 /// Renewed this long before it ends (it lasts an hour).
 const EARLY: Duration = Duration::from_mins(5);
 
@@ -61,6 +61,10 @@ pub(super) struct TokenSource {
     client_id: String,
     kid: String,
     key: SigningKey,
+    /// The org cannot be expected to know the key yet.
+    unproven: bool,
+    /// Until when the key may sign; `None`: as long as the adapter lives.
+    lease: Option<Arc<Lease>>,
     egress: Egress,
     cached: tokio::sync::Mutex<Option<Arc<Token>>>,
     /// Latest DPoP nonces of the token endpoint and of the API.
@@ -94,12 +98,22 @@ impl TokenSource {
             client_id: client_id.to_owned(),
             kid: kid.to_owned(),
             key,
+            unproven: false,
+            lease: None,
             egress,
             cached: tokio::sync::Mutex::new(None),
             nonces: [Mutex::new(None), Mutex::new(None)],
             ahead: AtomicI64::new(0),
             plain: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn with_unproven_key(self) -> Self {
+        Self { unproven: true, ..self }
+    }
+
+    pub(super) fn leased(self, lease: Arc<Lease>) -> Self {
+        Self { lease: Some(lease), ..self }
     }
 
     pub(super) fn client_id(&self) -> &str {
@@ -127,7 +141,7 @@ impl TokenSource {
 
     /// One token request, and another one when it brings the nonce it lacked or asked for scopes that the org does not
     /// know: each once.
-    async fn request(&self) -> Result<Token, ProviderError> {
+    pub(super) async fn request(&self) -> Result<Token, ProviderError> {
         let mut answer = self.submit().await?;
         let mut nonced = false;
         loop {
@@ -142,7 +156,10 @@ impl TokenSource {
             answer = self.submit().await?;
         }
         if answer.status != 200 {
-            return Err(failure::of_token(&answer));
+            let error = failure::of_token(&answer);
+            // It passes by itself, as soon as the org's cache of our keys has ended: nobody has to do anything.
+            let not_yet = self.unproven && failure::key_is_unknown(&error);
+            return Err(if not_yet { ProviderError::Unavailable { status: answer.status } } else { error });
         }
         let Granted { token_type, access_token, expires_in, scope } = answer.json()?;
         let access_token = Zeroizing::new(access_token);
@@ -179,9 +196,15 @@ impl TokenSource {
 
     /// INVARIANT: made anew for every HTTP request: Okta burns its `jti` even when it answers `use_dpop_nonce`.
     fn assertion(&self, audience: &str) -> Result<String, ProviderError> {
+        // INVARIANT: a key that was replaced signs no longer than `HELD`; its rotation counts on that.
+        if self.lease.as_ref().is_some_and(|lease| !lease.holds()) {
+            return Err(ProviderError::NotSent(
+                "the client key was read too long ago to sign; it may be replaced",
+            ));
+        }
         let header = json!({"alg": "RS256", "typ": "JWT", "kid": self.kid});
         let claims = json!({"iss": self.client_id, "sub": self.client_id, "aud": audience,
-            "exp": self.server_time() + ASSERTION_LIFE, "jti": Uuid::new_v4()});
+            "exp": self.server_time() + ASSERTION_LIFE.as_secs().cast_signed(), "jti": Uuid::new_v4()});
         self.key.jwt(&header, &claims).map_err(|_| ProviderError::NotSent("the client key cannot sign"))
     }
 
