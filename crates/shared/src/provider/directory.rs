@@ -93,15 +93,25 @@ impl Directories {
         tx: &mut Tx,
         integration: &Integration,
     ) -> Result<Arc<dyn Provider>, ConnectError> {
+        let sealed = Self::saved(tx, integration).await?;
+        self.connect_with(tx, integration, &sealed).await
+    }
+
+    /// As [`connect`](Self::connect), with the integration's newest secret as the caller has read it in this transaction.
+    pub async fn connect_with(
+        &self,
+        tx: &mut Tx,
+        integration: &Integration,
+        sealed: &Sealed,
+    ) -> Result<Arc<dyn Provider>, ConnectError> {
         let place = Self::place(integration);
-        let sealed = self.saved(tx, integration).await?;
         let version = (integration.version, sealed.version);
         // INVARIANT: an adapter holds an opened secret. It is used no longer than the key that opened it may be.
-        let opener = self.opener(tx, integration.tenant, &sealed).await?;
+        let opener = self.opener(tx, integration.tenant, sealed).await?;
         if let Some(provider) = self.kept(integration.id, version) {
             return Ok(provider);
         }
-        let secret = Self::open(&opener, integration.tenant, integration.id, place, &sealed)?;
+        let secret = Self::open(&opener, integration.tenant, integration.id, place, sealed)?;
         let provider = self.build(integration, &sealed.kid, secret)?;
         self.keep(integration, version, &provider);
         Ok(provider)
@@ -118,7 +128,7 @@ impl Directories {
         let place = Self::place(draft);
         let sealed = match secret {
             Some(secret) => secret,
-            None => self.saved(tx, draft).await?,
+            None => Self::saved(tx, draft).await?,
         };
         let opener = self.opener(tx, draft.tenant, &sealed).await?;
         let secret = Self::open(&opener, draft.tenant, draft.id, place, &sealed)?;
@@ -132,7 +142,7 @@ impl Directories {
         }
     }
 
-    async fn saved(&self, tx: &mut Tx, integration: &Integration) -> Result<Sealed, ConnectError> {
+    async fn saved(tx: &mut Tx, integration: &Integration) -> Result<Sealed, ConnectError> {
         let sealed = match integration.connection {
             Connection::EntraId(_) => store::sealed_secret(tx, integration.id).await?,
             Connection::Okta(_) => store::sealed_client_key(tx, integration.id).await?,
