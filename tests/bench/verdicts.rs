@@ -242,6 +242,7 @@ impl World {
                     failures: None,
                 },
                 intent: &intent,
+                turn: None,
             })
             .await?;
         ensure!(answer == Answer::Granted, "the limiter said {answer:?}");

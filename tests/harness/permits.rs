@@ -51,6 +51,7 @@ impl Permits {
             },
             owner: OwnerSeen { sign_in_at: None, password_changed_at: None, locked: false, failures: None },
             intent: &intent,
+            turn: None,
         };
         let mut reservation = Reservation::begin(&self.db, self.tenant).await.unwrap();
         let answer = reservation.ask(&ask).await.unwrap();

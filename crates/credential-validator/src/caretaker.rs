@@ -64,8 +64,7 @@ async fn reap_once(db: &Db) -> Result<(), StoreError> {
         audit::record(&mut tx, &event).await?;
         let decision =
             Decision::new(Verdict::Inconclusive(Reason::Unknown)).because("attempt_id", attempt.to_string());
-        exposures::decide(&mut tx, exposure, &decision, true, Next::Decided).await?;
-        work::finish(&mut tx, work).await?;
+        exposures::decide(&mut tx, (exposure, work), &decision, true, Next::Decided).await?;
         turn::concluded(&mut tx, attempt).await?;
         tracing::warn!(%attempt, %exposure, "an attempt's outcome is unknown");
     }

@@ -65,9 +65,9 @@ impl Conclusion<'_> {
     }
 
     async fn try_store(&self, delivery: &Delivery) -> Result<(), StoreError> {
-        let mut tx = self.db.tenant_by_key(self.turn.tenant).await?;
         // The exposure's lock before the budget's, as in the reservation.
-        let waits = store::lock(&mut tx, self.turn).await?.is_some();
+        let (mut tx, held) = self.db.tenant_by_key_with(self.turn.tenant, store::hold(self.turn)).await?;
+        let waits = store::held(&mut tx, &held)?;
         let attempted = &self.attempted;
         let ours = limiter::settle(
             &mut tx,
@@ -152,17 +152,14 @@ impl Conclusion<'_> {
         for (name, value) in self.facts() {
             decision = decision.because(name, value);
         }
-        let next = if matches!(verdict, Verdict::Deferred(..)) { Next::AnotherRound } else { Next::Decided };
-        exposures::decide(tx, self.turn.exposure, &decision, true, next).await?;
+        let next = match verdict {
+            Verdict::Deferred(until, reason) => Next::AnotherRound(until, reason),
+            _ => Next::Decided,
+        };
+        exposures::decide(tx, (self.turn.exposure, self.turn.work), &decision, true, next).await?;
         metrics::counter!("parapet_verdicts_total", "verdict" => verdict.name(), "attempt" => "yes")
             .increment(1);
-        let event = if let Verdict::Deferred(until, reason) = verdict {
-            work::postpone(tx, self.turn.work, until, reason.as_str()).await?;
-            None
-        } else {
-            work::finish(tx, self.turn.work).await?;
-            Some(verdict_event(self.turn, &decision))
-        };
+        let event = (next == Next::Decided).then(|| verdict_event(self.turn, &decision));
         contain(tx, self.turn, verdict).await?;
         tell(tx, self.turn, self.login, verdict).await?;
         Ok(event)
@@ -176,8 +173,7 @@ pub async fn without_attempt(
     decision: &Decision,
     next: Next,
 ) -> Result<(), StoreError> {
-    exposures::decide(tx, turn.exposure, decision, false, next).await?;
-    work::finish(tx, turn.work).await?;
+    exposures::decide(tx, (turn.exposure, turn.work), decision, false, next).await?;
     metrics::counter!("parapet_verdicts_total", "verdict" => decision.verdict.name(), "attempt" => "no")
         .increment(1);
     audit::record(tx, &verdict_event(turn, decision)).await?;

@@ -129,16 +129,16 @@ pub async fn write(tx: &mut Tx, turn: &Turn, outcome: &Ending) -> Result<(), Sto
                 After::A(length) => tx.clock().await? + *length,
                 After::At(at) => *at,
             };
-            let decision = Decision::new(Verdict::Deferred(until, *reason));
-            exposures::decide(tx, turn.exposure, &decision, false, Next::Waiting).await?;
+            let (decision, next) =
+                (Decision::new(Verdict::Deferred(until, *reason)), Next::Waiting(until, *reason));
+            exposures::decide(tx, (turn.exposure, turn.work), &decision, false, next).await?;
             metrics::counter!("parapet_deferrals_total", "reason" => reason.as_str()).increment(1);
-            work::postpone(tx, turn.work, until, reason.as_str()).await
+            Ok(())
         }
         Ending::Withheld => work::finish(tx, turn.work).await,
         Ending::Watched(decision, length) => {
-            exposures::decide(tx, turn.exposure, decision, false, Next::Waiting).await?;
-            let until = tx.clock().await? + *length;
-            work::postpone(tx, turn.work, until, Reason::Reserve.as_str()).await
+            let next = Next::Waiting(tx.clock().await? + *length, Reason::Reserve);
+            exposures::decide(tx, (turn.exposure, turn.work), decision, false, next).await
         }
     }
 }

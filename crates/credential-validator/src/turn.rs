@@ -10,8 +10,8 @@ use shared::{
     audit::{Actor, Event, Outcome as Became, names},
     db::{Db, Tx},
     id::{CauseId, ExposureId, TenantId, WorkId},
-    integration_store::{self, Integration},
-    limiter::{self, Answer, Ask, Limits, OwnerSeen, Reservation},
+    integration_store::Integration,
+    limiter::{Answer, Ask, Limits, OwnerSeen, Reservation},
     provider::{
         Account, AccountState, AttemptConnection, PasswordAuthority, Provider, ProviderError, SignIns,
         directory::{ConnectError, Directories},
@@ -33,10 +33,7 @@ use crate::{
     failpoint::{Stage, reach},
     keys::LeakKeys,
     message, signals,
-    store::{
-        pauses,
-        turn::{self as store, Turn},
-    },
+    store::turn::{self as store, Loaded, Turn},
     triage::{self, AccountFacts, Decision, Facts},
 };
 
@@ -115,13 +112,14 @@ impl Validator {
         exposure: ExposureId,
     ) -> Result<Option<Prepared>, HandlerError> {
         let mut tx = self.db.tenant_by_key(tenant).await?;
-        let Some(mut turn) = store::load(&mut tx, tenant, work, exposure).await? else {
+        let asked = Instant::now();
+        let Some(loaded) = store::load(&mut tx, tenant, work, exposure).await? else {
             // Cancelled, decided, or handled under another message: nothing is left to do.
             store::drop_leftover(&mut tx, tenant, work).await?;
             message::finish(delivery, tx).await?;
             return Ok(None);
         };
-        let entitled = integration_store::entitled(&mut tx, turn.integration).await?;
+        let Loaded { mut turn, entitled, secret, log_matters } = loaded;
         let integration = match standing(&turn, entitled) {
             Ok(integration) => integration,
             Err(outcome) => return self.end(delivery, tx, &turn, outcome).await,
@@ -153,8 +151,11 @@ impl Validator {
         {
             return self.end(delivery, tx, &turn, Ending::Decided(decision)).await;
         }
-        let log_matters = limiter::log_matters(&mut tx, &turn.key).await?;
-        let provider = match self.directories.connect(&mut tx, &integration).await {
+        let provider = match secret {
+            Some(secret) => self.directories.connect_read(&mut tx, &integration, &secret, asked).await,
+            None => Err(ConnectError::NoCredentials),
+        };
+        let provider = match provider {
             Ok(provider) => provider,
             Err(ConnectError::Store(error)) => return Err(error.into()),
             Err(error) => {
@@ -236,17 +237,18 @@ impl Validator {
     /// Reserve, submit once, store the result.
     async fn attempt(&self, delivery: &Delivery, prepared: Prepared) -> Result<(), HandlerError> {
         let Prepared { mut turn, integration, provider, account, log, ready, waited } = prepared;
-        let mut reservation = Reservation::begin(&self.db, turn.tenant).await?;
-        // Read again under the reservation's own transaction: a pause, a switch or a new request bites at once.
+        let (mut reservation, held) =
+            Reservation::begin_with(&self.db, turn.tenant, store::hold(&turn)).await?;
         let tx = reservation.tx();
-        let Some(asked) = store::lock(tx, &turn).await? else {
+        if !store::held(tx, &held)? {
             reservation.abandon().await?;
             return done(delivery, &self.db).await;
-        };
+        }
+        let present = store::present(tx, &turn).await?;
         let insists = turn.asked.insists_since();
-        turn.asked = asked;
-        let settings = match standing(&turn, integration_store::entitled(tx, turn.integration).await?) {
-            Ok(now) if now.version == integration.version && asked.insists_since() == insists => {
+        turn.asked = present.asked;
+        let settings = match standing(&turn, present.entitled) {
+            Ok(now) if now.version == integration.version && turn.asked.insists_since() == insists => {
                 now.settings.validation
             }
             // It changed since we connected with it, or what people insist on did: begin again with what is now.
@@ -259,7 +261,7 @@ impl Validator {
                 return self.leave(delivery, &turn, outcome).await;
             }
         };
-        if let Some(pause) = pauses::in_force(tx, turn.tenant, &turn.key.directory).await? {
+        if let Some(pause) = present.pause {
             reservation.abandon().await?;
             return self.leave(delivery, &turn, paused(&pause)).await;
         }
@@ -280,6 +282,7 @@ impl Validator {
                 failures: log.read().map(|log| log.failures),
             },
             intent: &intent,
+            turn: Some((turn.exposure, turn.work)),
         };
         let answer = reservation.ask(&ask).await?;
         let (connection, password) = match (answer, ready) {
@@ -314,7 +317,6 @@ impl Validator {
                 .map_err(Into::into);
             }
         };
-        store::note_attempt(reservation.tx(), &turn).await?;
         reach(Stage::Reserving);
         // Anything but a commit that was seen to succeed: not ours, nothing is sent.
         let Some((permit, ticket)) = reservation.commit().await? else {
@@ -407,7 +409,7 @@ impl Validator {
         turn: &Turn,
         outcome: Ending,
     ) -> Result<Option<Prepared>, HandlerError> {
-        if store::lock(&mut tx, turn).await?.is_some() {
+        if store::lock(&mut tx, turn).await? {
             write(&mut tx, turn, &outcome).await?;
         }
         message::finish(delivery, tx).await?;

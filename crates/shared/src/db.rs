@@ -7,6 +7,7 @@
 
 mod config;
 mod error;
+pub(crate) mod outgoing;
 
 use std::{
     future::Future,
@@ -20,7 +21,7 @@ use sqlx::{
     AssertSqlSafe, ConnectOptions, PgConnection, PgPool, Postgres,
     migrate::Migrator,
     pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgPoolOptions, PgRow},
 };
 use time::OffsetDateTime;
 use tokio::{sync::Notify, task::AbortHandle};
@@ -103,6 +104,8 @@ impl Db {
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections)
             .acquire_timeout(Duration::from_secs(config.acquire_timeout_seconds))
+            // BEGIN finds out whether a connection still works.
+            .test_before_acquire(false)
             .after_connect(move |connection, _| {
                 let begin = begin.clone();
                 Box::pin(async move {
@@ -141,37 +144,72 @@ impl Db {
 
     /// A transaction that sees and writes the rows of one tenant only: the only way to reach a tenant's rows.
     pub async fn tenant(&self, tenant: TenantId) -> Result<Tx, StoreError> {
-        self.begin(Some(tenant), Plans::Fresh).await
+        self.begin(Some(tenant), Plans::Fresh, None).await.map(|(tx, _)| tx)
     }
 
     /// A transaction without a tenant, for the tables that have none. Tenants' rows are invisible to it.
     pub async fn system(&self) -> Result<Tx, StoreError> {
-        self.begin(None, Plans::Fresh).await
+        self.begin(None, Plans::Fresh, None).await.map(|(tx, _)| tx)
     }
 
     /// As [`tenant`](Self::tenant), for what happens with every message and finds its few rows by key: plans are kept.
     pub async fn tenant_by_key(&self, tenant: TenantId) -> Result<Tx, StoreError> {
-        self.begin(Some(tenant), Plans::Kept).await
+        self.begin(Some(tenant), Plans::Kept, None).await.map(|(tx, _)| tx)
+    }
+
+    /// As [`tenant_by_key`](Self::tenant_by_key), with a first statement that travels with BEGIN and is planned each time: a
+    /// call of a function. Returns its rows, in the server's text format.
+    pub async fn tenant_by_key_with(
+        &self,
+        tenant: TenantId,
+        first: AssertSqlSafe<String>,
+    ) -> Result<(Tx, Vec<PgRow>), StoreError> {
+        self.begin(Some(tenant), Plans::Kept, Some(first.0)).await
     }
 
     /// As [`system`](Self::system), for what happens with every message and finds its few rows by key: plans are kept.
     pub async fn system_by_key(&self) -> Result<Tx, StoreError> {
-        self.begin(None, Plans::Kept).await
+        self.begin(None, Plans::Kept, None).await.map(|(tx, _)| tx)
+    }
+
+    /// As [`system_by_key`](Self::system_by_key), with a first statement and its rows as in
+    /// [`tenant_by_key_with`](Self::tenant_by_key_with).
+    pub(crate) async fn system_by_key_with(
+        &self,
+        first: &'static str,
+    ) -> Result<(Tx, Vec<PgRow>), StoreError> {
+        self.begin(None, Plans::Kept, Some(first.to_owned())).await
     }
 
     // INVARIANT: nobody can cancel a `begin`: the task goes on without its caller, and dropping the transaction closes its
     // connection. In sqlx 0.9 a cancelled `begin` returns a connection inside a transaction.
-    async fn begin(&self, tenant: Option<TenantId>, plans: Plans) -> Result<Tx, StoreError> {
-        let (pool, wakes, pooled) = (self.pool.clone(), Arc::clone(&self.wakes), self.pooled.clone());
+    async fn begin(
+        &self,
+        tenant: Option<TenantId>,
+        plans: Plans,
+        first: Option<String>,
+    ) -> Result<(Tx, Vec<PgRow>), StoreError> {
+        // One round trip. An id is hexadecimal digits and hyphens.
+        let tenant = tenant.map(|id| format!("SET LOCAL app.tenant = '{id}';")).unwrap_or_default();
+        let settings = self.pooled.as_deref().unwrap_or(plans.setting());
+        let begin = format!("BEGIN; {tenant} {settings}{}", first.unwrap_or_default());
+        let (pool, wakes) = (self.pool.clone(), Arc::clone(&self.wakes));
         detached(async move {
-            let connection = pool.acquire().await.map_err(StoreError::while_connecting)?;
-            let mut tx = Tx { connection, ended: false, clock: None, wakes, messages: false, work: false };
-            // One round trip. An id is hexadecimal digits and hyphens.
-            let tenant = tenant.map(|id| format!("SET LOCAL app.tenant = '{id}';")).unwrap_or_default();
-            let settings = pooled.as_deref().unwrap_or(plans.setting());
-            let begin = format!("BEGIN; {tenant} {settings}");
-            sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *tx).await?;
-            Ok(tx)
+            let mut lost = 0;
+            loop {
+                let connection = pool.acquire().await.map_err(StoreError::while_connecting)?;
+                let mut tx = Tx::of(connection, Arc::clone(&wakes));
+                match sqlx::raw_sql(AssertSqlSafe(begin.clone())).fetch_all(&mut *tx).await {
+                    Ok(rows) => return Ok((tx, rows)),
+                    Err(error) => match error.into() {
+                        // Lost while nobody used it, perhaps, and so may be the others of the pool. Nothing has begun.
+                        StoreError::Unavailable(_) if lost < pool.options().get_max_connections() => {
+                            lost += 1
+                        }
+                        error => return Err(error),
+                    },
+                }
+            }
         })
         .await
     }
@@ -251,7 +289,7 @@ impl Plans {
     const fn setting(self) -> &'static str {
         match self {
             Self::Fresh => "",
-            Self::Kept => "SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off",
+            Self::Kept => "SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off;",
         }
     }
 }
@@ -279,9 +317,16 @@ pub struct Tx {
     messages: bool,
     /// It has changed work.
     work: bool,
+    /// What it sends, as far as that is not written yet.
+    outgoing: Vec<outgoing::Outgoing>,
 }
 
 impl Tx {
+    fn of(connection: PoolConnection<Postgres>, wakes: Arc<Wakes>) -> Self {
+        let outgoing = Vec::new();
+        Self { connection, ended: false, clock: None, wakes, messages: false, work: false, outgoing }
+    }
+
     /// Makes everything durable; only `Ok` means that it happened.
     ///
     /// Nobody can cancel it: once begun it runs to its end. A transaction in which a statement failed is refused,
@@ -307,18 +352,20 @@ impl Tx {
     }
 
     /// It has changed work, or freed a place in a lane: once committed, the dispatcher looks at once.
-    pub(crate) fn changed_work(&mut self) {
+    pub fn changed_work(&mut self) {
         self.work = true;
     }
 
     /// Undoes everything and gives the connection back at once.
-    pub async fn rollback(self) -> Result<(), StoreError> {
+    pub async fn rollback(mut self) -> Result<(), StoreError> {
+        self.outgoing.clear();
         self.end("ROLLBACK").await
     }
 
     async fn end(self, statement: &'static str) -> Result<(), StoreError> {
         detached(async move {
             let mut tx = self; // all of it moves, not a copy of the mark
+            tx.write_outgoing().await?;
             sqlx::raw_sql(statement).execute(&mut *tx.connection).await?;
             tx.ended = true;
             drop(tx);

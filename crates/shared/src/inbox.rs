@@ -11,7 +11,7 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use crate::{
-    db::{Db, StoreError, Tx},
+    db::{Db, StoreError, Tx, outgoing},
     id::{MessageId, TenantId},
     outbox::Topic,
 };
@@ -69,15 +69,37 @@ pub(crate) async fn begin(
 /// Marks messages done; returns those that were not before. The others' effects were committed by somebody else.
 pub(crate) async fn done(tx: &mut Tx, topic: Topic, ids: &[MessageId]) -> Result<Vec<MessageId>, StoreError> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+    // The bounds tell a kept plan which days' partitions it needs.
     let rows = sqlx::query_scalar(
-        "UPDATE inbox SET status = 'done' WHERE consumer = $1 AND message_id = ANY ($2) AND status <> 'done'
+        "UPDATE inbox SET status = 'done'
+         WHERE consumer = $1 AND message_id = ANY ($2) AND message_id BETWEEN $3 AND $4 AND status <> 'done'
          RETURNING message_id",
     )
     .bind(topic.as_str())
-    .bind(ids)
+    .bind(&ids)
+    .bind(ids.iter().min())
+    .bind(ids.iter().max())
     .fetch_all(&mut **tx)
     .await?;
     Ok(rows.into_iter().map(MessageId).collect())
+}
+
+/// Marks one message done and, in the same statement, writes what the transaction sends. Whether it was not done before.
+pub(crate) async fn done_one(tx: &mut Tx, topic: Topic, id: MessageId) -> Result<bool, StoreError> {
+    let sent = tx.take_outgoing();
+    let marked = outgoing::bind(
+        concat!(
+            "WITH sent AS (",
+            outgoing::send!(),
+            ") UPDATE inbox SET status = 'done' WHERE consumer = $6 AND message_id = $7 AND status <> 'done'"
+        ),
+        sent,
+    )
+    .bind(topic.as_str())
+    .bind(id)
+    .execute(&mut **tx)
+    .await?;
+    Ok(marked.rows_affected() > 0)
 }
 
 /// Remembers why a try failed, for whoever looks at the inbox.

@@ -81,17 +81,32 @@ pub async fn integrations(tx: &mut Tx) -> Result<Vec<Integration>, StoreError> {
     rows.iter().map(|row| integration_of(row.try_get("integration_id")?, row)).collect()
 }
 
+/// The columns that [`entitled_of`] reads, where `i` is `api.integrations_v` and `o` the `api.tenants_v` of its owner.
+#[macro_export]
+macro_rules! entitled {
+    () => {
+        "i.tenant_id, i.name, i.provider, i.config, i.settings, i.status, i.directory_id, i.version,
+         o.identity_creation, o.validation, o.mitigation, o.identifier_cap::bigint AS identifier_cap, o.contact"
+    };
+}
+
 /// Reads an integration of the transaction's tenant and the tenant's package: what it may do now is told by both.
 pub async fn entitled(tx: &mut Tx, id: IntegrationId) -> Result<Option<(Integration, Package)>, StoreError> {
-    let row = sqlx::query(
-        "SELECT tenant_id, i.name, i.provider, i.config, i.settings, i.status, i.directory_id, i.version,
-                t.identity_creation, t.validation, t.mitigation, t.identifier_cap::bigint AS identifier_cap, t.contact
-         FROM api.integrations_v i JOIN api.tenants_v t USING (tenant_id) WHERE i.integration_id = $1",
-    )
+    let row = sqlx::query(concat!(
+        "SELECT ",
+        entitled!(),
+        " FROM api.integrations_v i JOIN api.tenants_v o ON o.tenant_id = i.tenant_id WHERE i.integration_id = $1",
+    ))
     .bind(id)
     .fetch_optional(&mut **tx)
     .await?;
-    row.as_ref().map(|row| Ok((integration_of(id, row)?, package_of(row)?))).transpose()
+    row.as_ref().map_or(Ok(None), |row| entitled_of(id, row))
+}
+
+/// The same from a row with the columns of [`crate::entitled!`]; `None` where the join found neither.
+pub fn entitled_of(id: IntegrationId, row: &PgRow) -> Result<Option<(Integration, Package)>, StoreError> {
+    let found = row.try_get::<Option<TenantId>, _>("tenant_id")?.is_some();
+    found.then(|| Ok((integration_of(id, row)?, package_of(row)?))).transpose()
 }
 
 fn integration_of(id: IntegrationId, row: &PgRow) -> Result<Integration, StoreError> {
@@ -181,15 +196,14 @@ pub struct Sealed {
 
 /// The newest sealed secret of an integration.
 pub async fn sealed_secret(tx: &mut Tx, id: IntegrationId) -> Result<Option<Sealed>, StoreError> {
-    sealed(
-        sqlx::query(
-            "SELECT version::bigint AS version, '' AS kid, sealed, false AS unproven FROM api.integration_secrets_v
-             WHERE integration_id = $1 ORDER BY version DESC LIMIT 1",
-        )
-        .bind(id)
-        .fetch_optional(&mut **tx)
-        .await?,
+    let row = sqlx::query(
+        "SELECT version::bigint AS secret_version, '' AS kid, sealed, false AS unproven FROM api.integration_secrets_v
+         WHERE integration_id = $1 ORDER BY version DESC LIMIT 1",
     )
+    .bind(id)
+    .fetch_optional(&mut **tx)
+    .await?;
+    row.as_ref().map_or(Ok(None), sealed_of)
 }
 
 /// The sealed client key that signs for an Okta integration.
@@ -203,23 +217,36 @@ pub async fn next_client_key(tx: &mut Tx, id: IntegrationId) -> Result<Option<Se
 }
 
 async fn client_key(tx: &mut Tx, id: IntegrationId, states: &[&str]) -> Result<Option<Sealed>, StoreError> {
-    sealed(
-        sqlx::query(
-            "SELECT version::bigint AS version, kid, sealed, state = 'unproven' AS unproven
-             FROM sync.client_key_secrets_v
-             WHERE integration_id = $1 AND state = ANY ($2) ORDER BY version DESC LIMIT 1",
-        )
-        .bind(id)
-        .bind(states)
-        .fetch_optional(&mut **tx)
-        .await?,
+    let row = sqlx::query(
+        "SELECT version::bigint AS secret_version, kid, sealed, state = 'unproven' AS unproven
+         FROM sync.client_key_secrets_v
+         WHERE integration_id = $1 AND state = ANY ($2) ORDER BY version DESC LIMIT 1",
     )
+    .bind(id)
+    .bind(states)
+    .fetch_optional(&mut **tx)
+    .await?;
+    row.as_ref().map_or(Ok(None), sealed_of)
 }
 
-fn sealed(row: Option<sqlx::postgres::PgRow>) -> Result<Option<Sealed>, StoreError> {
-    let Some(row) = row else { return Ok(None) };
+/// The query for the secret that an integration `i` is used with, whatever its provider; [`sealed_of`] reads it.
+#[macro_export]
+macro_rules! sealed_secret {
+    () => {
+        "(SELECT version::bigint AS secret_version, '' AS kid, sealed, false AS unproven FROM api.integration_secrets_v
+           WHERE i.provider = 'entra_id' AND integration_id = i.integration_id ORDER BY version DESC LIMIT 1)
+         UNION ALL
+         (SELECT version::bigint, kid, sealed, state = 'unproven' FROM sync.client_key_secrets_v
+           WHERE i.provider = 'okta' AND integration_id = i.integration_id AND state IN ('signing', 'unproven')
+           ORDER BY version DESC LIMIT 1)"
+    };
+}
+
+/// A sealed secret; `None` where the join found none.
+pub fn sealed_of(row: &PgRow) -> Result<Option<Sealed>, StoreError> {
+    let Some(number) = row.try_get("secret_version")? else { return Ok(None) };
     Ok(Some(Sealed {
-        version: version(row.try_get("version")?)?,
+        version: version(number)?,
         kid: row.try_get("kid")?,
         envelope: row.try_get("sealed")?,
         unproven: row.try_get("unproven")?,

@@ -3,10 +3,9 @@
 use std::fmt;
 
 use prost::Message;
-use uuid::Uuid;
 
 use crate::{
-    db::{StoreError, Tx},
+    db::{StoreError, Tx, outgoing::Outgoing},
     id::{MessageId, TenantId},
     service::telemetry,
     verdict::names,
@@ -157,27 +156,27 @@ pub async fn enqueue<M: Message>(
     Ok(id)
 }
 
-/// Writes many messages of one topic and tenant in one statement.
+/// Writes many messages of one topic and tenant.
 pub async fn enqueue_many<M: Message>(
     tx: &mut Tx,
     topic: Topic,
     tenant: Option<TenantId>,
     messages: &[M],
 ) -> Result<(), StoreError> {
-    let bodies: Vec<_> = messages.iter().map(Message::encode_to_vec).collect();
-    enqueue_bodies(tx, topic, &vec![tenant; bodies.len()], &bodies).await
+    for message in messages {
+        enqueue(tx, topic, tenant, message).await?;
+    }
+    Ok(())
 }
 
-/// Writes messages that are encoded already, each for its own tenant.
-pub async fn enqueue_bodies(
+/// Writes a message that is encoded already.
+pub async fn enqueue_encoded(
     tx: &mut Tx,
     topic: Topic,
-    tenants: &[Option<TenantId>],
-    bodies: &[Vec<u8>],
+    tenant: Option<TenantId>,
+    body: Vec<u8>,
 ) -> Result<(), StoreError> {
-    let ids: Vec<_> = bodies.iter().map(|_| MessageId::new().uuid()).collect();
-    let tenants: Vec<_> = tenants.iter().map(|t| t.map(TenantId::uuid)).collect();
-    insert(tx, Destination::Queue(topic), &ids, &tenants, bodies).await
+    write(tx, Destination::Queue(topic), MessageId::new(), tenant, body).await
 }
 
 /// Writes one message under an id that its body may name.
@@ -188,36 +187,12 @@ pub(crate) async fn write(
     tenant: Option<TenantId>,
     body: Vec<u8>,
 ) -> Result<(), StoreError> {
-    insert(tx, to, &[id.uuid()], &[tenant.map(TenantId::uuid)], &[body]).await
-}
-
-async fn insert(
-    tx: &mut Tx,
-    to: Destination,
-    ids: &[Uuid],
-    tenants: &[Option<Uuid>],
-    bodies: &[Vec<u8>],
-) -> Result<(), StoreError> {
-    if bodies.iter().any(|b| b.len() > MAX_BODY) {
+    if body.len() > MAX_BODY {
         return Err(StoreError::Corrupt(format!("a message to {to} is larger than {MAX_BODY} bytes")));
     }
-    if ids.is_empty() {
-        return Ok(());
-    }
-    sqlx::query(
-        "INSERT INTO outbox (id, tenant_id, body, topic, traceparent)
-         SELECT m.id, m.tenant_id, m.body, $4, $5
-         FROM unnest($1::uuid[], $2::uuid[], $3::bytea[]) AS m (id, tenant_id, body)",
-    )
-    .bind(ids)
-    .bind(tenants)
-    .bind(bodies)
-    .bind(to.to_string())
-    .bind(telemetry::current_traceparent())
-    .execute(&mut **tx)
-    .await?;
-    tx.wrote_messages();
-    Ok(())
+    let traceparent = telemetry::current_traceparent();
+    let (id, tenant) = (id.uuid(), tenant.map(TenantId::uuid));
+    tx.send(Outgoing { id, tenant, topic: to.to_string(), body, traceparent }).await
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    db::{Db, Reader, StoreError},
+    db::{Db, Reader, StoreError, Tx},
     id::{MessageId, TenantId},
     outbox::Destination,
     queue::{Message, Publisher},
@@ -63,48 +63,65 @@ impl Relay {
     /// Sends until asked to stop.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut measured: Option<Instant> = None;
+        let mut sent = Vec::new();
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => break,
                 () = self.publisher.ready() => {}
             }
-            let more = self.round().await.unwrap_or_else(|error| {
-                tracing::warn!(%error, "outbox round failed");
-                false
-            });
+            match self.round(&sent).await {
+                Ok(results) => sent = results,
+                Err(error) => tracing::warn!(%error, "outbox round failed"),
+            }
             if measured.is_none_or(|at| at.elapsed() > GAUGES) {
                 measured = Some(Instant::now());
                 if let Err(error) = self.measure().await {
                     tracing::warn!(%error, "outbox not measured");
                 }
             }
-            if more {
+            // Rows can leave, and those that did are still to be deleted.
+            let leave = sent.iter().any(|sent| sent.failure.is_none());
+            let of = |table: &str| sent.iter().filter(|sent| sent.table == table).count();
+            if leave && self.tables.iter().any(|table| of(table) >= crate::queue::WINDOW) {
                 continue;
             }
-            if !self.db.rest(Reader::Relay, [SPACING, IDLE], &stop).await {
-                return Ok(());
+            let at_most = if leave { SPACING } else { IDLE };
+            if !self.db.rest(Reader::Relay, [SPACING, at_most], &stop).await {
+                break;
             }
         }
+        if let Err(error) = self.forget(&sent).await {
+            tracing::warn!(%error, "what was sent last stays in the outbox, and is sent again");
+        }
+        Ok(())
     }
 
-    /// Claims up to a window of rows of each table, publishes them without any transaction open, deletes what was taken.
-    /// Whether a table may have more, and rows can leave it.
-    async fn round(&self) -> Result<bool, StoreError> {
-        let rows = self.claim().await?;
-        if rows.is_empty() {
-            return Ok(false);
-        }
-        let of = |table: &str| rows.iter().filter(|row| row.table == table).count();
-        let full = self.tables.iter().any(|table| of(table) >= crate::queue::WINDOW);
+    /// Deletes what left in the round before and claims up to a window of rows of each table, in one transaction; then
+    /// publishes these without any open. What cannot be deleted is sent again when its lease ends.
+    async fn round(&self, before: &[Sent]) -> Result<Vec<Sent>, StoreError> {
+        let mut tx = self.db.system_by_key().await?;
+        self.delete(&mut tx, before).await?;
+        let rows = self.claim(&mut tx).await?;
+        tx.commit().await?;
         let results: Vec<Sent> = stream::iter(rows)
             .map(|row| self.send(row))
             .buffer_unordered(crate::queue::WINDOW)
             .collect()
             .await;
-        self.delete(&results).await?;
-        self.keep(&results).await?;
-        Ok(full && results.iter().any(|sent| sent.failure.is_none()))
+        if let Err(error) = self.keep(&results).await {
+            tracing::warn!(%error, "what was not sent waits until its lease ends");
+        }
+        Ok(results)
+    }
+
+    async fn forget(&self, sent: &[Sent]) -> Result<(), StoreError> {
+        if sent.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.db.system_by_key().await?;
+        self.delete(&mut tx, sent).await?;
+        tx.commit().await
     }
 
     async fn send(&self, row: OutboxRow) -> Sent {
@@ -121,10 +138,8 @@ impl Relay {
         Sent { table, id, failure }
     }
 
-    // Planned each time: a table that is empty most of the time would get plans, to be kept, that read all of it. What was
-    // locked is updated by its place, since any join would be free to read the table.
-    async fn claim(&self) -> Result<Vec<OutboxRow>, StoreError> {
-        let mut tx = self.db.system().await?;
+    // What was locked is updated by its place, since any join would be free to read the table.
+    async fn claim(&self, tx: &mut Tx) -> Result<Vec<OutboxRow>, StoreError> {
         let mut claimed = Vec::new();
         for table in self.tables {
             // The table's name is a constant of a service, never input.
@@ -136,17 +151,15 @@ impl Relay {
             )))
             .bind(i64::try_from(crate::queue::WINDOW).unwrap_or(i64::MAX))
             .bind(LEASE_SECONDS)
-            .fetch_all(&mut *tx)
+            .fetch_all(&mut **tx)
             .await?;
             claimed.push(rows.iter().map(|row| read(table, row)).collect::<Result<Vec<_>, _>>()?);
         }
-        tx.commit().await?;
         // A later table's rows go first: an attempt's intent, which was written before what came of it.
         Ok(claimed.into_iter().rev().flatten().collect())
     }
 
-    async fn delete(&self, results: &[Sent]) -> Result<(), StoreError> {
-        let mut tx = self.db.system().await?;
+    async fn delete(&self, tx: &mut Tx, results: &[Sent]) -> Result<(), StoreError> {
         for table in self.tables {
             let taken = results.iter().filter(|sent| sent.table == *table && sent.failure.is_none());
             let ids: Vec<Uuid> = taken.map(|sent| sent.id.uuid()).collect();
@@ -155,11 +168,11 @@ impl Relay {
             }
             sqlx::query(AssertSqlSafe(format!("DELETE FROM {table} WHERE id = ANY ($1)")))
                 .bind(&ids)
-                .execute(&mut *tx)
+                .execute(&mut **tx)
                 .await?;
             metrics::counter!("parapet_outbox_sent_total").increment(ids.len() as u64);
         }
-        tx.commit().await
+        Ok(())
     }
 
     /// Puts back what could not be sent.

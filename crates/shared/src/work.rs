@@ -97,19 +97,34 @@ pub async fn schedule_many(tx: &mut Tx, work: &[NewWork]) -> Result<(), StoreErr
     Ok(())
 }
 
+/// How work ends, or waits, for a statement that has more to do: the CTEs of the work `$work` that waits until `$until` for
+/// `$reason`, or is done where `$until` is null. The caller says [`Tx::changed_work`].
+#[macro_export]
+macro_rules! end_work {
+    ($work:literal, $until:literal, $reason:literal) => {
+        concat!(
+            "again AS (
+                 UPDATE work SET state = 'waiting', due_at = least(",
+            $until,
+            "::timestamptz, again_at), again_at = NULL, lease_until = NULL, tries = 0, reason = ",
+            $reason,
+            " WHERE work_id = ",
+            $work,
+            " AND (",
+            $until,
+            " IS NOT NULL OR again_at IS NOT NULL)),
+             over AS (DELETE FROM work WHERE work_id = ",
+            $work,
+            " AND ",
+            $until,
+            " IS NULL AND again_at IS NULL)"
+        )
+    };
+}
+
 /// The work is done: its row goes, unless it was scheduled once more meanwhile.
 pub async fn finish(tx: &mut Tx, work: WorkId) -> Result<(), StoreError> {
-    sqlx::query(
-        "WITH again AS (
-             UPDATE work SET state = 'waiting', due_at = again_at, again_at = NULL, lease_until = NULL, tries = 0, reason = NULL
-             WHERE work_id = $1 AND again_at IS NOT NULL)
-         DELETE FROM work WHERE work_id = $1 AND again_at IS NULL",
-    )
-    .bind(work)
-    .execute(&mut **tx)
-    .await?;
-    tx.changed_work();
-    Ok(())
+    end(tx, work, None).await
 }
 
 /// The work waits until then, for a reason that is shown; a run that was asked for meanwhile keeps its earlier time.
@@ -119,15 +134,17 @@ pub async fn postpone(
     until: OffsetDateTime,
     reason: &str,
 ) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE work SET state = 'waiting', due_at = least($2, again_at), again_at = NULL, lease_until = NULL, tries = 0, reason = $3
-         WHERE work_id = $1",
-    )
-    .bind(work)
-    .bind(until)
-    .bind(reason)
-    .execute(&mut **tx)
-    .await?;
+    end(tx, work, Some((until, reason))).await
+}
+
+async fn end(tx: &mut Tx, work: WorkId, wait: Option<(OffsetDateTime, &str)>) -> Result<(), StoreError> {
+    let (until, reason) = wait.unzip();
+    sqlx::query(concat!("WITH ", end_work!("$1", "$2", "$3"), " SELECT"))
+        .bind(work)
+        .bind(until)
+        .bind(reason)
+        .execute(&mut **tx)
+        .await?;
     tx.changed_work();
     Ok(())
 }
@@ -209,17 +226,18 @@ impl Dispatcher {
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut pause = SPACING;
         loop {
-            let given = self.round().await;
-            pause = match &given {
-                Ok(0) => (pause * 2).min(IDLE),
-                Ok(_) => SPACING,
+            let at_most;
+            (pause, at_most) = match self.look().await {
+                Ok(Looked::Gave(_)) => (SPACING, SPACING),
+                Ok(Looked::Nothing { until_due }) => {
+                    let longer = (pause * 2).min(IDLE);
+                    (longer, longer.min(until_due))
+                }
                 Err(error) => {
                     tracing::warn!(%error, "work could not be given out");
-                    IDLE
+                    (IDLE, IDLE)
                 }
             };
-            // Nothing is due: what falls due before the pause is over ends it.
-            let at_most = if matches!(given, Ok(0)) { pause.min(self.until_due().await) } else { pause };
             if !self.db.rest(Reader::Dispatcher, [SPACING, at_most], &stop).await {
                 return Ok(());
             }
@@ -228,48 +246,41 @@ impl Dispatcher {
 
     /// Gives out what is due and fits under the caps; returns how many rows. One dispatcher works at a time.
     pub async fn round(&self) -> Result<usize, StoreError> {
-        let mut tx = self.db.system_by_key().await?;
+        Ok(match self.look().await? {
+            Looked::Gave(rows) => rows,
+            Looked::Nothing { .. } => 0,
+        })
+    }
+
+    async fn look(&self) -> Result<Looked, StoreError> {
         // Two dispatchers at once would both count before either gives out, and exceed the cap.
-        let alone: bool = sqlx::query_scalar(
-            "SELECT pg_try_advisory_xact_lock(hashtextextended('dispatch ' || current_schema(), 0))",
-        )
-        .fetch_one(&mut *tx)
-        .await?;
-        if !alone {
+        let (mut tx, alone) = self
+            .db
+            .system_by_key_with(
+                "SELECT pg_try_advisory_xact_lock(hashtextextended('dispatch ' || current_schema(), 0))",
+            )
+            .await?;
+        if !alone.first().map_or(Ok(false), |row| row.try_get(0))? {
             tx.rollback().await?;
-            return Ok(0);
+            return Ok(Looked::Nothing { until_due: IDLE });
         }
-        self.reclaim(&mut tx).await?;
+        let reclaimed = self.reclaim(&mut tx).await?;
         let rows = self.take(&mut tx).await?;
-        for run in self.runs(&rows) {
-            outbox::enqueue_bodies(&mut tx, run.topic, &run.tenants, &run.bodies).await?;
+        if rows.is_empty() && reclaimed == 0 {
+            let until_due = until_due(&mut tx).await?;
+            tx.rollback().await?;
+            return Ok(Looked::Nothing { until_due });
+        }
+        for row in &rows {
+            let (topic, body) = (self.topic_of)(row);
+            outbox::enqueue_encoded(&mut tx, topic, Some(row.tenant), body).await?;
         }
         tx.commit().await?;
         metrics::counter!("parapet_work_dispatched_total").increment(rows.len() as u64);
-        Ok(rows.len())
+        Ok(Looked::Gave(rows.len()))
     }
 
-    /// How long until something falls due that waits for its time; [`IDLE`] when that is longer, or cannot be asked.
-    async fn until_due(&self) -> Duration {
-        let query = concat!(
-            "WITH RECURSIVE ",
-            lanes!(),
-            " SELECT extract(epoch FROM min(next.due_at) - clock_timestamp())::float8 FROM lanes l, LATERAL (
-                 SELECT due_at FROM work
-                 WHERE state = 'waiting' AND tenant_id = l.tenant_id AND directory = l.directory AND priority = l.priority
-                   AND due_at > statement_timestamp() ORDER BY due_at LIMIT 1) next"
-        );
-        let asked = async {
-            let mut tx = self.db.system_by_key().await?;
-            let seconds: Option<f64> = sqlx::query_scalar(query).fetch_one(&mut *tx).await?;
-            tx.rollback().await?;
-            Ok::<_, StoreError>(seconds)
-        };
-        let seconds = asked.await.ok().flatten();
-        seconds.and_then(|s| Duration::try_from_secs_f64(s.max(0.0)).ok()).map_or(IDLE, |due| due.min(IDLE))
-    }
-
-    async fn reclaim(&self, tx: &mut Tx) -> Result<(), StoreError> {
+    async fn reclaim(&self, tx: &mut Tx) -> Result<u64, StoreError> {
         let expired = sqlx::query(
             "UPDATE work SET tries = tries + 1, lease_until = NULL, again_at = NULL,
                  state = CASE WHEN tries >= $1 THEN 'parked' ELSE 'waiting' END,
@@ -284,7 +295,7 @@ impl Dispatcher {
             tracing::warn!(expired, "leases of work ran out");
             metrics::counter!("parapet_work_leases_expired_total").increment(expired);
         }
-        Ok(())
+        Ok(expired)
     }
 
     async fn take(&self, tx: &mut Tx) -> Result<Vec<WorkRow>, StoreError> {
@@ -343,26 +354,28 @@ impl Dispatcher {
         rows.sort_by_key(|(place, _)| *place);
         Ok(rows.into_iter().map(|(_, row)| row).collect())
     }
-
-    fn runs(&self, rows: &[WorkRow]) -> Vec<Run> {
-        let mut runs: Vec<Run> = Vec::new();
-        for row in rows {
-            let (topic, body) = (self.topic_of)(row);
-            if runs.last().is_none_or(|run| run.topic != topic) {
-                runs.push(Run { topic, tenants: Vec::new(), bodies: Vec::new() });
-            }
-            if let Some(run) = runs.last_mut() {
-                run.tenants.push(Some(row.tenant));
-                run.bodies.push(body);
-            }
-        }
-        runs
-    }
 }
 
-/// Rows of one topic, in order: they become one insert.
-struct Run {
-    topic: Topic,
-    tenants: Vec<Option<TenantId>>,
-    bodies: Vec<Vec<u8>>,
+/// What a look at the work led to.
+enum Looked {
+    /// So many rows were given out, or got their lease back.
+    Gave(usize),
+    /// Nothing was, or another dispatcher looks; something falls due after this long.
+    Nothing { until_due: Duration },
+}
+
+/// How long until something falls due that waits for its time; [`IDLE`] when that is longer.
+async fn until_due(tx: &mut Tx) -> Result<Duration, StoreError> {
+    let seconds: Option<f64> = sqlx::query_scalar(concat!(
+        "WITH RECURSIVE ",
+        lanes!(),
+        " SELECT extract(epoch FROM min(next.due_at) - clock_timestamp())::float8 FROM lanes l, LATERAL (
+             SELECT due_at FROM work
+             WHERE state = 'waiting' AND tenant_id = l.tenant_id AND directory = l.directory AND priority = l.priority
+               AND due_at > statement_timestamp() ORDER BY due_at LIMIT 1) next"
+    ))
+    .fetch_one(&mut **tx)
+    .await?;
+    let due = seconds.and_then(|s| Duration::try_from_secs_f64(s.max(0.0)).ok());
+    Ok(due.map_or(IDLE, |due| due.min(IDLE)))
 }

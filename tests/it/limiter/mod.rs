@@ -153,5 +153,5 @@ pub fn intent(tenant: TenantId) -> Event {
 }
 
 pub fn ask<'a>(attempt: AttemptId, account: &'a AccountKey, limits: Limits, intent: &'a Event) -> Ask<'a> {
-    Ask { attempt, account, limits, owner: UNSEEN, intent }
+    Ask { attempt, account, limits, owner: UNSEEN, intent, turn: None }
 }

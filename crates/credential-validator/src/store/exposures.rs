@@ -2,7 +2,8 @@
 
 use shared::{
     db::{StoreError, Tx},
-    id::{ExposureId, TenantId},
+    end_work,
+    id::{ExposureId, TenantId, WorkId},
     triage::{Likelihood, Place},
     verdict::{Reason, Verdict},
 };
@@ -106,23 +107,23 @@ pub async fn insert(
     Ok(rows.into_iter().map(ExposureId).collect())
 }
 
-/// What is written of a verdict.
+/// What is written of a verdict, and what becomes of the work that led to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// It stands.
     Decided,
-    /// The exposure waits for another turn, which may cost an attempt if this one did not.
-    Waiting,
+    /// The exposure waits for another turn then, which may cost an attempt if this one did not.
+    Waiting(OffsetDateTime, Reason),
     /// It waits for another turn after an attempt that proved nothing: a new round.
-    AnotherRound,
+    AnotherRound(OffsetDateTime, Reason),
     /// Nobody wants it validated now.
     Idle,
 }
 
-/// Writes a verdict. The caller holds the exposure's row lock.
+/// Writes a verdict and ends the work, or puts it off. The caller holds the exposure's row lock.
 pub async fn decide(
     tx: &mut Tx,
-    exposure: ExposureId,
+    (exposure, work): (ExposureId, WorkId),
     decision: &Decision,
     by_attempt: bool,
     next: Next,
@@ -131,20 +132,24 @@ pub async fn decide(
         Verdict::Deferred(until, _) => Some(until),
         _ => None,
     };
-    let state = match next {
-        Next::Decided => "decided",
-        Next::Waiting | Next::AnotherRound => "waiting",
-        Next::Idle => "idle",
+    let (state, waits) = match next {
+        Next::Decided => ("decided", None),
+        Next::Waiting(until, reason) | Next::AnotherRound(until, reason) => {
+            ("waiting", Some((until, reason.as_str())))
+        }
+        Next::Idle => ("idle", None),
     };
     // An attempt that proved something destroys the password, the record's copy in the tenant's own feed included.
-    sqlx::query(
+    sqlx::query(concat!(
         "WITH decided AS (
              UPDATE exposures SET verdict = $2, verdict_reason = $3, verdict_at = clock_timestamp(), deferred_until = $4,
                  evidence = $5, decided_without_attempt = $6, state = $7, round = round + $8,
                  attempts = attempts + $10, secret_sealed = CASE WHEN $9 THEN NULL ELSE secret_sealed END
-             WHERE tenant_id = platform.current_tenant() AND exposure_id = $1 RETURNING record_id)
-         SELECT api.destroy_record_secrets(ARRAY[record_id]) FROM decided WHERE $9",
-    )
+             WHERE tenant_id = platform.current_tenant() AND exposure_id = $1 RETURNING record_id),
+         ",
+        end_work!("$11", "$12", "$13"),
+        " SELECT api.destroy_record_secrets(ARRAY[record_id]) FROM decided WHERE $9",
+    ))
     .bind(exposure)
     .bind(decision.verdict.name())
     .bind(decision.verdict.reason().map(Reason::as_str))
@@ -152,11 +157,15 @@ pub async fn decide(
     .bind(Json(&decision.evidence))
     .bind(!by_attempt && until.is_none())
     .bind(state)
-    .bind(i32::from(next == Next::AnotherRound))
+    .bind(i32::from(matches!(next, Next::AnotherRound(..))))
     .bind(by_attempt && decision.verdict.is_proven())
     .bind(i32::from(by_attempt))
+    .bind(work)
+    .bind(waits.map(|(until, _)| until))
+    .bind(waits.map(|(_, reason)| reason))
     .execute(&mut **tx)
     .await?;
+    tx.changed_work();
     Ok(())
 }
 

@@ -2,8 +2,11 @@
 
 use shared::{
     db::{StoreError, Tx, parse},
+    entitled,
     id::{AccountId, AccountKey, AttemptId, ExposureId, IntegrationId, TenantId, WorkId},
+    integration_store::{self, Integration, Package, Sealed},
     provider::{AccountKind, AccountState, PasswordAuthority, account_key},
+    sealed_secret,
     triage::Place,
     verdict::Verdict,
     work::{
@@ -11,7 +14,7 @@ use shared::{
         lane::{Lane, Standing},
     },
 };
-use sqlx::{Row, postgres::PgRow};
+use sqlx::{AssertSqlSafe, Row, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -120,17 +123,32 @@ impl Turn {
     }
 }
 
+/// A turn with what is known before the directory is asked.
+#[derive(Debug)]
+pub struct Loaded {
+    pub turn: Turn,
+    /// The integration and its tenant's package.
+    pub entitled: Option<(Integration, Package)>,
+    /// The integration's newest secret.
+    pub secret: Option<Sealed>,
+    /// Whether what the directory's log of sign-ins shows of the account can change a decision about it.
+    pub log_matters: bool,
+}
+
 /// The turn, if it is still to be taken: the exposure waits, and its work was given out.
 pub async fn load(
     tx: &mut Tx,
     tenant: TenantId,
     work: WorkId,
     exposure: ExposureId,
-) -> Result<Option<Turn>, StoreError> {
+) -> Result<Option<Loaded>, StoreError> {
     let row = sqlx::query(concat!(
         "SELECT ",
         asked!(),
-        ", e.account_id, e.integration_id, e.provider, e.directory_id, e.object_id, e.login_at_match, e.secret_form,
+        ", ",
+        entitled!(),
+        ", e.account_id, e.integration_id, e.provider AS exposed_at, e.directory_id AS exposed_in, e.object_id,
+                e.login_at_match, e.secret_form,
                 e.secret_sealed, e.secret_expired, e.unusable, e.digest, e.captured_before, e.date_precision,
                 e.published_at, e.first_seen_at, e.received_at, e.targets, e.history, e.round,
                 coalesce(e.set_aside ->> 'state' = 'decided', false) AS had_verdict,
@@ -138,7 +156,8 @@ pub async fn load(
                 a.under_policy_since, a.removed_at IS NOT NULL AS removed, p.lockout_threshold,
                 p.rules_since, p.min_length, p.min_lower, p.min_upper, p.min_digits, p.min_classes,
                 t.digests, t.verdicts, t.dates, z.pause_reason, z.pause_until,
-                h.held_until, coalesce(h.held_until > clock_timestamp(), false) AS held, h.reason AS hold_reason
+                h.held_until, coalesce(h.held_until > clock_timestamp(), false) AS held, h.reason AS hold_reason,
+                s.secret_version, s.kid, s.sealed, budget.log_matters(e.provider, k.directory, k.object) AS log_matters
          FROM exposures e
          JOIN work w ON w.tenant_id = e.tenant_id AND w.subject = e.exposure_id AND w.work_id = $3 AND w.state = 'in_flight'
          LEFT JOIN sync.accounts_v a ON a.tenant_id = e.tenant_id AND a.account_id = e.account_id
@@ -154,6 +173,11 @@ pub async fn load(
          LEFT JOIN LATERAL (",
         pause_in_force!("e.tenant_id", "k.directory"),
         ") z ON true
+         LEFT JOIN (api.integrations_v i JOIN api.tenants_v o ON o.tenant_id = i.tenant_id)
+             ON i.tenant_id = e.tenant_id AND i.integration_id = e.integration_id
+         LEFT JOIN LATERAL (",
+        sealed_secret!(),
+        ") s ON true
          WHERE e.tenant_id = $1 AND e.exposure_id = $2 AND e.state = 'waiting'",
     ))
     .bind(tenant)
@@ -179,15 +203,16 @@ pub async fn load(
         ),
         own_page: false,
     };
-    let provider = parse("exposures.provider", row.try_get("provider")?)?;
+    let provider = parse("exposures.provider", row.try_get("exposed_at")?)?;
+    let integration = IntegrationId(row.try_get("integration_id")?);
     let synced = row.try_get::<Option<&str>, _>("state")?.is_some();
-    Ok(Some(Turn {
+    let turn = Turn {
         tenant,
         exposure,
         work,
         account: AccountId(row.try_get("account_id")?),
-        integration: IntegrationId(row.try_get("integration_id")?),
-        key: account_key(provider, row.try_get("directory_id")?, row.try_get("object_id")?),
+        integration,
+        key: account_key(provider, row.try_get("exposed_in")?, row.try_get("object_id")?),
         login_at_match: row.try_get("login_at_match")?,
         secret,
         targets: row.try_get("targets")?,
@@ -205,7 +230,10 @@ pub async fn load(
             Some(reason) => Standing::of(row.try_get("held_until")?, row.try_get("held")?, reason),
             None => Standing::Well,
         },
-    }))
+    };
+    let entitled = integration_store::entitled_of(integration, &row)?;
+    let (secret, log_matters) = (integration_store::sealed_of(&row)?, row.try_get("log_matters")?);
+    Ok(Some(Loaded { turn, entitled, secret, log_matters }))
 }
 
 /// Ends work that was given out for an exposure that waits for nothing: it was scheduled once more while the turn that
@@ -266,34 +294,64 @@ pub fn account_facts(row: &PgRow) -> Result<AccountFacts, StoreError> {
     })
 }
 
-/// Takes the exposure's row lock, if it still waits in this round, and tells whether a person asks for it now.
-pub async fn lock(tx: &mut Tx, turn: &Turn) -> Result<Option<Asked>, StoreError> {
-    let found = sqlx::query(concat!(
+/// Takes the exposure's row lock, if it still waits in this round: the first statement of a transaction.
+pub fn hold(turn: &Turn) -> AssertSqlSafe<String> {
+    // An id is hexadecimal digits and hyphens.
+    AssertSqlSafe(format!("SELECT validator.hold('{}', {})", turn.exposure, turn.round))
+}
+
+/// Whether [`hold`], the first statement of this transaction, took the lock.
+pub fn held(tx: &mut Tx, rows: &[PgRow]) -> Result<bool, StoreError> {
+    let microseconds: Option<i64> = rows.first().map_or(Ok(None), |row| row.try_get(0))?;
+    if let Some(now) = microseconds {
+        let now = OffsetDateTime::from_unix_timestamp_nanos(i128::from(now) * 1_000);
+        tx.clock_was_read(now.map_err(|_| StoreError::Corrupt("the clock is out of range".into()))?);
+    }
+    Ok(microseconds.is_some())
+}
+
+/// The same in a transaction that has begun.
+pub async fn lock(tx: &mut Tx, turn: &Turn) -> Result<bool, StoreError> {
+    let row = sqlx::query("SELECT validator.hold($1, $2)")
+        .bind(turn.exposure)
+        .bind(turn.round)
+        .fetch_one(&mut **tx)
+        .await?;
+    held(tx, &[row])
+}
+
+/// What must hold at the instant of a reservation. A pause, a switch and a new request bite at once.
+#[derive(Debug)]
+pub struct Present {
+    pub asked: Asked,
+    pub entitled: Option<(Integration, Package)>,
+    pub pause: Option<Pause>,
+}
+
+/// Reads it; the caller holds the exposure's row lock, from a statement before.
+pub async fn present(tx: &mut Tx, turn: &Turn) -> Result<Present, StoreError> {
+    let row = sqlx::query(concat!(
         "SELECT ",
         asked!(),
-        " FROM exposures e
-         WHERE e.tenant_id = $1 AND e.exposure_id = $2 AND e.state = 'waiting' AND e.round = $3 FOR UPDATE OF e",
+        ", ",
+        entitled!(),
+        ", z.pause_reason, z.pause_until
+         FROM exposures e
+         LEFT JOIN (api.integrations_v i JOIN api.tenants_v o ON o.tenant_id = i.tenant_id)
+             ON i.tenant_id = $1 AND i.integration_id = $4
+         LEFT JOIN LATERAL (",
+        pause_in_force!("e.tenant_id", "$3"),
+        ") z ON true
+         WHERE e.tenant_id = $1 AND e.exposure_id = $2",
     ))
     .bind(turn.tenant)
     .bind(turn.exposure)
-    .bind(turn.round)
-    .fetch_optional(&mut **tx)
+    .bind(&turn.key.directory)
+    .bind(turn.integration)
+    .fetch_one(&mut **tx)
     .await?;
-    let Some(row) = found else { return Ok(None) };
-    tx.clock_was_read(row.try_get("now")?);
-    Asked::read(&row).map(Some)
-}
-
-/// Notes whose attempt it is. In the reservation's transaction.
-pub async fn note_attempt(tx: &mut Tx, turn: &Turn) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO attempts (attempt_id, tenant_id, exposure_id, work_id) VALUES ($1, $2, $3, $4)")
-        .bind(turn.attempt())
-        .bind(turn.tenant)
-        .bind(turn.exposure)
-        .bind(turn.work)
-        .execute(&mut **tx)
-        .await?;
-    Ok(())
+    let entitled = integration_store::entitled_of(turn.integration, &row)?;
+    Ok(Present { asked: Asked::read(&row)?, entitled, pause: Pause::read(&row)? })
 }
 
 /// Notes that the outcome of the turn's attempt is recorded, and remembers what it proved: the verdict about a digest. The

@@ -10,14 +10,14 @@ pub mod gate;
 use std::time::{Duration, Instant};
 
 use prost::Message;
-use sqlx::Row;
+use sqlx::{AssertSqlSafe, Row, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
     audit,
     db::{Db, StoreError, Tx},
-    id::{AccountKey, AttemptId, EventId, TenantId},
+    id::{AccountKey, AttemptId, EventId, ExposureId, TenantId, WorkId},
     integration::{Connection, ValidationSettings},
     outbox::Topic,
     service::telemetry,
@@ -101,6 +101,8 @@ pub struct Ask<'a> {
     pub owner: OwnerSeen,
     /// The audit intent; it commits with the reservation or not at all (I4).
     pub intent: &'a audit::Event,
+    /// What it is for: noted beside the reservation, for whoever finds the attempt unknown. The ledger knows no tenants.
+    pub turn: Option<(ExposureId, WorkId)>,
 }
 
 /// Why there is no permit.
@@ -196,6 +198,17 @@ impl Reservation {
         Ok(Self { begun, tx: db.tenant_by_key(tenant).await?, tenant, granted: None })
     }
 
+    /// As [`begin`](Self::begin), with a first statement and its rows as in [`Db::tenant_by_key_with`].
+    pub async fn begin_with(
+        db: &Db,
+        tenant: TenantId,
+        first: AssertSqlSafe<String>,
+    ) -> Result<(Self, Vec<PgRow>), StoreError> {
+        let begun = Instant::now();
+        let (tx, rows) = db.tenant_by_key_with(tenant, first).await?;
+        Ok((Self { begun, tx, tenant, granted: None }, rows))
+    }
+
     /// The transaction, to read what must hold at this instant and to write what belongs to the attempt.
     pub fn tx(&mut self) -> &mut Tx {
         &mut self.tx
@@ -210,8 +223,13 @@ impl Reservation {
         let event = EventId::new();
         let intent = ask.intent.to_message(event, self.tx.clock().await?).encode_to_vec();
         let row = sqlx::query(
-            "SELECT outcome, reason, free_at
-             FROM budget.reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
+            "WITH asked AS MATERIALIZED (
+                 SELECT outcome, reason, free_at FROM budget.reserve(
+                     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)),
+             noted AS (
+                 INSERT INTO attempts (attempt_id, tenant_id, exposure_id, work_id)
+                 SELECT $1, $15, $19, $20 FROM asked WHERE outcome = 'granted' AND $19 IS NOT NULL)
+             SELECT outcome, reason, free_at FROM asked",
         )
         .bind(ask.attempt)
         .bind(nonce)
@@ -231,6 +249,8 @@ impl Reservation {
         .bind(intent)
         .bind(telemetry::current_traceparent())
         .bind(ask.owner.failures.map(|n| i32::try_from(n).unwrap_or(i32::MAX)))
+        .bind(ask.turn.map(|(exposure, _)| exposure))
+        .bind(ask.turn.map(|(_, work)| work))
         .fetch_one(&mut *self.tx)
         .await?;
         match row.try_get::<&str, _>("outcome")? {
@@ -280,7 +300,7 @@ pub struct Ended<'a> {
 /// Stores how an attempt ended, in the transaction that stores its verdict. False when the reaper was first: then
 /// the outcome stays unknown and this answer is kept as evidence only.
 pub async fn settle(tx: &mut Tx, ticket: &Ticket, ended: &Ended<'_>) -> Result<bool, StoreError> {
-    Ok(sqlx::query_scalar("SELECT budget.settle($1, $2, $3, $4, $5, $6)")
+    let (ours, now) = sqlx::query_as("SELECT budget.settle($1, $2, $3, $4, $5, $6), clock_timestamp()")
         .bind(ticket.attempt)
         .bind(ticket.nonce)
         .bind(ended.answered)
@@ -288,7 +308,9 @@ pub async fn settle(tx: &mut Tx, ticket: &Ticket, ended: &Ended<'_>) -> Result<b
         .bind(ended.code)
         .bind(ended.locked)
         .fetch_one(&mut **tx)
-        .await?)
+        .await?;
+    tx.clock_was_read(now);
+    Ok(ours)
 }
 
 /// Turns overdue reservations into `unknown` and returns them; the caller records each outcome in this transaction.
@@ -298,16 +320,6 @@ pub async fn reap(tx: &mut Tx, at_most: u32) -> Result<Vec<AttemptId>, StoreErro
         .fetch_all(&mut **tx)
         .await?;
     Ok(ids.into_iter().map(AttemptId).collect())
-}
-
-/// Whether what the directory's log of sign-ins shows of an account can change a decision about it.
-pub async fn log_matters(tx: &mut Tx, account: &AccountKey) -> Result<bool, StoreError> {
-    Ok(sqlx::query_scalar("SELECT budget.log_matters($1, $2, $3)")
-        .bind(account.provider.as_str())
-        .bind(&account.directory)
-        .bind(&account.object)
-        .fetch_one(&mut **tx)
-        .await?)
 }
 
 /// An account's budget, explained.

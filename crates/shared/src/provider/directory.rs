@@ -107,18 +107,31 @@ impl Directories {
         tx: &mut Tx,
         integration: &Integration,
     ) -> Result<Arc<dyn Provider>, ConnectError> {
+        let asked = Instant::now();
+        let sealed = Self::saved(tx, integration).await?;
+        self.connect_read(tx, integration, &sealed, asked).await
+    }
+
+    /// As [`connect`](Self::connect), with the integration's secret as the caller has read it in this transaction; `asked`
+    /// is before it did.
+    pub async fn connect_read(
+        &self,
+        tx: &mut Tx,
+        integration: &Integration,
+        sealed: &Sealed,
+        asked: Instant,
+    ) -> Result<Arc<dyn Provider>, ConnectError> {
         let place = Self::place(integration);
-        let until = Instant::now() + self.held;
-        let sealed = self.saved(tx, integration).await?;
+        let until = asked + self.held;
         let version = (integration.version, sealed.version, sealed.unproven);
         // INVARIANT: an adapter holds an opened secret. It is used no longer than the key that opened it may be.
-        let opener = self.opener(tx, integration.tenant, &sealed).await?;
+        let opener = self.opener(tx, integration.tenant, sealed).await?;
         if let Some(provider) = self.kept(integration.id, version, until) {
             return Ok(provider);
         }
-        let secret = Self::open(&opener, integration.tenant, integration.id, place, &sealed)?;
+        let secret = Self::open(&opener, integration.tenant, integration.id, place, sealed)?;
         let lease = Arc::new(Lease::until(until));
-        let provider = self.build(integration, &sealed, secret, &lease)?;
+        let provider = self.build(integration, sealed, secret, &lease)?;
         self.keep(integration, version, &provider, lease);
         Ok(provider)
     }
@@ -135,7 +148,7 @@ impl Directories {
         let lease = Arc::new(Lease::until(Instant::now() + self.held));
         let sealed = match secret {
             Some(secret) => secret,
-            None => self.saved(tx, draft).await?,
+            None => Self::saved(tx, draft).await?,
         };
         let opener = self.opener(tx, draft.tenant, &sealed).await?;
         let secret = Self::open(&opener, draft.tenant, draft.id, place, &sealed)?;
@@ -165,7 +178,7 @@ impl Directories {
         }
     }
 
-    async fn saved(&self, tx: &mut Tx, integration: &Integration) -> Result<Sealed, ConnectError> {
+    async fn saved(tx: &mut Tx, integration: &Integration) -> Result<Sealed, ConnectError> {
         let sealed = match integration.connection {
             Connection::EntraId(_) => store::sealed_secret(tx, integration.id).await?,
             Connection::Okta(_) => store::sealed_client_key(tx, integration.id).await?,

@@ -88,9 +88,10 @@ impl Delivery {
     }
 
     /// Marks the message done in the transaction that holds its effect. `false`: its effect is committed already,
-    /// by another replica; roll back and return [`super::Outcome::Done`].
+    /// by another replica; roll back and return [`super::Outcome::Done`]. Cheapest as the last thing before the commit: what
+    /// the transaction sends is written along.
     pub async fn done(&self, tx: &mut Tx) -> Result<bool, StoreError> {
-        let first = !inbox::done(tx, self.topic, &[self.message_id]).await?.is_empty();
+        let first = inbox::done_one(tx, self.topic, self.message_id).await?;
         self.settled.store(true, Ordering::Relaxed);
         Ok(first)
     }
