@@ -66,6 +66,7 @@ mod sync_stage;
 mod tenants;
 mod trust;
 mod undo;
+mod undo_since;
 mod validator;
 mod vault;
 mod walls;
