@@ -69,6 +69,7 @@ mod sync_stage;
 mod tenants;
 mod trust;
 mod undo;
+mod undo_since;
 mod validator;
 mod vault;
 mod walls;

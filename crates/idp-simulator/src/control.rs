@@ -226,13 +226,27 @@ async fn patch_account(
     Json(patch): Json<Value>,
 ) -> Outcome {
     let (directory, account) = account(&world, &d, &a)?;
+    Ok(Json(serde_json::to_value(changed_by_somebody(&world, &directory, &account, &patch)?)?))
+}
+
+/// Merges JSON into an account as somebody at the directory does, whom its logs name.
+pub fn changed_by_somebody(
+    world: &World,
+    directory: &Directory,
+    account: &Account,
+    patch: &Value,
+) -> anyhow::Result<Option<Account>> {
     let members: Vec<&String> = patch.as_object().map(|p| p.keys().collect()).unwrap_or_default();
-    let changed = directory.accounts.patch(&account.id, &patch, world.now())?;
-    world.changed(&directory, &account.id, "patched", "control", json!({"members": members}));
-    if let Some(after) = &changed {
-        okta::noticed(&world, &directory, &account, after);
+    let changed = directory.accounts.patch(&account.id, patch, world.now())?;
+    let mut detail = json!({"members": members});
+    if let Some(after) = changed.as_ref().filter(|after| after.status != account.status) {
+        merge(&mut detail, &json!({"status": after.status}));
     }
-    Ok(Json(serde_json::to_value(changed)?))
+    world.changed(directory, &account.id, "patched", "control", detail);
+    if let Some(after) = &changed {
+        okta::noticed(world, directory, account, after);
+    }
+    Ok(changed)
 }
 
 async fn delete_account(State(world): Shared, Path((d, a)): Path<(String, String)>) -> Outcome {

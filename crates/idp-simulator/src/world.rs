@@ -30,6 +30,7 @@ pub const OPERATIONS: &[&str] = &[
     "graph.risky_users.confirm",
     "graph.risky_users.dismiss",
     "graph.sign_ins",
+    "graph.audits",
     "graph.organization",
     "graph.licences",
     "graph.application",

@@ -8,6 +8,7 @@
 
 mod check;
 mod ending;
+mod since;
 
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ use shared::{
     wire::events::MitigationDue,
     work::{self, lane::Standing},
 };
+use since::{Since, UNSEEN, log_wait, note};
 use time::OffsetDateTime;
 
 use crate::{
@@ -216,8 +218,27 @@ impl Executor {
                 return self.unreadable(delivery, m, work, &error, capability).await;
             }
         };
+        let since = match (m.undoes, &before) {
+            (Some(of), Some(seen)) => self.since(&*provider, &m, of, &seen.containment).await?,
+            _ => Since::Nobody,
+        };
         let mut tx = self.db.tenant(m.tenant).await?;
         m.lane().answered(&mut tx).await?;
+        match since {
+            Since::Nobody => {}
+            Since::Unseen => {
+                m.details.insert("changes_unseen".to_owned(), UNSEEN.to_owned());
+            }
+            Since::Somebody(change) => {
+                note(&mut m, change);
+                return self.refuse(delivery, tx, m, work, Refusal::ChangedSince).await;
+            }
+            Since::Silent(error) => {
+                let now = tx.clock().await?;
+                let (until, reason) = log_wait(&error, now);
+                return self.wait(delivery, tx, m, work, until, reason).await;
+            }
+        }
         let containment = before.as_ref().map(|seen| &seen.containment);
         let step = match m.undoes {
             Some(of) => undo::step(m.action, undo::was(&mut tx, of).await?, containment),
@@ -233,6 +254,8 @@ impl Executor {
                 );
                 if m.undoes.is_some() {
                     undo::undone(&mut tx, &m).await?;
+                } else {
+                    store::note_change(&mut tx, &m, containment.and_then(|now| now.changed_at)).await?;
                 }
                 check::takes_effect(&mut tx, &mut m, "the directory shows the action's effect already")
                     .await?;
@@ -263,13 +286,12 @@ impl Executor {
         m.attempt += 1;
         store::save(&mut tx, &mut m).await?;
         store::open_ledger(&mut tx, &m, &seen.containment).await?;
-        let intent = events::about(
-            &m,
-            names::MITIGATION_PERFORMED,
-            Audited::Intent,
-            "the directory is about to be asked",
-        )
-        .detail("attempt", m.attempt);
+        let mut intent =
+            events::about(&m, names::MITIGATION_PERFORMED, Audited::Intent, "the directory is about to be asked")
+                .detail("attempt", m.attempt);
+        if let Some(unseen) = m.details.get("changes_unseen") {
+            intent = intent.detail("changes_unseen", unseen);
+        }
         audit::record(&mut tx, &intent).await?;
         tx.commit().await?;
         reach("intended");

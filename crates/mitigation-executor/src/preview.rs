@@ -42,7 +42,12 @@ impl Outcome {
     /// Which sessions are over already, who is marked and who is in a protected group is not stored: such an action is
     /// said to run, and calls nothing, or is held, when it does.
     pub fn foreseen(admission: Admission, target: &Target, action: Action) -> Self {
-        let known = Containment { state: target.state, sessions_valid_from: None, compromised: None };
+        let known = Containment {
+            state: target.state,
+            sessions_valid_from: None,
+            compromised: None,
+            changed_at: None,
+        };
         match (admission, plan::step(target.provider, action, Some(&known), OffsetDateTime::UNIX_EPOCH)) {
             (Admission::Go, Step::AlreadyDone) => Self::Already,
             (Admission::Go, Step::Impossible(reason)) => Self::Refused(reason),

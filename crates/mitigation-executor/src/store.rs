@@ -374,6 +374,21 @@ pub async fn settle_ledger(
     Ok(())
 }
 
+/// Notes when the directory says that an action took effect, once. A date far from our call is of somebody else's.
+pub async fn note_change(tx: &mut Tx, m: &Mitigation, at: Option<OffsetDateTime>) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE ledger SET after_changed = $3
+         WHERE mitigation_id = $1 AND attempt = $2 AND after_changed IS NULL
+           AND $3 BETWEEN intent_at - interval '10 minutes' AND intent_at + interval '10 minutes'",
+    )
+    .bind(m.id)
+    .bind(m.attempt)
+    .bind(at)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
 /// What was known before the first call of a mitigation.
 pub async fn before(tx: &mut Tx, id: MitigationId) -> Result<Option<Before>, StoreError> {
     let before: Option<(Option<OffsetDateTime>, OffsetDateTime)> = sqlx::query_as(

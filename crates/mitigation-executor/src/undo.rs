@@ -176,6 +176,29 @@ pub async fn was(tx: &mut Tx, of: MitigationId) -> Result<Option<Was>, StoreErro
     Ok(Some(Was { state, compromised: row.try_get("before_compromised")? }))
 }
 
+/// The last call of ours that brought an action about on an account.
+#[derive(Clone, Copy, Debug)]
+pub struct Ours {
+    /// When its intent was committed.
+    pub intent: OffsetDateTime,
+    /// When the directory says that it took effect, where it shows that.
+    pub changed_at: Option<OffsetDateTime>,
+}
+
+/// Our last call of an undo's kind: what another mitigation of ours did since is nobody else's doing.
+pub async fn ours(tx: &mut Tx, undo: &Mitigation) -> Result<Option<Ours>, StoreError> {
+    let found: Option<(OffsetDateTime, Option<OffsetDateTime>)> = sqlx::query_as(
+        "SELECT l.intent_at, l.after_changed FROM ledger l JOIN mitigations m USING (tenant_id, mitigation_id)
+         WHERE m.account_id = $1 AND m.action = $2 AND m.undoes IS NULL AND (l.outcome IS NULL OR l.outcome IN ('done', 'unknown'))
+         ORDER BY l.intent_at DESC LIMIT 1",
+    )
+    .bind(undo.account)
+    .bind(undo.action.as_str())
+    .fetch_optional(&mut **tx)
+    .await?;
+    Ok(found.map(|(intent, changed_at)| Ours { intent, changed_at }))
+}
+
 /// Everything of this kind that was in effect on the account is not any more, and is checked no more.
 pub async fn undone(tx: &mut Tx, undo: &Mitigation) -> Result<(), StoreError> {
     sqlx::query(
@@ -251,11 +274,17 @@ mod tests {
         ] {
             let was = Was { state: was.0, compromised: was.1 };
             for (state, expected) in states.into_iter().zip(expected) {
-                let now = Containment { state, sessions_valid_from: None, compromised: marked };
+                let now =
+                    Containment { state, sessions_valid_from: None, compromised: marked, changed_at: None };
                 assert_eq!(step(action, Some(was), Some(&now)), expected, "{action:?} {was:?} {state:?}");
             }
             assert_eq!(step(action, Some(was), None), Impossible(AccountGone));
-            let now = Containment { state: Disabled, sessions_valid_from: None, compromised: marked };
+            let now = Containment {
+                state: Disabled,
+                sessions_valid_from: None,
+                compromised: marked,
+                changed_at: None,
+            };
             assert!(
                 matches!(step(action, None, Some(&now)), Impossible(_)),
                 "without a record of before nothing is given back"

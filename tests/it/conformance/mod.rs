@@ -1,6 +1,7 @@
 //! What every provider adapter must do, said once and run against each: through the traits only, against the
 //! simulator, with real names, real TLS and real permits. What only one provider has is tested in its own module.
 
+mod changes;
 mod memberships;
 mod rows;
 mod subject;
@@ -17,6 +18,10 @@ use shared::provider::{
 };
 use shared::verdict::{Reason, Verdict};
 
+use changes::{
+    a_log_of_changes_that_does_not_answer_is_an_error, a_log_of_changes_that_may_not_be_read_tells_nothing,
+    what_somebody_else_did_since_is_told_with_their_name_and_ours_is_not,
+};
 use memberships::{
     a_membership_that_may_not_be_read_is_an_error_that_names_what_to_grant,
     an_account_has_those_of_the_groups_and_roles_asked_for_that_are_its_own,
@@ -54,6 +59,9 @@ conformance!(
     each_action_takes_effect_shows_and_may_be_repeated,
     each_action_ends_in_each_state_as_the_reference_says,
     an_account_that_is_gone_is_refused_with_that_reason,
+    what_somebody_else_did_since_is_told_with_their_name_and_ours_is_not,
+    a_log_of_changes_that_may_not_be_read_tells_nothing,
+    a_log_of_changes_that_does_not_answer_is_an_error,
 );
 
 // --- connection test ------------------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ pub struct Subject {
     /// Most accounts of one page: Graph's and Okta's own caps.
     pub page: usize,
     pub listing: &'static str,
+    /// Fault operation of the log of changes.
+    pub changes: &'static str,
     pub password: &'static str,
     /// Where a redirect of a password would be answered.
     pub sign_in_url: &'static str,
@@ -65,6 +67,7 @@ pub const ENTRA_ID: Subject = Subject {
     directory_id: "8d7b1c52-6c39-4f5e-9d35-0c2c0f6b9a11",
     page: 999,
     listing: "graph.users.list",
+    changes: "graph.audits",
     password: "entra.password",
     sign_in_url: "https://login.microsoftonline.com/8d7b1c52-6c39-4f5e-9d35-0c2c0f6b9a11/oauth2/v2.0/token",
     listing_url: "https://graph.microsoft.com/v1.0/users",
@@ -91,6 +94,7 @@ pub const OKTA: Subject = Subject {
     directory_id: "00oacme0000000000001",
     page: 200,
     listing: "okta.users.list",
+    changes: "okta.logs",
     password: "okta.password",
     sign_in_url: "https://acme.okta.com/api/v1/authn",
     listing_url: "https://acme.okta.com/api/v1/users?limit=200",

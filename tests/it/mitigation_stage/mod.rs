@@ -130,7 +130,8 @@ impl Stage {
             ProviderKind::Okta => {
                 let key = tokio::task::spawn_blocking(keys::generate).await.unwrap().unwrap();
                 let app = json!({ "client_id": CLIENT, "roles": ["SUPER_ADMIN"], "jwks": keys::jwks(std::slice::from_ref(&key.public)),
-                    "scopes": ["okta.users.read", "okta.users.manage", "okta.policies.read", "okta.roles.read"] });
+                    "scopes": ["okta.users.read", "okta.users.manage", "okta.policies.read", "okta.roles.read",
+                        "okta.logs.read", "okta.userRisk.manage", "okta.userRisk.read"] });
                 let okta = json!({ "org_id": ORG, "subdomain": "acme", "mail_domain": "acme.example", "buckets": null, "apps": [app] });
                 let sealed = sealer.seal(&owner(column::CLIENT_KEY), key.pkcs8.expose()).unwrap();
                 sqlx::query("INSERT INTO sync.client_keys (tenant_id, integration_id, version, kid, sealed_private) VALUES ($1, $2, 1, $3, $4)")
@@ -457,6 +458,36 @@ impl Stage {
             .iter()
             .map(|row| (row.get("login"), row.get("action"), row.get("state"), row.get("why")))
             .collect()
+    }
+
+    /// What a mitigation tells by this name, of those that this state has.
+    pub async fn details(&self, name: &str, state: &str) -> Vec<Option<String>> {
+        sqlx::query_scalar(
+            "SELECT details ->> $1 FROM mitigation.mitigations WHERE state = $2 ORDER BY login",
+        )
+        .bind(name)
+        .bind(state)
+        .fetch_all(&mut self.bus.superuser().await)
+        .await
+        .unwrap()
+    }
+
+    /// Somebody at the directory changes an account, and its logs tell who.
+    pub fn somebody(&self, login: &str, patch: &Value) {
+        let account = self.directory.accounts.by_login(login).unwrap();
+        let world = &self.idp.simulator.world;
+        idp_simulator::control::changed_by_somebody(world, &self.directory, &account, patch).unwrap();
+    }
+
+    /// Takes a permission or scope away from our application; tokens that it has keep it.
+    pub fn without(&self, permission: &str) {
+        let mut settings = serde_json::to_value(&*self.directory.settings()).unwrap();
+        let (kind, granted) = match self.provider {
+            ProviderKind::EntraId => ("entra_id", "permissions"),
+            ProviderKind::Okta => ("okta", "scopes"),
+        };
+        settings[kind]["apps"][0][granted].as_array_mut().unwrap().retain(|name| *name != json!(permission));
+        self.directory.set_settings(serde_json::from_value(settings).unwrap());
     }
 
     /// What our application changed at the directory, in order.

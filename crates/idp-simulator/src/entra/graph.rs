@@ -10,8 +10,8 @@ use super::groups::Members;
 use super::members::Relation;
 use super::principals::Key;
 use super::{
-    application, batch, deleted, delta, directory, errors, group_delta, groups, members, mitigation,
-    principals, risk, roles, sign_in_log, users,
+    application, audit_log, batch, deleted, delta, directory, errors, group_delta, groups, members,
+    mitigation, principals, risk, roles, sign_in_log, users,
 };
 use crate::wire::{self, Answer, Request};
 use crate::world::World;
@@ -41,6 +41,7 @@ enum Operation<'p> {
     Confirm,
     Dismiss,
     SignIns,
+    DirectoryAudits,
     Organization,
     Domains,
     Licences,
@@ -103,6 +104,7 @@ impl<'p> Operation<'p> {
             ["identityProtection", "riskyUsers", "dismiss"] if post => Self::Dismiss,
             ["identityProtection", "riskyUsers", id] if get => Self::RiskyUser(id),
             ["auditLogs", "signIns"] if get => Self::SignIns,
+            ["auditLogs", "directoryAudits"] if get => Self::DirectoryAudits,
             ["organization"] if get => Self::Organization,
             ["domains"] if get => Self::Domains,
             ["subscribedSkus"] if get => Self::Licences,
@@ -171,6 +173,7 @@ impl<'p> Operation<'p> {
             Self::Confirm => "graph.risky_users.confirm",
             Self::Dismiss => "graph.risky_users.dismiss",
             Self::SignIns => "graph.sign_ins",
+            Self::DirectoryAudits => "graph.audits",
             Self::Organization => "graph.organization",
             Self::Licences => "graph.licences",
             Self::ServicePrincipals | Self::ServicePrincipal(_) | Self::AppRoles(_) | Self::AssignedTo(_) => {
@@ -289,6 +292,7 @@ fn perform(
         Operation::Confirm => risk::mark(world, request, caller, risk::Mark::Compromised),
         Operation::Dismiss => risk::mark(world, request, caller, risk::Mark::Dismissed),
         Operation::SignIns => sign_in_log::list(world, request, caller),
+        Operation::DirectoryAudits => audit_log::list(world, request, caller),
         Operation::Organization => directory::organization(world, request, caller),
         Operation::Domains => directory::domains(world, request, caller),
         Operation::Licences => directory::licences(world, request, caller),

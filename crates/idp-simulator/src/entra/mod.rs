@@ -10,6 +10,7 @@
 mod access;
 mod application;
 mod assertion;
+mod audit_log;
 mod batch;
 mod deleted;
 mod delta;

@@ -50,6 +50,9 @@ pub struct Settings {
     /// Seconds after which a sign-in shows in the log.
     #[serde(default)]
     pub sign_in_log_lag_s: i64,
+    /// Seconds after which a change shows in the audit log.
+    #[serde(default)]
+    pub audit_log_lag_s: i64,
     /// Resource units an application may use in ten seconds (a tenant of 500 users really has 8,000); null = no limit.
     #[serde(default)]
     pub resource_units: Option<u32>,

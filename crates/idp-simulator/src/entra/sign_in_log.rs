@@ -27,8 +27,8 @@ use crate::world::World;
 const KEPT: Duration = Duration::days(30);
 /// Largest page, and the one when none is asked for.
 const PAGE: usize = 1000;
-/// Calls in ten seconds.
-const CALLS: u32 = 5;
+/// Calls in ten seconds, of all reports together.
+pub(super) const CALLS: u32 = 5;
 /// The application that people sign in to: My Apps.
 const PORTAL: &str = "2793995e-0a7d-40d7-bd35-6968ba142197";
 

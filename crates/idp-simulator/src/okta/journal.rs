@@ -23,6 +23,8 @@ use crate::world::World;
 const KEPT: usize = 100_000;
 /// How far back a log may be asked for.
 const OLDEST: time::Duration = time::Duration::days(180);
+/// Who changes what the control port changes.
+const ADMINISTRATOR: (&str, &str, &str) = ("00uhelpdesk000000001", "User", "helpdesk@acme.example");
 
 /// Events of all orgs.
 #[derive(Debug, Default)]
@@ -101,6 +103,9 @@ fn events(before: &Account, after: &Account) -> Vec<&'static str> {
     if before.password != after.password {
         events.push("user.account.update_password");
     }
+    if before.risk != after.risk {
+        events.push("user.risk.change");
+    }
     if events.is_empty() {
         events.push("user.account.update_profile");
     }
@@ -125,7 +130,9 @@ fn elsewhere(
         return;
     }
     let source = Source { agent: Some("Mozilla/5.0"), address: "198.51.100.7".into(), path: "/" };
-    let actor = (account.id.as_str(), "User", account.login.as_str());
+    // Owners sign in themselves; others suspend them.
+    let by_others = ["user.lifecycle.", "user.risk."].iter().any(|kind| event.starts_with(kind));
+    let actor = if by_others { ADMINISTRATOR } else { (&*account.id, "User", &*account.login) };
     let record = Record { event, actor, target: Some(account), outcome };
     world.okta.journal.append(world.now(), &directory.id, &source, &record, group);
 }

@@ -57,6 +57,9 @@ impl Executor {
             }
             evidence => evidence,
         };
+        if evidence == Evidence::Shown && m.undoes.is_none() {
+            store::note_change(&mut tx, &m, now.as_ref().and_then(|now| now.changed_at)).await?;
+        }
         match (evidence, m.state.clone()) {
             (Evidence::Shown, State::Done) => {
                 takes_effect(&mut tx, &mut m, "the directory shows the action's effect").await?;

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Between tries at a directory that does not answer.
-const OUTAGE: Duration = Duration::from_secs(5);
+pub(super) const OUTAGE: Duration = Duration::from_secs(5);
 
 impl Executor {
     pub(super) async fn unreadable(
@@ -129,8 +129,13 @@ impl Executor {
         m.finished_at = Some(tx.clock().await?);
         m.details.insert("refused".to_owned(), reason.sentence().to_owned());
         store::save(&mut tx, &mut m).await?;
-        let event = events::about(&m, names::MITIGATION_REFUSED, Audited::Refused, reason.sentence())
+        let mut event = events::about(&m, names::MITIGATION_REFUSED, Audited::Refused, reason.sentence())
             .detail("reason", reason.as_str());
+        for name in ["changed_by", "changed_at"] {
+            if let Some(told) = m.details.get(name) {
+                event = event.detail(name, told);
+            }
+        }
         audit::record(&mut tx, &event).await?;
         metrics::counter!("parapet_mitigations_refused_total", "reason" => reason.as_str()).increment(1);
         planner::advance(&mut tx, &m).await?;

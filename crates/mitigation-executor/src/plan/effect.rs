@@ -123,7 +123,7 @@ mod tests {
     const WANTED: OffsetDateTime = datetime!(2026-01-05 10:00 UTC);
 
     fn shows(state: AccountState) -> Containment {
-        Containment { state, sessions_valid_from: None, compromised: None }
+        Containment { state, sessions_valid_from: None, compromised: None, changed_at: None }
     }
 
     #[test]

@@ -47,6 +47,9 @@ pub struct Containment {
     pub sessions_valid_from: Option<OffsetDateTime>,
     /// True when the directory holds the account to be compromised, where it tells.
     pub compromised: Option<bool>,
+    /// When what the action changes was last changed, by whomever and by the directory's clock, where it tells: Okta the
+    /// user's state, Entra ID the risk of who is held to be compromised.
+    pub changed_at: Option<OffsetDateTime>,
 }
 
 /// How an action ended at the provider.

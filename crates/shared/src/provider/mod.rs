@@ -16,6 +16,7 @@ use crate::{
 };
 
 pub mod attempt;
+mod changes;
 mod containment;
 pub mod directory;
 pub mod entra;
@@ -30,6 +31,7 @@ pub mod resolver;
 mod sign_ins;
 
 pub use attempt::AttemptConnection;
+pub use changes::{Asked, Change};
 pub use containment::{Acted, Action, Containment};
 pub use membership::{GroupsAndRoles, Membership, group_kind, is_role_known};
 pub use page::{Cursor, Listing, Next, Page, Within};
@@ -320,6 +322,19 @@ pub trait Provider: Send + Sync {
     /// What shows whether actions took effect on an account.
     /// What the given action does not change may be left unread: risk, for one, is rationed to a call a second.
     async fn containment(&self, object_id: &str, of: Action) -> Result<Option<Containment>, ProviderError>;
+    /// The last thing that somebody else did to what an action changes of an account, since an instant, as the directory's
+    /// own log of changes tells it: outer `None`, it may not be read or does not tell; inner `None`, nobody did anything.
+    ///
+    /// Logs are rationed by the call and late by minutes. So one reading answers for all accounts for a while, and as
+    /// [`ProviderError::Paced`] says when to ask again while it is under way.
+    async fn changed_by_others(
+        &self,
+        _object_id: &str,
+        _of: Action,
+        _asked: Asked,
+    ) -> Result<Option<Option<Change>>, ProviderError> {
+        Ok(None)
+    }
     /// Carries out one action on one account, exactly one request. Repeating it is harmless.
     async fn act(&self, action: Action, object_id: &str) -> Result<Acted, ProviderError>;
     /// Takes an action back, where it can be.

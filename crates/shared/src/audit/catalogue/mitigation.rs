@@ -57,13 +57,18 @@ super::entries! {
     /// An action is not carried out.
     MITIGATION_REFUSED = "mitigation.refused"
         by [Caller, Service, Rule] ends [Refused] about [Integration, User, Object("mitigation")]
-        with [public("reason", "why, as a stable word")] and MITIGATION;
+        with [
+            public("reason", "why, as a stable word"),
+            personal("changed_by", "who changed the account since, as the directory names them"),
+            public("changed_at", "when the directory saw that change"),
+        ] and MITIGATION;
     /// The directory is about to be asked (intent), did it (success), did not, or nobody knows.
     MITIGATION_PERFORMED = "mitigation.performed"
         by [Caller, Rule] ends [Intent, Success, Failure, Refused, Unknown] about [Integration, User, Object("mitigation")]
         with [
             public("attempt", "which try it is"),
             public("reason", "why not, as a stable word"),
+            public("changes_unseen", "why the directory could not be asked who changed the account since"),
         ] and MITIGATION;
     /// The directory shows the action's effect, or (failure) does not.
     MITIGATION_VERIFIED = "mitigation.verified"

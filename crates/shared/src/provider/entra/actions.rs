@@ -108,7 +108,8 @@ impl Entra {
         let path = format!("/users/{id}?$select=id,accountEnabled,signInSessionsValidFromDateTime");
         let Some(answer) = self.graph.find(&path).await? else { return Ok(None) };
         let user: User = answer.json()?;
-        let compromised = if of == Action::MarkCompromised { self.is_compromised(&id).await? } else { None };
+        let (compromised, changed_at) =
+            if of == Action::MarkCompromised { self.is_compromised(&id).await? } else { (None, None) };
         Ok(Some(Containment {
             state: if user.account_enabled == Some(false) {
                 AccountState::Disabled
@@ -117,6 +118,7 @@ impl Entra {
             },
             sessions_valid_from: date(user.sign_in_sessions_valid_from_date_time.as_deref()),
             compromised,
+            changed_at,
         }))
     }
 }

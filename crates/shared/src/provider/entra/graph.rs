@@ -60,6 +60,11 @@ impl Graph {
         Ok(self.tokens.get().await?.permissions.clone())
     }
 
+    /// Object id of our service principal; `None` when it cannot be known.
+    pub async fn principal(&self) -> Result<Option<String>, ProviderError> {
+        Ok(self.tokens.get().await?.principal.clone())
+    }
+
     /// The URL of a path below the version root.
     pub fn url(&self, path: &str) -> String {
         format!("https://{}/v1.0{path}", self.host)

@@ -5,6 +5,7 @@
 
 mod account;
 mod actions;
+mod changes;
 mod check;
 mod credential;
 mod expiry;
@@ -34,9 +35,10 @@ use time::OffsetDateTime;
 use tokio::sync::Mutex;
 
 use super::{
-    Account, Acted, Action, AttemptConnection, Attempted, Capability, Containment, Cursor, GroupsAndRoles,
-    Listing, LockoutPolicy, Membership, Missing, OwnSignIn, Page, PasswordRules, Provider, ProviderError,
-    SignIns, TestReport, Verifier,
+    Account, Acted, Action, Asked, AttemptConnection, Attempted, Capability, Change, Containment, Cursor,
+    GroupsAndRoles, Listing, LockoutPolicy, Membership, Missing, OwnSignIn, Page, PasswordRules, Provider,
+    ProviderError, SignIns, TestReport, Verifier,
+    changes::Log,
     http::Egress,
     pace::{Pace, Share},
 };
@@ -87,6 +89,7 @@ pub struct Entra {
     risk: Risks,
     facts: Mutex<Option<(OffsetDateTime, Arc<Facts>)>>,
     visible: Visible,
+    changes: Log,
 }
 
 /// What reading an account needs to know about its tenant.
@@ -121,8 +124,8 @@ impl Entra {
         let tokens = Tokens::new(egress.clone(), hosts, &connection, Arc::clone(&credential));
         let graph = Graph::new(egress.clone(), hosts.graph, tokens);
         let (scope, risk, facts) = (SyncScope::default(), Risks::default(), Mutex::new(None));
-        let visible = Visible::default();
-        Ok(Self { connection, credential, scope, egress, graph, risk, facts, visible })
+        let (visible, changes) = (Visible::default(), Log::default());
+        Ok(Self { connection, credential, scope, egress, graph, risk, facts, visible, changes })
     }
 
     /// Takes no more than this share of the tenant's quota, together with the other adapters that lead to it.
@@ -328,6 +331,19 @@ impl Provider for Entra {
 
     async fn containment(&self, object_id: &str, of: Action) -> Result<Option<Containment>, ProviderError> {
         self.read_containment(object_id, of).await
+    }
+
+    /// Of a mark the risk itself shows the date: the log names it under no documented activity.
+    async fn changed_by_others(
+        &self,
+        object_id: &str,
+        of: Action,
+        asked: Asked,
+    ) -> Result<Option<Option<Change>>, ProviderError> {
+        match of {
+            Action::DisableAccount => self.enabled_by_others(object_id, asked).await,
+            Action::RevokeSessions | Action::MarkCompromised => Ok(None),
+        }
     }
 
     async fn act(&self, action: Action, object_id: &str) -> Result<Acted, ProviderError> {

@@ -5,14 +5,15 @@
 //! 429 remains possible and is reported as such.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use serde::Deserialize;
+use time::OffsetDateTime;
 
-use super::{Entra, optional};
+use super::{Entra, account::date, optional};
 use crate::{integration::EntraCloud, provider::ProviderError};
 
 const SPACING: Duration = Duration::from_millis(1100);
@@ -32,9 +33,12 @@ pub(super) struct Risks {
 #[derive(Debug)]
 struct View {
     read: Instant,
-    /// Object ids confirmed compromised, lower case; `None` when we may not know.
-    confirmed: Option<HashSet<String>>,
+    /// Who is confirmed compromised; `None` when we may not know.
+    confirmed: Option<Confirmed>,
 }
+
+/// Object ids, lower case, and when the risk was last updated, once that is settled.
+type Confirmed = HashMap<String, Option<OffsetDateTime>>;
 
 impl Risks {
     /// Waits for a turn to call Identity Protection, or says after how long to come back.
@@ -49,8 +53,11 @@ impl Risks {
 }
 
 impl Entra {
-    /// Whether the tenant holds an account to be compromised; `None` when it does not tell us.
-    pub(super) async fn is_compromised(&self, id: &str) -> Result<Option<bool>, ProviderError> {
+    /// Whether the tenant holds an account to be compromised, and since when; `None` when it does not tell us.
+    pub(super) async fn is_compromised(
+        &self,
+        id: &str,
+    ) -> Result<(Option<bool>, Option<OffsetDateTime>), ProviderError> {
         let mut view = self.risk.view.lock().await;
         let fresh = view.as_ref().is_some_and(|view| view.read.elapsed() < VIEW_LIFE);
         if !fresh {
@@ -58,15 +65,18 @@ impl Entra {
             *view = Some(View { read: Instant::now(), confirmed });
         }
         let confirmed = view.as_ref().and_then(|view| view.confirmed.as_ref());
-        Ok(confirmed.map(|ids| ids.contains(&id.to_ascii_lowercase())))
+        let risk = confirmed.map(|confirmed| confirmed.get(&id.to_ascii_lowercase()));
+        Ok((risk.map(|risk| risk.is_some()), risk.flatten().copied().flatten()))
     }
 
-    async fn confirmed(&self) -> Result<Option<HashSet<String>>, ProviderError> {
+    async fn confirmed(&self) -> Result<Option<Confirmed>, ProviderError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct RiskyUser {
             id: String,
             risk_state: Option<String>,
+            risk_last_updated_date_time: Option<String>,
+            is_processing: Option<bool>,
         }
         let granted = self.graph.permissions().await?;
         let may_not = granted.is_some_and(|granted| !granted.contains("IdentityRiskyUser.Read.All"));
@@ -78,7 +88,11 @@ impl Entra {
         let users = optional(self.graph.list::<RiskyUser>(path).await)?;
         // Filtered here as well: what a filter misses must not read as compromised.
         let confirmed = |u: &RiskyUser| u.risk_state.as_deref() == Some("confirmedCompromised");
-        Ok(users.map(|all| all.into_iter().filter(confirmed).map(|u| u.id.to_ascii_lowercase()).collect()))
+        let told = |u: RiskyUser| {
+            let settled = u.risk_last_updated_date_time.filter(|_| u.is_processing != Some(true));
+            (u.id.to_ascii_lowercase(), date(settled.as_deref()))
+        };
+        Ok(users.map(|all| all.into_iter().filter(confirmed).map(told).collect()))
     }
 }
 

@@ -117,7 +117,7 @@ impl Entra {
     }
 }
 
-fn written(at: OffsetDateTime) -> Result<String, ProviderError> {
+pub(super) fn written(at: OffsetDateTime) -> Result<String, ProviderError> {
     let at = at.to_offset(UtcOffset::UTC).truncate_to_second().format(&Rfc3339);
     at.map_err(|_| ProviderError::Protocol("the instant cannot be written"))
 }

@@ -47,6 +47,8 @@ pub(super) struct Token {
     /// The granted application permissions the token carries; `None` when it cannot be read, since it is opaque by
     /// contract.
     pub permissions: Option<BTreeSet<String>>,
+    /// Object id of our service principal, likewise.
+    pub principal: Option<String>,
 }
 
 impl fmt::Debug for Tokens {
@@ -135,8 +137,10 @@ impl Tokens {
         let Granted { access_token, expires_in } = answer.json()?;
         let access_token = Zeroizing::new(access_token);
         let life = Duration::from_secs(expires_in.clamp(1, 86_400));
+        let claims = claims(&access_token);
         Ok(Token {
-            permissions: permissions(&access_token),
+            principal: claims.as_ref().and_then(|claims| claims.oid.clone()),
+            permissions: claims.map(|claims| claims.roles),
             value: access_token,
             refresh_at: now + life.saturating_sub(EARLY).max(life / 2),
             expires_at: now + life,
@@ -164,15 +168,18 @@ pub(super) fn form(fields: &[(&str, &[u8])], proof: &Proof) -> Zeroizing<Vec<u8>
     body
 }
 
-/// The `roles` claim; a token without the claim carries no permission at all (entra.md §2.4).
-fn permissions(token: &str) -> Option<BTreeSet<String>> {
-    #[derive(Deserialize)]
-    struct Claims {
-        #[serde(default)]
-        roles: BTreeSet<String>,
-    }
+/// What is read of a token. One without `roles` carries no permission at all; `oid` is the object id of the application's
+/// service principal (entra.md §2.4).
+#[derive(Deserialize)]
+struct Claims {
+    #[serde(default)]
+    roles: BTreeSet<String>,
+    oid: Option<String>,
+}
+
+fn claims(token: &str) -> Option<Claims> {
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    serde_json::from_slice::<Claims>(&payload).ok().map(|claims| claims.roles)
+    serde_json::from_slice(&payload).ok()
 }
 
 /// What a token request's refusal means.
@@ -244,10 +251,11 @@ mod tests {
     #[test]
     fn permissions_are_read_from_the_roles_claim_and_absent_roles_mean_none() {
         let token = |claims: &str| format!("e30.{}.sig", URL_SAFE_NO_PAD.encode(claims));
-        let granted = permissions(&token(r#"{"roles":["User.Read.All"],"tid":"x"}"#));
-        assert_eq!(granted, Some(BTreeSet::from(["User.Read.All".to_owned()])));
-        assert_eq!(permissions(&token(r#"{"tid":"x"}"#)), Some(BTreeSet::new()));
-        assert_eq!(permissions("opaque"), None);
+        let granted = claims(&token(r#"{"roles":["User.Read.All"],"oid":"x"}"#)).unwrap();
+        assert_eq!(granted.roles, BTreeSet::from(["User.Read.All".to_owned()]));
+        assert_eq!(granted.oid.as_deref(), Some("x"));
+        assert_eq!(claims(&token(r#"{"tid":"x"}"#)).unwrap().roles, BTreeSet::new());
+        assert!(claims("opaque").is_none());
     }
 
     #[test]

@@ -342,9 +342,17 @@ impl Okta {
     }
 
     async fn read_within(&self, share: Share, object_id: &str) -> Result<Option<Account>, ProviderError> {
+        Ok(self.read_user(share, object_id).await?.map(Account::from))
+    }
+
+    pub(super) async fn read_user(
+        &self,
+        share: Share,
+        object_id: &str,
+    ) -> Result<Option<User>, ProviderError> {
         let answer = self.read_answer(share, object_id).await?;
         match answer.status {
-            200 => Ok(Some(answer.json::<User>()?.into())),
+            200 => Ok(Some(answer.json::<User>()?)),
             404 if failure::code(&answer).as_deref() == Some("E0000007") => Ok(None),
             _ => Err(failure::of(&answer)),
         }

@@ -14,9 +14,10 @@ use time::OffsetDateTime;
 
 use self::client::Client;
 use super::{
-    Account, Acted, Action, AttemptConnection, Attempted, Capability, Containment, Cursor, GroupsAndRoles,
-    Listing, LockoutPolicy, Membership, Missing, OwnSignIn, Page, PasswordRules, Provider, ProviderError,
-    SignIns, TestReport, Verifier,
+    Account, Acted, Action, Asked, AttemptConnection, Attempted, Capability, Change, Containment, Cursor,
+    GroupsAndRoles, Listing, LockoutPolicy, Membership, Missing, OwnSignIn, Page, PasswordRules, Provider,
+    ProviderError, SignIns, TestReport, Verifier,
+    changes::Log,
     http::Egress,
     pace::{Pace, Share},
 };
@@ -29,6 +30,7 @@ use crate::{
 
 mod actions;
 mod authn;
+mod changes;
 mod client;
 mod failure;
 #[cfg(feature = "fuzzing")]
@@ -64,6 +66,7 @@ pub struct Okta {
     admins: Mutex<Option<(Instant, Arc<HashSet<String>>)>>,
     /// The lock is held while reading, so that many callers share one list.
     policies: tokio::sync::Mutex<Option<policies::Policies>>,
+    changes: Log,
 }
 
 impl std::fmt::Debug for Okta {
@@ -97,6 +100,7 @@ impl Okta {
             without_blocks: AtomicBool::new(false),
             admins: Mutex::new(None),
             policies: tokio::sync::Mutex::new(None),
+            changes: Log::default(),
         })
     }
 
@@ -228,13 +232,29 @@ impl Provider for Okta {
     }
 
     async fn containment(&self, object_id: &str, of: Action) -> Result<Option<Containment>, ProviderError> {
-        let Some(account) = self.read(object_id).await? else { return Ok(None) };
-        let compromised = match of {
-            Action::MarkCompromised => risk::is_compromised(&self.client, object_id).await?,
-            Action::RevokeSessions | Action::DisableAccount => None,
+        let Some(user) = self.read_user(self.client.share(), object_id).await? else { return Ok(None) };
+        // Okta tells nothing about sessions that were ended, and not when a risk was set.
+        let (compromised, changed_at) = match of {
+            Action::MarkCompromised => (risk::is_compromised(&self.client, object_id).await?, None),
+            Action::DisableAccount => (None, user.status_changed_at()),
+            Action::RevokeSessions => (None, None),
         };
-        // Okta tells nothing about sessions that were ended.
-        Ok(Some(Containment { state: account.state, sessions_valid_from: None, compromised }))
+        let state = Account::from(user).state;
+        Ok(Some(Containment { state, sessions_valid_from: None, compromised, changed_at }))
+    }
+
+    async fn changed_by_others(
+        &self,
+        object_id: &str,
+        of: Action,
+        asked: Asked,
+    ) -> Result<Option<Option<Change>>, ProviderError> {
+        if of == Action::RevokeSessions {
+            return Ok(None);
+        }
+        self.changes
+            .tells((of, object_id), asked, changes::KEPT, |place| changes::page(&self.client, place))
+            .await
     }
 
     async fn act(&self, action: Action, object_id: &str) -> Result<Acted, ProviderError> {

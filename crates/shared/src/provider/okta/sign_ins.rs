@@ -163,7 +163,7 @@ fn page(answer: &Answer) -> Result<Option<Vec<Event>>, ProviderError> {
     }
 }
 
-fn date(at: i64) -> Result<String, ProviderError> {
+pub(super) fn date(at: i64) -> Result<String, ProviderError> {
     let format = time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].000Z");
     let at = OffsetDateTime::from_unix_timestamp(at).ok().and_then(|at| at.format(format).ok());
     at.ok_or(ProviderError::Protocol("the instant cannot be written"))

@@ -12,6 +12,7 @@ use crate::provider::{Account, AccountKind, AccountState, PasswordAuthority};
 pub(super) struct User {
     id: String,
     status: String,
+    status_changed: Option<String>,
     created: Option<String>,
     last_login: Option<String>,
     password_changed: Option<String>,
@@ -70,9 +71,18 @@ const STATES: &[(&str, AccountState)] = &[
     ("DEPROVISIONED", AccountState::Deprovisioned),
 ];
 
+impl User {
+    /// When its state last changed, whoever changed it.
+    pub fn status_changed_at(&self) -> Option<OffsetDateTime> {
+        OffsetDateTime::parse(self.status_changed.as_deref()?, &Rfc3339).ok()
+    }
+}
+
 impl From<User> for Account {
     fn from(user: User) -> Self {
-        let User { id, status, created, last_login, password_changed, profile, credentials, embedded } = user;
+        let User {
+            id, status, created, last_login, password_changed, profile, credentials, embedded, ..
+        } = user;
         let state =
             STATES.iter().find(|(name, _)| *name == status).map_or(AccountState::Pending, |row| row.1);
         // A block shuts out devices the user does not know, such as ours, though the user stays ACTIVE (§4.6, §4.8).
