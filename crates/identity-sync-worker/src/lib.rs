@@ -113,6 +113,7 @@ impl Configuration for Config {
         let SyncConfig { concurrency, changes_every_seconds, slice_seconds, hold_percent, hold_accounts: _ } =
             self.sync;
         self.keys.integration.check(faults, "keys.integration");
+        self.idp.check(faults, "idp");
         self.keys.rotation.check(faults, "keys.rotation");
         faults.require(self.common.tls.is_some(), "common.tls", "is required");
         faults.require((1..=64).contains(&concurrency), "sync.concurrency", "must be 1 to 64");
