@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ HERE = pathlib.Path(__file__).parent
 DEPLOY = HERE.parent
 VERSIONS = ["1.27", "1.32", "1.37"]
 KNOWN_SECOND_HAND = {"CiliumNetworkPolicy"}
+FROM_ELSEWHERE = {"rabbitmq_queue_messages"}
 TYPES = {
     "Certificate": "cert-manager/cert-manager.io/v1/Certificate",
     "ScaledObject": "keda/keda.sh/v1alpha1/ScaledObject",
@@ -182,6 +184,39 @@ def operators():
             check("/" in thing["apiVersion"] or thing["apiVersion"] == "v1", f"{file.name}: {thing['kind']} has a version")
 
 
+def alerts(npm):
+    """Every rule has a page, a case in which it fires and one in which it must not, and names what the code exports."""
+    rules = sorted((DEPLOY / "alerts").glob("*.yaml"))
+    tests = sorted((DEPLOY / "alerts" / "tests").glob("*.yaml"))
+    fires, quiet = set(), set()
+    for file in tests:
+        for case in yaml.safe_load(file.read_text())["tests"]:
+            for test in case["alert_rule_test"]:
+                (fires if test["exp_alerts"] else quiet).add(test["alertname"])
+    sources = " ".join(file.read_text() for file in DEPLOY.parent.glob("crates/*/src/**/*.rs"))
+    exported = set(re.findall(r'(?:counter|gauge|histogram)!\(\s*"(\w+)"', sources)) | FROM_ELSEWHERE
+    check(len(exported) > 40, f"the code exports metrics: {len(exported)}")
+    for file in rules:
+        for group in yaml.safe_load(file.read_text())["groups"]:
+            for rule in group["rules"]:
+                name = rule["alert"]
+                check(name in fires and name in quiet, f"{name} has a case in which it fires and one in which it does not")
+                page = rule["annotations"].get("runbook_url", "")
+                check((DEPLOY.parent / page).is_file() and page.endswith(f"/{name}.md"), f"{name} has a page")
+                named = set(re.findall(r"\b(?:parapet|rabbitmq)_\w+", rule["expr"]))
+                check(named and named <= exported, f"{name} asks for {sorted(named - exported)}, which nothing exports")
+                check(rule["labels"].get("severity") in ("critical", "warning"), f"{name} says how bad it is")
+    pages = {page.stem for page in (DEPLOY / "runbooks").glob("*.md")}
+    check(pages == fires, f"pages and alerts are the same: {sorted(pages ^ fires)}")
+    promtool = shutil.which("promtool") or shutil.which("promtool", path=npm / "prometheus/usr/bin")
+    if promtool:
+        for verb, files in (("check", rules), ("test", tests)):
+            run = subprocess.run([promtool, verb, "rules", *files], capture_output=True, text=True)
+            check(run.returncode == 0, f"promtool {verb} rules: {run.stdout}{run.stderr}")
+    else:
+        print("promtool is not there: the alert rules were not run", file=sys.stderr)
+
+
 def main():
     npm, programs = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
     update = "--update" in sys.argv[3:]
@@ -208,6 +243,7 @@ def main():
         check(hardening.findings(objects, sets["smallest"]), f"a chart with this fault is found: {what}")
     refusals(chart, sets["smallest"])
     operators()
+    alerts(npm)
     print(f"check-deploy: {passed} passed, {len(failures)} failed")
     return 1 if failures else 0
 
