@@ -74,7 +74,7 @@ bench-large: ## The same for the sync of directories of a million accounts; take
 harm: setup ## Simulate a month of validation: whom it locks out and what it finds, beside two others (ARGS=--help)
 	@$(BIN)/harm $(ARGS)
 
-check: fmt lint proto-lint deny test clients ## Everything a change must pass
+check: fmt lint proto-lint deny test clients check-deploy ## Everything a change must pass
 
 fmt: ## Check the formatting
 	cargo fmt --all --check

@@ -129,8 +129,15 @@ def configurations(name, objects, programs):
             check(full.returncode == 0, f"{name}: {service} takes its configuration: {full.stderr}")
 
 
+class Readable(yaml.SafeDumper):
+    """Texts of several lines as such."""
+
+
+Readable.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None))
+
+
 def golden(name, objects, update):
-    text = "---\n".join(yaml.safe_dump(thing, sort_keys=True, width=120) for thing in objects)
+    text = "---\n".join(yaml.dump(thing, Dumper=Readable, sort_keys=True, width=120) for thing in objects)
     file = HERE / "golden" / f"{name}.yaml"
     if update:
         file.write_text(text)

@@ -39,9 +39,10 @@ def files_of(pod):
     files = {}
     for volume in pod["volumes"]:
         for source in volume.get("projected", {}).get("sources", []):
-            kind = "secret" if "secret" in source else "configMap"
-            for item in source[kind]["items"]:
-                files[item["path"]] = (kind, source[kind])
+            # A token of the service account is no file of anybody's Secret.
+            for given in (source.get(kind) for kind in ("secret", "configMap")):
+                for item in given["items"] if given else []:
+                    files[item["path"]] = given
     return files
 
 

@@ -58,6 +58,7 @@
 {{- if $vault -}}
 {{- $vault = deepCopy $vault -}}
 {{- if $values.keys.vaultCa.secret }}{{ $_ := set $vault "ca_file" (printf "%s/vault/ca.crt" $dir) }}{{ end -}}
+{{- if and $vault.kubernetes (not $vault.kubernetes.token_file) }}{{ $_ := set $vault.kubernetes "token_file" (printf "%s/vault/token" $dir) }}{{ end -}}
 {{- $_ := set $keys $purpose (dict "vault" $vault) -}}
 {{- else -}}
 {{- $_ := set $keys $purpose (printf "%s/keys/%s.key" $dir $purpose) -}}
@@ -121,9 +122,11 @@ missing starts as far as its configuration check, which names every file that is
       - { key: tls.key, path: tls/tls.key }
       - { key: ca.crt, path: tls/ca.crt }
 {{- $vaulted := false }}
+{{- $login := false }}
 {{- range $purpose := $fact.keys }}
 {{- if get $values.keys.vault $purpose }}
 {{- $vaulted = true }}
+{{- if (get $values.keys.vault $purpose).kubernetes }}{{ $login = true }}{{ end }}
 {{- else }}
 {{- $key := get $values.keys $purpose }}
 {{- include "parapet.file" (list $key.secret $key.key (printf "keys/%s.key" $purpose)) }}
@@ -131,6 +134,9 @@ missing starts as far as its configuration check, which names every file that is
 {{- end }}
 {{- if $vaulted }}
 {{- include "parapet.file" (list $values.keys.vaultCa.secret $values.keys.vaultCa.key "vault/ca.crt") }}
+{{- end }}
+{{- if $login }}
+- serviceAccountToken: { path: vault/token, audience: vault, expirationSeconds: 3600 }
 {{- end }}
 {{- if $fact.egress }}
 {{- include "parapet.file" (list $values.idpCa.secret $values.idpCa.key "idp/ca.crt") }}
