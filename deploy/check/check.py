@@ -1,8 +1,8 @@
 """Checks the chart without a cluster: `make check-deploy`. With --update it writes the golden files anew.
 
-Lint, render of every file of values twice, strict schemas (Kubernetes' own at the oldest, a middle and the newest version;
-custom resources by their published types and TypeScript's compiler), hardening, golden files, and the real services' check of
-the configuration that the chart makes for them.
+Lint, render of every file of values twice, strict schemas (Kubernetes' own at the oldest, a middle and the
+newest version; custom resources by their published types and TypeScript's compiler), hardening, golden files,
+the real services' check of the configuration that the chart makes for them, and the alert rules with their cases.
 """
 
 import json
@@ -77,19 +77,25 @@ def kubernetes(name, objects):
 
 def custom(resources, npm):
     """Custom resources as literals of their published types: an unknown field is an error of the compiler."""
-    lines = [
-        f'import type {{ I{kind} }} from "@kubernetes-models/{path}";' for kind, path in TYPES.items()
-    ]
+    lines = [f'import type {{ I{kind} }} from "@kubernetes-models/{path}";' for kind, path in TYPES.items()]
     typed = [(name, thing) for name, thing in resources if thing["kind"] in TYPES]
     first = len(lines) + 1
     for place, (_, thing) in enumerate(typed):
         lines.append(f"export const r{place}: I{thing['kind']} = {json.dumps(thing)};")
     # A control: the compiler must complain about this one.
-    lines.append('export const control: IPodMonitor = { apiVersion: "monitoring.coreos.com/v1", kind: "PodMonitor", spek: {} };')
+    lines.append(
+        "export const control: IPodMonitor = "
+        '{ apiVersion: "monitoring.coreos.com/v1", kind: "PodMonitor", spek: {} };'
+    )
     source = npm / "resources.ts"
     source.write_text("\n".join(lines) + "\n")
-    flags = "--noEmit --strict --skipLibCheck --module nodenext --moduleResolution nodenext --pretty false".split()
-    run = subprocess.run(["node", npm / "node_modules/typescript/bin/tsc", *flags, source.name], cwd=npm, capture_output=True, text=True)
+    flags = "--noEmit --strict --skipLibCheck --module nodenext --moduleResolution nodenext".split()
+    run = subprocess.run(
+        ["node", npm / "node_modules/typescript/bin/tsc", *flags, source.name],
+        cwd=npm,
+        capture_output=True,
+        text=True,
+    )
     complaints = {}
     for line in run.stdout.splitlines():
         at = re.match(r"resources\.ts\((\d+),", line)
@@ -117,11 +123,18 @@ def configurations(name, objects, programs):
             # Vault's token is brought by an agent; it is no file of the chart.
             (etc / "config.yaml").write_text(text)
             run = lambda: subprocess.run(
-                [programs / service, "--config", etc / "config.yaml", "--check-config"], capture_output=True, text=True, env=env)
+                [programs / service, "--config", etc / "config.yaml", "--check-config"],
+                capture_output=True,
+                text=True,
+                env=env,
+            )
             bare = run()
             files = [path for path in hardening.files_of(pod) if path != "config.yaml"]
             unnamed = [path for path in files if f"{directory}/{path}" not in bare.stderr]
-            check(bare.returncode == 2 and not unnamed, f"{name}: {service} without files names each of them, not {unnamed}: {bare.stderr}")
+            check(
+                bare.returncode == 2 and not unnamed,
+                f"{name}: {service} without files names each of them, not {unnamed}: {bare.stderr}",
+            )
             for path in files:
                 (etc / path).parent.mkdir(exist_ok=True)
                 (etc / path).write_text("x")
@@ -133,7 +146,12 @@ class Readable(yaml.SafeDumper):
     """Texts of several lines as such."""
 
 
-Readable.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None))
+Readable.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="|" if "\n" in text else None
+    ),
+)
 
 
 def golden(name, objects, update):
@@ -142,11 +160,15 @@ def golden(name, objects, update):
     if update:
         file.write_text(text)
     same = file.exists() and file.read_text() == text
-    check(same, f"{name}: what is rendered is what golden/{name}.yaml says (read the difference, then make check-deploy ARGS=--update)")
+    check(
+        same,
+        f"{name}: is rendered as golden/{name}.yaml says (read the difference, then ARGS=--update)",
+    )
 
 
 def refusals(chart, good):
     """What is missing is named at once, and what does not exist is refused."""
+
     def said(values):
         try:
             render(chart, values)
@@ -155,8 +177,20 @@ def refusals(chart, good):
             return str(error)
 
     text = said({})
-    for path in ["database.host", "broker.host", "api.publicUrl", "oidc.issuer", "oidc.audience", "tls.certManager.issuerRef.name", "networkPolicy.issuer"]:
-        check(f"{path}: " in text, f"an installation without {path} is refused together with all the rest: {text}")
+    for path in [
+        "database.host",
+        "broker.host",
+        "api.publicUrl",
+        "oidc.issuer",
+        "oidc.audience",
+        "tls.certManager.issuerRef.name",
+        "networkPolicy.issuer",
+    ]:
+        check(
+            f"{path}: " in text,
+            f"an installation without {path} is refused together with all the rest: {text}",
+        )
+
     def changed(path, value):
         values = json.loads(json.dumps(good))
         at = values
@@ -165,6 +199,7 @@ def refusals(chart, good):
             at = at.setdefault(part, {})
         at[last] = value
         return values
+
     for path, value, says in [
         ("databse", {}, "databse"),
         ("services/credential-validator/replica", 3, "replica"),
@@ -188,11 +223,14 @@ def operators():
         for thing in objects:
             if thing["apiVersion"] in ("v1", "policy/v1"):
                 kubernetes_validate.validate(thing, VERSIONS[-1], strict=True)
-            check("/" in thing["apiVersion"] or thing["apiVersion"] == "v1", f"{file.name}: {thing['kind']} has a version")
+            check(
+                "/" in thing["apiVersion"] or thing["apiVersion"] == "v1",
+                f"{file.name}: {thing['kind']} has a version",
+            )
 
 
 def alerts(npm):
-    """Every rule has a page, a case in which it fires and one in which it must not, and names what the code exports."""
+    """Every rule has a page and two cases, one in which it fires, and names what the code exports."""
     rules = sorted((DEPLOY / "alerts").glob("*.yaml"))
     tests = sorted((DEPLOY / "alerts" / "tests").glob("*.yaml"))
     fires, quiet = set(), set()
@@ -207,11 +245,17 @@ def alerts(npm):
         for group in yaml.safe_load(file.read_text())["groups"]:
             for rule in group["rules"]:
                 name = rule["alert"]
-                check(name in fires and name in quiet, f"{name} has a case in which it fires and one in which it does not")
+                check(
+                    name in fires and name in quiet,
+                    f"{name} has a case in which it fires and one in which it does not",
+                )
                 page = rule["annotations"].get("runbook_url", "")
                 check((DEPLOY.parent / page).is_file() and page.endswith(f"/{name}.md"), f"{name} has a page")
                 named = set(re.findall(r"\b(?:parapet|rabbitmq)_\w+", rule["expr"]))
-                check(named and named <= exported, f"{name} asks for {sorted(named - exported)}, which nothing exports")
+                check(
+                    named and named <= exported,
+                    f"{name} asks for {sorted(named - exported)}, which nothing exports",
+                )
                 check(rule["labels"].get("severity") in ("critical", "warning"), f"{name} says how bad it is")
     pages = {page.stem for page in (DEPLOY / "runbooks").glob("*.md")}
     check(pages == fires, f"pages and alerts are the same: {sorted(pages ^ fires)}")
@@ -232,7 +276,9 @@ def main():
     sets = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((HERE / "values").glob("*.yaml"))}
     check(len(sets) >= 6, "at least six sets of values")
     for name, values in sets.items():
-        report = helm.lint(DEPLOY / "chart", values, strict=True, namespace="identity", kube_version=f"v{VERSIONS[-1]}.0")
+        report = helm.lint(
+            DEPLOY / "chart", values, strict=True, namespace="identity", kube_version=f"v{VERSIONS[-1]}.0"
+        )
         bad = [m for m in report["messages"] if m["severity"] >= 2] + report["errors"]
         check(not bad, f"{name}: lint: {bad}")
         rendered = render(chart, values)
