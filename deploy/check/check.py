@@ -2,7 +2,7 @@
 
 Lint, render of every file of values twice, strict schemas (Kubernetes' own at the oldest, a middle and the
 newest version; custom resources by their published types and TypeScript's compiler), hardening, golden files,
-the real services' check of the configuration that the chart makes for them, and the alert rules with their cases.
+the real services' check of the configuration that the chart makes, and the alert rules with their cases.
 """
 
 import json
