@@ -13,6 +13,8 @@ CARGO_DENY := $(TOOLS)/bin/cargo-deny
 CARGO_DENY_VERSION := 0.20.2
 CLIENTS := $(TOOLS)/clients
 CLIENTS_READY := $(CLIENTS)/ready-$(shell cat tests/clients/python/requirements.txt tests/clients/node/package.json | sha256sum | cut -c1-16)
+DEPLOY := $(TOOLS)/deploy
+DEPLOY_READY := $(DEPLOY)/ready-$(shell cat deploy/check/requirements.txt deploy/check/package.json | sha256sum | cut -c1-16)
 CARGO_CYCLONEDX := $(TOOLS)/bin/cargo-cyclonedx
 CARGO_CYCLONEDX_VERSION := 0.5.9
 CARGO_FUZZ := $(TOOLS)/bin/cargo-fuzz
@@ -22,7 +24,7 @@ BUF := $(TOOLS)/python/bin/buf
 BUF_VERSION := 1.75.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo up which down status logs clean test clients proof harm bench bench-large events check fmt lint proto-lint deny advisories licences sbom fuzz setup
+.PHONY: help build demo up which down status logs clean test clients proof harm bench bench-large events check fmt lint proto-lint deny advisories licences sbom fuzz setup images check-deploy
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,7 +74,7 @@ bench-large: ## The same for the sync of directories of a million accounts; take
 harm: setup ## Simulate a month of validation: whom it locks out and what it finds, beside two others (ARGS=--help)
 	@$(BIN)/harm $(ARGS)
 
-check: fmt lint proto-lint deny test clients ## Everything a change must pass
+check: fmt lint proto-lint deny test clients check-deploy ## Everything a change must pass
 
 fmt: ## Check the formatting
 	cargo fmt --all --check
@@ -98,9 +100,16 @@ licences: $(CARGO_DENY) ## List the licences of everything that is built in
 sbom: $(CARGO_CYCLONEDX) ## Write the bill of materials of each program (CycloneDX 1.5, target/sbom)
 	rm -rf target/sbom && mkdir -p target/sbom
 	$(CARGO_CYCLONEDX) cyclonedx --format json --spec-version 1.5 --no-build-deps --describe binaries --target all --quiet
-	for service in $(SERVICES); do mv crates/$$service/$${service}_bin.cdx.json target/sbom/$$service.cdx.json; done
+	for program in $(SERVICES) parapet; do mv crates/$$program/$${program}_bin.cdx.json target/sbom/$$program.cdx.json; done
 	find . -name '*.cdx.json' -not -path './target/*' -delete
 	@ls -l target/sbom
+
+images: ## Build an image of each program with what is there of buildah, podman, docker (PROGRAMS=, ENGINE=)
+	@if [ -z "$$BUILT" ]; then $(MAKE) --no-print-directory sbom; fi
+	@deploy/images/build.sh
+
+check-deploy: $(DEPLOY_READY) build ## Check chart, alerts and what is deployed with them, without a cluster (ARGS=--update: new golden files)
+	@PYTHONDONTWRITEBYTECODE=1 $(DEPLOY)/python/bin/python deploy/check/check.py $(DEPLOY) $(BIN) $(ARGS)
 
 fuzz: $(CARGO_FUZZ) ## Search every reader of outside bytes for a panic: SECONDS each (60), TARGET=one of them; needs nightly Rust
 	@rustup run nightly rustc --version > /dev/null 2>&1 || { echo "make fuzz needs nightly Rust: rustup toolchain install nightly"; exit 1; }
@@ -119,6 +128,19 @@ $(CLIENTS_READY):
 	$(CLIENTS)/python/bin/pip --quiet --disable-pip-version-check install --requirement tests/clients/python/requirements.txt
 	cp tests/clients/node/package.json $(CLIENTS)/node/
 	npm --prefix $(CLIENTS)/node install --no-package-lock --no-audit --no-fund --silent
+	@touch $@
+
+# promtool comes out of its package without installing that: the package brings a server that starts.
+$(DEPLOY_READY):
+	@command -v npm > /dev/null || apt-get install --yes --quiet nodejs npm || { echo "install nodejs and npm, then make check-deploy"; exit 1; }
+	rm -rf $(DEPLOY)
+	mkdir -p $(DEPLOY)
+	python3 -m venv $(DEPLOY)/python
+	$(DEPLOY)/python/bin/pip --quiet --disable-pip-version-check install --requirement deploy/check/requirements.txt
+	cp deploy/check/package.json $(DEPLOY)/
+	npm --prefix $(DEPLOY) install --no-package-lock --no-audit --no-fund --silent
+	cd $(DEPLOY) && { command -v promtool > /dev/null || { apt-get download --quiet prometheus > /dev/null && dpkg-deb -x prometheus_*.deb prometheus; } || \
+	  echo "no promtool: install Prometheus, or the alert rules are not checked"; }
 	@touch $@
 
 $(CARGO_DENY):

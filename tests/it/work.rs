@@ -94,6 +94,33 @@ async fn the_most_urgent_goes_first_and_tenants_take_turns_up_to_the_cap() {
 }
 
 #[tokio::test]
+async fn the_oldest_ready_work_waits_neither_for_its_time_nor_for_a_directory_that_is_left_alone() {
+    let bus = Bus::without_queues().await;
+    let db = db(&bus).await;
+    let (tenant, now) = (TenantId::new(), OffsetDateTime::now_utc());
+    let dispatcher = Dispatcher::new(db.clone(), body, Caps { in_flight: 1, ..Caps::default() });
+    let age = async || dispatcher.oldest_ready().await.unwrap().as_secs();
+    schedule(&db, &[new(tenant, 0, Some(now + Duration::hours(1)))]).await;
+    assert_eq!(age().await, 0, "nothing is due");
+
+    let held = NewWork { directory: "held".into(), ..new(tenant, 1, Some(now - Duration::hours(9))) };
+    let ready = [8, 2].map(|minutes| new(tenant, 1, Some(now - Duration::minutes(minutes))));
+    schedule(&db, &[&ready[..], std::slice::from_ref(&held)].concat()).await;
+    let mut connection = bus.superuser().await;
+    sqlx::query(
+        "INSERT INTO validator.lane_holds (tenant_id, directory, held_until, reason)
+         VALUES ($1, 'held', clock_timestamp() + interval '1 hour', 'unavailable')",
+    )
+    .bind(tenant.uuid())
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    assert_eq!(age().await / 60, 8, "the oldest that waits for its turn only");
+    assert_eq!(dispatcher.round().await.unwrap(), 1, "the cap");
+    assert_eq!(age().await / 60, 2, "what is in flight waits no more");
+}
+
+#[tokio::test]
 async fn the_cap_holds_with_many_dispatchers_at_once() {
     let bus = Bus::without_queues().await;
     let db = db(&bus).await;

@@ -75,6 +75,7 @@ impl Configuration for Config {
 
     fn check(&self, faults: &mut Faults) {
         self.keys.integration.check(faults, "keys.integration");
+        self.idp.check(faults, "idp");
         self.keys.leak.check(faults, "keys.leak");
         self.keys.rotation.check(faults, "keys.rotation");
         faults.require_file(&self.keys.digest, "keys.digest");

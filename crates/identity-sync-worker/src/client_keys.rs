@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use shared::{
-    audit::{self, Actor, Event, Outcome},
+    audit::{self, Actor, Event, EventType, Outcome, names},
     db::{Db, Tx},
     id::{IntegrationId, TenantId},
     integration::Connection,
@@ -157,7 +157,7 @@ impl ClientKeys {
             store::insert(&mut tx, tenant, integration, &made, "signing").await?;
             store::first(&mut tx, tenant, integration).await?;
             let message = "the integration's client key was made";
-            let event = event(tenant, integration, "key.created", message).detail("purpose", "client_key");
+            let event = event(tenant, integration, names::KEY_CREATED, message).detail("purpose", "client_key");
             audit::record(&mut tx, &event.detail("kid", &made.key.kid)).await?;
         }
         let jwks = store_keys::public_jwks(&mut tx, integration).await?;
@@ -183,7 +183,7 @@ impl ClientKeys {
         store::enter(&mut tx, integration, Step::Published, self.config.publish_seconds.into()).await?;
         let message =
             "the integration's next client key was published; it signs once the directory can know it";
-        let event = event(tenant, integration, "client_key.published", message).detail("cause", cause);
+        let event = event(tenant, integration, names::CLIENT_KEY_PUBLISHED, message).detail("cause", cause);
         audit::record(&mut tx, &event.detail("kid", &made.key.kid)).await?;
         tx.commit().await?;
         Ok(true)
@@ -206,7 +206,7 @@ impl ClientKeys {
         }
         store::enter(&mut tx, due.integration, Step::Activated, self.config.keep_seconds.into()).await?;
         let message = "the integration's new client key was proven by a token call and signs from now on";
-        let event = event(due.tenant, due.integration, "client_key.activated", message);
+        let event = event(due.tenant, due.integration, names::CLIENT_KEY_ACTIVATED, message);
         audit::record(&mut tx, &event.detail("kid", &next.kid)).await?;
         Ok(tx.commit().await?)
     }
@@ -219,7 +219,7 @@ impl ClientKeys {
         }
         for kid in store::remove(&mut tx, due.tenant, due.integration, "old").await? {
             let message = "the integration's old client key was destroyed and is published no longer";
-            let event = event(due.tenant, due.integration, "client_key.retired", message);
+            let event = event(due.tenant, due.integration, names::CLIENT_KEY_RETIRED, message);
             audit::record(&mut tx, &event.detail("kid", kid)).await?;
         }
         store::idle(&mut tx, due.integration, self.config.every_days).await?;
@@ -240,7 +240,7 @@ impl ClientKeys {
         store::enter(&mut tx, integration, Step::Emergency, 0.0).await?;
         let message =
             "the integration's client keys were destroyed and replaced by a new one, which signs at once";
-        let event = event(tenant, integration, "client_key.emergency", message)
+        let event = event(tenant, integration, names::CLIENT_KEY_EMERGENCY, message)
             .detail("kid", &made.key.kid)
             .detail("destroyed", gone.join(" "));
         audit::record(&mut tx, &event).await?;
@@ -265,7 +265,7 @@ impl ClientKeys {
         }
         store::idle(&mut tx, due.integration, self.config.every_days).await?;
         let message = "the directory has accepted the integration's new client key";
-        let event = event(due.tenant, due.integration, "client_key.activated", message);
+        let event = event(due.tenant, due.integration, names::CLIENT_KEY_ACTIVATED, message);
         audit::record(&mut tx, &event.detail("kid", &signing.kid)).await?;
         Ok(tx.commit().await?)
     }
@@ -303,7 +303,7 @@ impl ClientKeys {
             };
             let event = Event::new(
                 Some(due.tenant),
-                "client_key.unproven",
+                names::CLIENT_KEY_UNPROVEN,
                 Actor::Service(NAME),
                 Outcome::Failure,
                 message,
@@ -344,7 +344,7 @@ impl ClientKeys {
     }
 }
 
-fn event(tenant: TenantId, integration: IntegrationId, kind: &'static str, message: &str) -> Event {
+fn event(tenant: TenantId, integration: IntegrationId, kind: &'static EventType, message: &str) -> Event {
     Event::new(Some(tenant), kind, Actor::Service(NAME), Outcome::Success, message).integration(integration)
 }
 

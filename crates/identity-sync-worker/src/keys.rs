@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shared::{
-    audit::{self, Actor, Event, Outcome},
+    audit::{self, Actor, Event, Outcome, names},
     db::{Db, StoreError},
     provider::directory::Directories,
     sealing::SealError,
@@ -63,7 +63,7 @@ async fn round(db: &Db, directories: &Directories) -> Result<usize, KeyError> {
         if store::insert_sealing_key(&mut tx, *tenant, FIRST, &pair).await? {
             let message = "the tenant's sealing key of purpose integration was made";
             let event =
-                Event::new(Some(*tenant), "key.created", Actor::Service(NAME), Outcome::Success, message);
+                Event::new(Some(*tenant), names::KEY_CREATED, Actor::Service(NAME), Outcome::Success, message);
             audit::record(&mut tx, &event.detail("purpose", "integration").detail("version", FIRST)).await?;
         }
         tx.commit().await?;

@@ -119,6 +119,7 @@ impl Configuration for Config {
         let SyncConfig { concurrency, changes_every_seconds, slice_seconds, hold_percent, hold_accounts: _ } =
             self.sync;
         self.keys.integration.check(faults, "keys.integration");
+        self.idp.check(faults, "idp");
         self.keys.rotation.check(faults, "keys.rotation");
         self.keys.client.check(faults, "keys.client");
         faults.require(self.common.tls.is_some(), "common.tls", "is required");

@@ -55,6 +55,7 @@ impl Configuration for Config {
 
     fn check(&self, faults: &mut Faults) {
         self.keys.integration.check(faults, "keys.integration");
+        self.idp.check(faults, "idp");
         faults.require(self.common.tls.is_some(), "common.tls", "is required");
         let tuning = &self.executor;
         faults.require((1..=1000).contains(&tuning.concurrency), "executor.concurrency", "must be 1 to 1000");

@@ -118,6 +118,8 @@ enum Command {
     Audit(commands::Audit),
     #[command(subcommand)]
     Keys(commands::Keys),
+    #[command(subcommand)]
+    Broker(commands::Broker),
     /// Run the main job on sample feeds, in front of an independent judge
     Demo(demo::Demo),
     /// Run the development token issuer
@@ -157,6 +159,7 @@ impl Cli {
             Command::Attempts(args) => args.run(&global).await,
             Command::Audit(args) => args.run(&global).await,
             Command::Keys(args) => args.run(&global).await,
+            Command::Broker(args) => args.run(&global).await,
             Command::Demo(args) => args.run(&global).await,
             Command::Issuer(args) => issuer::run(args).await,
         }

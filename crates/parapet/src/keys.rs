@@ -1,6 +1,10 @@
-//! The sealing keys of the local stack: one top key for each purpose, and its public counterpart.
+//! The keys of an installation: one top key for each purpose and its public counterpart, and those of digests and
+//! checkpoints.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use rcgen::KeyPair;
@@ -13,23 +17,34 @@ use crate::servers::write_private;
 const PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----";
 
 /// The secret file of a purpose; only services that may open what it protects are given it.
-pub fn top_key(data: &DataDir, purpose: Purpose) -> std::path::PathBuf {
-    data.key(&format!("{}.key", purpose.as_str()))
+pub fn top_key(data: &DataDir, purpose: Purpose) -> PathBuf {
+    data.key(&top_key_name(purpose))
 }
 
 /// The public file of a purpose, for whoever seals.
-pub fn verifier(data: &DataDir, purpose: Purpose) -> std::path::PathBuf {
-    data.key(&format!("{}.pub", purpose.as_str()))
+pub fn verifier(data: &DataDir, purpose: Purpose) -> PathBuf {
+    data.key(&verifier_name(purpose))
 }
 
 /// The key of the validator's digests.
-pub fn digest_key(data: &DataDir) -> std::path::PathBuf {
-    data.key("digest.hex")
+pub fn digest_key(data: &DataDir) -> PathBuf {
+    data.key(DIGEST)
 }
 
 /// The key with which the audit writer signs checkpoints.
-pub fn checkpoint_key(data: &DataDir) -> std::path::PathBuf {
-    data.key("checkpoint.pem")
+pub fn checkpoint_key(data: &DataDir) -> PathBuf {
+    data.key(CHECKPOINT)
+}
+
+const DIGEST: &str = "digest.hex";
+const CHECKPOINT: &str = "checkpoint.pem";
+
+fn top_key_name(purpose: Purpose) -> String {
+    format!("{}.key", purpose.as_str())
+}
+
+fn verifier_name(purpose: Purpose) -> String {
+    format!("{}.pub", purpose.as_str())
 }
 
 /// Has a new key sign checkpoints: it takes the place of the one in the file, whose public half stays beside those before
@@ -47,28 +62,36 @@ pub fn rotate_checkpoint_key(file: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(new.public_key_raw().to_vec())
 }
 
-/// Makes the key files that are missing.
-pub fn prepare(data: &DataDir) -> anyhow::Result<()> {
-    let (digest, checkpoint) = (digest_key(data), checkpoint_key(data));
+/// Makes the key files that are missing in a directory; returns which. What is there stays as it is.
+pub fn prepare(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut made = Vec::new();
+    let mut make = |file: PathBuf, content: &[u8]| -> anyhow::Result<()> {
+        write_private(&file, content)?;
+        made.push(file);
+        Ok(())
+    };
+    let (digest, checkpoint) = (dir.join(DIGEST), dir.join(CHECKPOINT));
     if !digest.exists() {
-        write_private(&digest, hex::encode(rand::random::<[u8; 32]>()).as_bytes())?;
+        make(digest, hex::encode(rand::random::<[u8; 32]>()).as_bytes())?;
     }
     if !checkpoint.exists() {
-        write_private(&checkpoint, KeyPair::generate_for(&rcgen::PKCS_ED25519)?.serialize_pem().as_bytes())?;
+        make(checkpoint, KeyPair::generate_for(&rcgen::PKCS_ED25519)?.serialize_pem().as_bytes())?;
     }
     for purpose in [Purpose::Integration, Purpose::Leak] {
-        let (secret, public) = (top_key(data, purpose), verifier(data, purpose));
-        let key = if secret.exists() {
+        let (secret, public) = (dir.join(top_key_name(purpose)), dir.join(verifier_name(purpose)));
+        let ring = if secret.exists() {
             TopRing::load(&secret)?
         } else {
             let key = TopKey::generate(purpose)?;
-            write_private(&secret, key.to_file()?.as_bytes())?;
+            make(secret, key.to_file()?.as_bytes())?;
             TopRing::new(key)
         };
-        write_private(&public, key.verifier().to_file()?.as_bytes())
-            .context("cannot write a public key file")?;
+        let verifier = ring.verifier().to_file()?;
+        if std::fs::read_to_string(&public).ok().as_deref() != Some(verifier.as_str()) {
+            make(public, verifier.as_bytes()).context("cannot write a public key file")?;
+        }
     }
-    Ok(())
+    Ok(made)
 }
 
 #[cfg(test)]
@@ -76,13 +99,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_start_keeps_every_key() {
+    fn a_second_run_keeps_every_key() {
         let dir = tempfile::tempdir().unwrap();
-        let data = DataDir::find(Some(dir.path())).unwrap();
-        data.create().unwrap();
-        prepare(&data).unwrap();
-        let before = std::fs::read(top_key(&data, Purpose::Leak)).unwrap();
-        prepare(&data).unwrap();
-        assert_eq!(std::fs::read(top_key(&data, Purpose::Leak)).unwrap(), before);
+        assert_eq!(prepare(dir.path()).unwrap().len(), 6);
+        let leak = dir.path().join("leak.key");
+        let before = std::fs::read(&leak).unwrap();
+        assert_eq!(prepare(dir.path()).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(std::fs::read(&leak).unwrap(), before);
     }
 }

@@ -4,7 +4,7 @@
 //! per tenant and directory than the cap, and nothing to a directory that is left alone ([`lane`]). The handler that gets the message must end with [`finish`], [`postpone`] or
 //! [`park`]; a row whose handler vanished is given out again when its lease ends.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::Row;
 use time::OffsetDateTime;
@@ -215,6 +215,8 @@ macro_rules! lanes {
 const IDLE: Duration = Duration::from_millis(500);
 /// and what was changed here at once, unless it looked so short a time ago: rows that come together go together.
 const SPACING: Duration = Duration::from_millis(20);
+/// How often the age of the oldest ready work is measured; autoscalers look every 15 to 30 s.
+const MEASURED_EVERY: Duration = Duration::from_secs(5);
 
 impl Dispatcher {
     /// A dispatcher; `topic_of` names the topic and writes the body of a row's message.
@@ -225,7 +227,15 @@ impl Dispatcher {
     /// Gives out work until asked to stop.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut pause = SPACING;
+        let mut measured: Option<Instant> = None;
         loop {
+            if measured.is_none_or(|at| at.elapsed() >= MEASURED_EVERY) {
+                measured = Some(Instant::now());
+                match self.oldest_ready().await {
+                    Ok(age) => metrics::gauge!("parapet_work_ready_seconds").set(age.as_secs_f64()),
+                    Err(error) => tracing::warn!(%error, "the age of the oldest ready work was not measured"),
+                }
+            }
             let at_most;
             (pause, at_most) = match self.look().await {
                 Ok(Looked::Gave(_)) => (SPACING, SPACING),
@@ -278,6 +288,25 @@ impl Dispatcher {
         tx.commit().await?;
         metrics::counter!("parapet_work_dispatched_total").increment(rows.len() as u64);
         Ok(Looked::Gave(rows.len()))
+    }
+
+    /// How long the oldest work is due that waits for nothing but its turn: neither for its time nor for a directory that
+    /// is left alone. Zero when there is none. Every replica finds the same.
+    pub async fn oldest_ready(&self) -> Result<Duration, StoreError> {
+        let query = concat!(
+            "WITH RECURSIVE ",
+            lanes!(),
+            " SELECT extract(epoch FROM clock_timestamp() - min(first.due_at))::float8
+             FROM lanes l LEFT JOIN lane_holds h USING (tenant_id, directory), LATERAL (
+                 SELECT due_at FROM work
+                 WHERE state = 'waiting' AND tenant_id = l.tenant_id AND directory = l.directory AND priority = l.priority
+                   AND due_at <= statement_timestamp() ORDER BY due_at LIMIT 1) first
+             WHERE h.held_until IS NULL OR h.held_until <= statement_timestamp()"
+        );
+        let mut tx = self.db.system_by_key().await?;
+        let seconds: Option<f64> = sqlx::query_scalar(query).fetch_one(&mut *tx).await?;
+        tx.rollback().await?;
+        Ok(seconds.and_then(|s| Duration::try_from_secs_f64(s.max(0.0)).ok()).unwrap_or_default())
     }
 
     async fn reclaim(&self, tx: &mut Tx) -> Result<u64, StoreError> {

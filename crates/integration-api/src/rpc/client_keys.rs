@@ -1,7 +1,7 @@
 //! Client keys of Okta integrations: what is shown of them, and their rotation by command.
 
 use shared::{
-    audit::{self, Event, Outcome},
+    audit::{self, Event, Outcome, names},
     id::IntegrationId,
     integration::Connection,
     wire::v1,
@@ -43,8 +43,7 @@ impl Integrations {
         } else {
             "the rotation of an integration's client key was asked for"
         };
-        let kind = "client_key.rotation_requested";
-        let event = Event::new(Some(tenant), kind, caller.actor(), Outcome::Success, message);
+        let event = Event::new(Some(tenant), names::CLIENT_KEY_ROTATION_REQUESTED, caller.actor(), Outcome::Success, message);
         let event = event.integration(integration).object("integration", integration);
         audit::record(&mut tx, &event.detail("emergency", emergency)).await?;
         tx.commit().await?;

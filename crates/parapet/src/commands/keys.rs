@@ -14,11 +14,24 @@ use shared::{
 };
 
 use super::{output, tenant};
-use crate::{cli::Global, client, keys, servers::write_private};
+use crate::{
+    cli::Global,
+    client, keys,
+    servers::{private_dir, write_private},
+};
 
-/// See which keys wrap what, and rotate them; needs the operator's role
+/// Make key files, see which keys wrap what, and rotate them; the latter need the operator's role
 #[derive(Debug, clap::Subcommand)]
 pub enum Keys {
+    /// Make the key files of a new installation; what is there stays as it is
+    ///
+    /// integration.key and leak.key (top keys), integration.pub and leak.pub (for integration-api), digest.hex (for
+    /// credential-validator) and checkpoint.pem (for audit-writer). Whoever loses a top key loses what it protects.
+    Make {
+        /// The directory they are written to; it is made if need be, and closed to other users
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
     /// Tell which top keys wrap how many private halves, who has loaded which, and how far rotations are
     Status,
     /// Have another top key wrap every private half, or replace a key pair
@@ -96,6 +109,11 @@ impl Keys {
     /// Runs it.
     pub async fn run(self, global: &Global) -> anyhow::Result<()> {
         match self {
+            Self::Make { dir } => {
+                private_dir(&dir)?;
+                let made = keys::prepare(&dir)?;
+                output::show(global, &serde_json::json!({"made": made}))
+            }
             Self::Status => status(global).await,
             Self::Rotate { top: Some(purpose), to, wait, .. } => {
                 let mut client = KeyServiceClient::new(client::connect(global).await?);

@@ -3,6 +3,7 @@
 mod approval;
 mod attempts;
 mod audit;
+mod broker;
 mod budget;
 mod exposure;
 mod feed;
@@ -29,6 +30,7 @@ mod words;
 pub use approval::Approval;
 pub use attempts::Attempts;
 pub use audit::Audit;
+pub use broker::Broker;
 pub use budget::Budget;
 pub use exposure::Exposure;
 pub use feed::Feed;

@@ -412,6 +412,28 @@ mod tests {
     }
 
     #[test]
+    fn the_chart_admits_exactly_the_callers_that_the_protos_name() {
+        let chart: std::collections::BTreeMap<String, Vec<String>> =
+            serde_json::from_str(include_str!("../../../../deploy/chart/files/callers.json")).unwrap();
+        let protos = CALLERS.iter().map(|(method, callers)| {
+            ((*method).to_owned(), callers.iter().map(|caller| (*caller).to_owned()).collect())
+        });
+        assert_eq!(chart, protos.collect());
+    }
+
+    #[test]
+    fn the_example_of_a_broker_permits_what_the_services_need() {
+        let example = include_str!("../../../../deploy/operators/rabbitmq.yaml");
+        for service in &SERVICES {
+            let Permissions { configure, write, read } = service.permissions();
+            let permission =
+                format!("    configure: '{configure}'\n    write: '{write}'\n    read: '{read}'\n");
+            let after = example.split(&format!("name: parapet-{}\n", service.name)).nth(2).unwrap();
+            assert!(after.contains(&permission), "{}: {permission}", service.name);
+        }
+    }
+
+    #[test]
     fn every_queue_has_exactly_one_consuming_service() {
         for topic in shared::outbox::Topic::ALL {
             let consumers =

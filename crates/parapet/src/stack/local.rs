@@ -56,7 +56,7 @@ impl Stack {
         let ports = Ports::new(remembered_ports(&data.path().join("ports"))?);
         let board = Arc::new(Board::new(data.state(), processes(data, &ports)));
         let certificates = Certificates::prepare(&data.tls(), &SERVICES.map(|service| service.name))?;
-        keys::prepare(data)?;
+        keys::prepare(&data.path().join("keys"))?;
         issuer::prepare(&data.issuer())?;
         issuer::callers::prepare(&data.issuer())?;
         let endpoints = Endpoints {

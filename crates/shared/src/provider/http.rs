@@ -20,6 +20,7 @@ use super::{
     okta::host::ApprovedDomains,
     resolver::{FixedAddress, Resolver},
 };
+use crate::service::Faults;
 
 /// The largest answer of a directory that is read, in bytes: 999 Graph users with every property stay under 4 MiB.
 pub const ANSWER_LIMIT: usize = 16 * 1024 * 1024;
@@ -41,6 +42,21 @@ pub struct EgressConfig {
     pub deny: Vec<IpNet>,
     /// Approved custom domains of Okta orgs, for example `["login.acme.com"]`. Set the same for integration-api.
     pub okta_domains: ApprovedDomains,
+}
+
+impl EgressConfig {
+    /// Adds what is wrong with it.
+    pub fn check(&self, faults: &mut Faults, path: &str) {
+        if let Some(file) = &self.extra_ca {
+            faults.require_file(file, &format!("{path}.extra_ca"));
+        }
+        let proxied = self.proxy.as_ref().is_none_or(is_proxy);
+        faults.require(proxied, &format!("{path}.proxy"), "must be http://host:port");
+    }
+}
+
+fn is_proxy(url: &url::Url) -> bool {
+    url.scheme() == "http" && url.port_or_known_default().is_some()
 }
 
 /// The egress configuration could not be put to use.
@@ -100,7 +116,7 @@ impl Egress {
             .user_agent(USER_AGENT)
             .no_proxy();
         if let Some(proxy) = &config.proxy {
-            if proxy.scheme() != "http" || proxy.port_or_known_default().is_none() {
+            if !is_proxy(proxy) {
                 return Err(EgressError::Proxy);
             }
             builder = builder.proxy(reqwest::Proxy::all(proxy.clone())?);

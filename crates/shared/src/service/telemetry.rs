@@ -170,6 +170,10 @@ fn describe() {
     metrics::describe_counter!("parapet_handler_panics_total", "handlers that panicked");
     metrics::describe_counter!("parapet_acks_lost_total", "acknowledgements lost with their channel");
     metrics::describe_counter!("parapet_work_dispatched_total", "waiting work given out");
+    metrics::describe_gauge!(
+        "parapet_work_ready_seconds",
+        "how long the oldest work is due that waits for nothing but its turn"
+    );
     metrics::describe_counter!("parapet_work_leases_expired_total", "work whose handler vanished");
 }
 

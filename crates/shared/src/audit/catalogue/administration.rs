@@ -50,6 +50,30 @@ super::entries! {
     KEY_CREATED = "key.created"
         by [Service] ends [Success] about [Integration]
         with [public("version", "its version"), public("kid", "a client key's id")] and KEY;
+    /// Somebody wants an integration's client key replaced.
+    CLIENT_KEY_ROTATION_REQUESTED = "client_key.rotation_requested"
+        by [Caller] ends [Success] about [Integration, Object("integration")]
+        with [public("emergency", "whether the keys there are must sign no more, at once")];
+    /// An integration's next client key is published and does not sign yet.
+    CLIENT_KEY_PUBLISHED = "client_key.published"
+        by [Service] ends [Success] about [Integration]
+        with [public("kid", "the key's id"), public("cause", "`request` or `schedule`")];
+    /// The directory has accepted an integration's new client key, which signs from now on.
+    CLIENT_KEY_ACTIVATED = "client_key.activated"
+        by [Service] ends [Success] about [Integration]
+        with [public("kid", "the key's id")];
+    /// The directory does not accept an integration's new client key (yet).
+    CLIENT_KEY_UNPROVEN = "client_key.unproven"
+        by [Service] ends [Failure] about [Integration]
+        with [public("kid", "the key's id"), public("error", "why, in one sentence")];
+    /// An integration's old client key was destroyed and is published no longer.
+    CLIENT_KEY_RETIRED = "client_key.retired"
+        by [Service] ends [Success] about [Integration]
+        with [public("kid", "the key's id")];
+    /// An integration's client keys were destroyed and replaced at once.
+    CLIENT_KEY_EMERGENCY = "client_key.emergency"
+        by [Service] ends [Success] about [Integration]
+        with [public("kid", "the new key's id"), public("destroyed", "ids of the keys that were destroyed")];
     /// The client key of a deleted integration was destroyed.
     KEY_DESTROYED = "key.destroyed"
         by [Service] ends [Success] about [Integration]
