@@ -51,7 +51,7 @@ async fn a_verdict_reads_the_rows_it_is_about_however_many_the_tenant_has() {
                  wanted, state, verdict, verdict_reason, verdict_at)
              SELECT e.tenant_id, gen_random_uuid(), gen_random_uuid(), e.batch_id, e.feed, gen_random_uuid(), e.identifier_id,
                  e.integration_id, e.provider, e.directory_id, gen_random_uuid()::text, n::text, '{}', 'plaintext', now(), true,
-                 true, CASE WHEN n % 2 = 0 THEN 'waiting' ELSE 'decided' END, 'not_testable', 'history', now()
+                 true, 'decided', 'not_testable', 'history', now()
              FROM (SELECT * FROM validator.exposures LIMIT 1) e, generate_series(1, 20000) AS n;
              INSERT INTO validator.tried (tenant_id, provider, directory_id, object_id, digest, verdict, exposure_id, tried_at)
              SELECT t.tenant_id, t.provider, t.directory_id, gen_random_uuid()::text, t.digest, t.verdict, t.exposure_id, now()
@@ -62,6 +62,18 @@ async fn a_verdict_reads_the_rows_it_is_about_however_many_the_tenant_has() {
     world.until(NOTICED, 2).await;
     world
         .execute("SET SESSION AUTHORIZATION parapet_api; SELECT platform.refresh_statistics(); RESET SESSION AUTHORIZATION")
+        .await;
+    // Nothing waited then; now very many do, as after a request for all of them.
+    world
+        .execute(
+            "INSERT INTO validator.exposures (tenant_id, exposure_id, record_id, batch_id, feed, account_id, identifier_id,
+                 integration_id, provider, directory_id, object_id, login_at_match, source, secret_form, received_at, history,
+                 wanted, state)
+             SELECT e.tenant_id, gen_random_uuid(), gen_random_uuid(), e.batch_id, e.feed, gen_random_uuid(), e.identifier_id,
+                 e.integration_id, e.provider, e.directory_id, gen_random_uuid()::text, n::text, '{}', 'plaintext', now(), true,
+                 true, 'waiting'
+             FROM (SELECT * FROM validator.exposures LIMIT 1) e, generate_series(1, 20000) AS n",
+        )
         .await;
     let right: Vec<_> = (20..24).map(|account| Leak { account, password: password(account) }).collect();
     world.leak(&right).await;
