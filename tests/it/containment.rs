@@ -76,7 +76,7 @@ fn reason(status: &Status) -> String {
 }
 
 impl Stage {
-    async fn plan(&self, logins: &[String], actions: &[Action]) -> MitigationPlan {
+    pub async fn plan(&self, logins: &[String], actions: &[Action]) -> MitigationPlan {
         let mut account_ids = Vec::new();
         for login in logins {
             account_ids.push(self.account(login).await.to_string());
@@ -124,7 +124,7 @@ impl Stage {
     }
 
     /// Has a request planned, asks for the same, and compares what becomes of it.
-    async fn agrees(&self, logins: &[String], actions: &[Action]) -> Outcomes {
+    pub async fn agrees(&self, logins: &[String], actions: &[Action]) -> Outcomes {
         let planned = self.plan(logins, actions).await;
         assert!(!planned.truncated);
         assert_eq!(planned.accounts, i64::try_from(logins.len()).unwrap());

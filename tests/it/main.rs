@@ -29,6 +29,7 @@ mod database;
 mod doctor;
 mod entra;
 mod feeds;
+mod foresight;
 mod garbage;
 mod interruptions;
 mod kept_plans;

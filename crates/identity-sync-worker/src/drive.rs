@@ -148,6 +148,7 @@ impl Sync {
             if Instant::now() >= deadline || self.stop.is_cancelled() {
                 return self.settle(delivery, &job.integration, work, None).await;
             }
+            let full = run.full;
             let step = match run.phase {
                 Phase::Preparing => self.prepare(&mut job, run.clone()).await,
                 Phase::Reading => self.read(&job, run.clone(), deadline).await,
@@ -159,7 +160,13 @@ impl Sync {
                     let wait = self.failed(&job.integration, &run, error).await?;
                     return self.settle(delivery, &job.integration, work, wait).await;
                 }
-                Ok(Step::Ended) => return self.settle(delivery, &job.integration, work, None).await,
+                Ok(Step::Ended) => {
+                    // Plans foresee with what this reads; execution reads for itself.
+                    if let Err(error) = self.refresh_members(&job, full).await {
+                        tracing::warn!(integration.id = %integration, %error, "protected members were not stored");
+                    }
+                    return self.settle(delivery, &job.integration, work, None).await;
+                }
                 // By another worker, which goes on; or by the last commit of one that died, whose run goes on only if
                 // the work is put back here. Two workers on one run cost a page that is fetched twice.
                 Ok(Step::Overtaken) => {

@@ -14,7 +14,7 @@ use crate::{
     drive::Sync,
     removals::{self, Gone},
     request::WORK,
-    store_accounts, store_client_keys, store_directories as directories, store_keys, store_removals,
+    store_accounts, store_client_keys, store_directories as directories, store_keys, store_members, store_removals,
     store_runs::{self as store, End},
 };
 
@@ -39,6 +39,7 @@ impl Sync {
         work::cancel(&mut tx, tenant, WORK, &[id.uuid()]).await?;
         directories::forget_directory(&mut tx, tenant, id).await?;
         store_removals::supersede(&mut tx, tenant, id, None).await?;
+        store_members::forget_all(&mut tx, tenant, id).await?;
         tx.commit().await?;
         loop {
             let mut tx = self.db.tenant(tenant).await?;

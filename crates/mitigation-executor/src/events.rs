@@ -67,7 +67,8 @@ pub fn alert(m: &Mitigation, kind: &'static EventType, message: impl Into<String
     event
 }
 
-/// The alert that an approval was opened. One account is named as the user; of several, how many there are.
+/// The alert that an approval was opened. One account is named as the user; of several, how many there are. What the brake
+/// stops of what follows verdicts comes one by one: that more of it joins the approval is said.
 pub fn held(first: &Mitigation, by: Hold, approval: ApprovalId, accounts: usize) -> Event {
     let mut event = alert(first, names::ALERT_MITIGATION_HELD, by.sentence());
     if accounts > 1 {
@@ -77,7 +78,21 @@ pub fn held(first: &Mitigation, by: Hold, approval: ApprovalId, accounts: usize)
         event.integration = event.integration.filter(|_| first.request.is_none());
         event = event.object("approval", approval);
     }
-    event.detail("held_by", by.as_str()).detail("approval_id", approval).detail("accounts", accounts)
+    if first.automatic {
+        let so_far =
+            if accounts == 1 { "1 account so far".to_owned() } else { format!("{accounts} accounts so far") };
+        let sentence = by.sentence();
+        event.message =
+            format!("{sentence}: {so_far}; what else is stopped for it joins approval {approval}");
+    }
+    if let Some(request) = first.request {
+        event = event.detail("request_id", request);
+    }
+    event
+        .detail("held_by", by.as_str())
+        .detail("approval_id", approval)
+        .detail("accounts", accounts)
+        .detail("policy_version", first.policy_version)
 }
 
 /// Tells integration-api whether a capability works.

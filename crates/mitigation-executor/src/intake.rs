@@ -73,7 +73,9 @@ impl Intake {
             undo::plan(&mut tx, tenant, id, &request, undo, cause).await?;
         } else {
             let world = World::read(&mut tx, tenant).await?;
-            let targets = store_requests::targets(&mut tx, &request.accounts, &request.exposures).await?;
+            let protected = &world.policy.policy.protected;
+            let targets =
+                store_requests::targets(&mut tx, &request.accounts, &request.exposures, protected).await?;
             let origin = Origin { tenant, from: From::Request(id, request), cause };
             planner::plan(&mut tx, &world, &origin, &targets).await?;
         }
@@ -94,7 +96,8 @@ impl Intake {
             let Some(last) = accounts.last() else { return finish(delivery, tx).await };
             after = *last;
             let world = World::read(&mut tx, origin.tenant).await?;
-            let targets = store_requests::targets(&mut tx, &accounts, &[]).await?;
+            let targets =
+                store_requests::targets(&mut tx, &accounts, &[], &world.policy.policy.protected).await?;
             planner::plan(&mut tx, &world, &origin, &targets).await?;
             tx.commit().await?;
         }
@@ -116,7 +119,8 @@ impl Intake {
         store_brake::lock_brake(&mut tx, tenant).await?;
         let world = World::read(&mut tx, tenant).await?;
         if world.policy.policy.verdicts.contains(&proof.kind) {
-            let mut targets = store_requests::targets(&mut tx, &[], &[exposure.uuid()]).await?;
+            let protected = &world.policy.policy.protected;
+            let mut targets = store_requests::targets(&mut tx, &[], &[exposure.uuid()], protected).await?;
             targets.retain(|target| !proof.is_outdated_by(target.password_changed_at));
             let origin = Origin { tenant, from: From::Verdict(proof), cause };
             planner::plan(&mut tx, &world, &origin, &targets).await?;

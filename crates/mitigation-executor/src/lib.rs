@@ -8,6 +8,7 @@ pub mod cancellations;
 pub mod config;
 pub mod events;
 pub mod executor;
+pub mod foresight;
 pub mod intake;
 pub mod plan;
 pub mod planner;

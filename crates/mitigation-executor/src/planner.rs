@@ -88,7 +88,8 @@ impl World {
             automatic: wanted == Wanted::Automatically,
             account_present: target.present,
             ad_mastered: target.hybrid && !policy.disable_ad_mastered,
-            protection: protection(policy, target.account, target.is_admin),
+            protection: protection(policy, target.account, target.is_admin)
+                .or(target.protected_by.is_some().then_some(Protection::Policy)),
             many: matches!(wanted, Wanted::ByHand(accounts) if accounts > policy.approval.more_than_accounts as usize),
             released: false,
         };

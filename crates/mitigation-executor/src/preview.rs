@@ -39,8 +39,8 @@ impl From<Admission> for Outcome {
 impl Outcome {
     /// What becomes of an admitted action at an account that still is as it was when its directory was read last.
     ///
-    /// Which sessions are over already, who is marked and who is in a protected group is not stored: such an action is
-    /// said to run, and calls nothing, or is held, when it does.
+    /// Which sessions are over already and who is marked is not stored: such an action is said to run, and calls nothing when
+    /// it does.
     pub fn foreseen(admission: Admission, target: &Target, action: Action) -> Self {
         let known = Containment {
             state: target.state,
@@ -152,6 +152,7 @@ pub(crate) mod tests {
             state,
             password_changed_at: None,
             seen_at: None,
+            protected_by: None,
         }
     }
 

@@ -27,6 +27,7 @@ use crate::{
     approvals::{self, Decision, Refused},
     cancellations::{self, Cancellation},
     events::timestamp,
+    foresight::{self, Foresight},
     plan,
     planner::{Wanted, World},
     preview::{Item, Outcome, Preview},
@@ -66,7 +67,9 @@ impl ContainmentService for Rpc {
         store_history::only_read(&mut tx).await?;
         let now = tx.clock().await?;
         let world = World::read(&mut tx, tenant).await?;
-        let targets = store_requests::targets(&mut tx, &accounts, &[]).await?;
+        let protected = &world.policy.policy.protected;
+        let targets = store_requests::targets(&mut tx, &accounts, &[], protected).await?;
+        let foresight = foresight::read(&mut tx, protected, targets.iter()).await?;
         tx.rollback().await?;
 
         let order = world.policy.policy.order.iter().filter(|action| actions.contains(action));
@@ -79,7 +82,7 @@ impl ContainmentService for Rpc {
             }
         }
         let known_since = targets.iter().filter_map(|target| target.seen_at).min();
-        let plan = told(&preview, now, known_since, world.policy.version, targets.len());
+        let plan = told(&preview, now, known_since, world.policy.version, targets.len(), foresight);
         Ok(Response::new(PlanResponse { plan: Some(plan) }))
     }
 
@@ -99,6 +102,11 @@ impl ContainmentService for Rpc {
         let now = tx.clock().await?;
         let since = now - Duration::days(days.into());
         let world = World::read(&mut tx, tenant).await?;
+        let version = if other.is_some() { 0 } else { world.policy.version };
+        let world = match other {
+            Some(policy) => world.under(policy),
+            None => world,
+        };
         let most_verdicts = i64::try_from(MOST_VERDICTS).unwrap_or(i64::MAX);
         let mut proofs = store_history::proofs(&mut tx, since, most_verdicts + 1).await?;
         if let Some((_, beyond)) = proofs.get(MOST_VERDICTS) {
@@ -109,7 +117,9 @@ impl ContainmentService for Rpc {
         let feeds: HashSet<&String> = proofs.iter().map(|(_, proof)| &proof.feed).collect();
         let feeds: Vec<String> = feeds.into_iter().cloned().collect();
         let ids: Vec<Uuid> = accounts.iter().map(|account| account.uuid()).collect();
-        let targets = store_requests::targets(&mut tx, &ids, &[]).await?;
+        let protected = &world.policy.policy.protected;
+        let targets = store_requests::targets(&mut tx, &ids, &[], protected).await?;
+        let foresight = foresight::read(&mut tx, protected, targets.iter()).await?;
         let history = History {
             targets: targets.into_iter().map(|target| (target.account, target)).collect(),
             feeds: store_history::feeds(&mut tx, &feeds, since - Duration::days(FEED_DAYS)).await?,
@@ -119,14 +129,9 @@ impl ContainmentService for Rpc {
         let carried_out = store_history::carried_out(&mut tx, since).await?;
         tx.rollback().await?;
 
-        let version = if other.is_some() { 0 } else { world.policy.version };
-        let world = match other {
-            Some(policy) => world.under(policy),
-            None => world,
-        };
         let preview = simulate::replay(&world, &history, most(max_items));
         let known_since = history.targets.values().filter_map(|target| target.seen_at).min();
-        let plan = told(&preview, now, known_since, version, history.targets.len());
+        let plan = told(&preview, now, known_since, version, history.targets.len(), foresight);
         let verdicts = number(history.proofs.len());
         let simulation = SimulatePolicyResponse { plan: Some(plan), verdicts, carried_out };
         Ok(Response::new(SimulateResponse { simulation: Some(simulation) }))
@@ -264,6 +269,7 @@ fn told(
     known_since: Option<OffsetDateTime>,
     policy_version: i32,
     accounts: usize,
+    foresight: Foresight,
 ) -> MitigationPlan {
     let counts = preview.counts().map(|(action, outcome, count)| {
         let (outcome, reason, sentence) = outcome_of(outcome);
@@ -277,6 +283,9 @@ fn told(
         counts: counts.collect(),
         items: preview.items().map(planned).collect(),
         truncated: preview.truncated(),
+        memberships_known_since: foresight.known_since.map(timestamp),
+        unforeseen: foresight.unforeseen,
+        warnings: foresight.unknown,
     }
 }
 

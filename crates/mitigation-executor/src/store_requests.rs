@@ -4,12 +4,14 @@
 use shared::{
     db::{StoreError, Tx, parse},
     id::{AccountId, ExposureId, IntegrationId, MitigationRequestId, ProviderKind},
-    policy::ValidKind,
+    policy::{Protected, ValidKind},
     provider::{AccountState, Action},
 };
 use sqlx::Row;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
+
+use crate::foresight;
 
 /// An account of the tenant, as synced.
 #[derive(Clone, Debug)]
@@ -38,10 +40,17 @@ pub struct Target {
     pub password_changed_at: Option<OffsetDateTime>,
     /// When the account was last seen in its directory.
     pub seen_at: Option<OffsetDateTime>,
+    /// The group or role that protects it, as it was read last.
+    pub protected_by: Option<String>,
 }
 
-/// The accounts, with those of the exposures, that the tenant has.
-pub async fn targets(tx: &mut Tx, accounts: &[Uuid], exposures: &[Uuid]) -> Result<Vec<Target>, StoreError> {
+/// The accounts, with those of the exposures, that the tenant has, and which of them are protected by group or role.
+pub async fn targets(
+    tx: &mut Tx,
+    accounts: &[Uuid],
+    exposures: &[Uuid],
+    protected: &Protected,
+) -> Result<Vec<Target>, StoreError> {
     let rows = sqlx::query(
         "SELECT account_id, integration_id, provider, directory_id, object_id, login, is_admin, hybrid,
                 removed_at IS NULL AS present, state, password_changed_at, last_seen_at
@@ -54,7 +63,8 @@ pub async fn targets(tx: &mut Tx, accounts: &[Uuid], exposures: &[Uuid]) -> Resu
     .bind(exposures)
     .fetch_all(&mut **tx)
     .await?;
-    rows.iter()
+    let targets: Result<Vec<Target>, StoreError> = rows
+        .iter()
         .map(|row| {
             Ok(Target {
                 account: row.try_get("account_id")?,
@@ -70,9 +80,13 @@ pub async fn targets(tx: &mut Tx, accounts: &[Uuid], exposures: &[Uuid]) -> Resu
                     .ok_or_else(|| StoreError::Corrupt("accounts.state has an unknown value".into()))?,
                 password_changed_at: row.try_get("password_changed_at")?,
                 seen_at: row.try_get("last_seen_at")?,
+                protected_by: None,
             })
         })
-        .collect()
+        .collect();
+    let mut targets = targets?;
+    foresight::protect(tx, protected, &mut targets).await?;
+    Ok(targets)
 }
 
 /// What a person asked for.

@@ -79,3 +79,43 @@ pub async fn asking_for_nothing_costs_no_call(of: &'static Subject) {
     let asked = GroupsAndRoles { groups: &something, roles: &[] };
     assert!(unreachable.memberships(&id, asked).await.is_err());
 }
+
+pub async fn everybody_who_has_a_group_or_role_is_listed_and_too_many_are_an_error(of: &'static Subject) {
+    let stage = Stage::with(of, groups(of), Granted::All).await;
+    let [first, _, third] = of.groups;
+    for name in ["p0", "p1", "off"] {
+        stage.join(first, name);
+    }
+    stage.patch("p2", &json!({"roles": [of.role]}));
+    let (asked, roles) = (owned(&[first]), owned(&[&of.role.to_lowercase(), "Lord High Everything Else"]));
+    let ids =
+        |names: &[&str]| names.iter().map(|name| stage.id(name)).collect::<std::collections::BTreeSet<_>>();
+    let all = GroupsAndRoles { groups: &asked, roles: &roles };
+    let read = stage.provider.members(all, 1000).await;
+    let told: Vec<_> = read.into_iter().map(|(of, members)| (of, members.unwrap())).collect();
+    let role = |role: &String| Membership::Role(role.clone());
+    assert_eq!(told[0].0, Membership::Group(first.to_owned()));
+    assert_eq!((&told[0].1.object_ids, told[0].1.known), (&ids(&["p0", "p1", "off"]), true));
+    assert_eq!((&told[1].0, &told[1].1.object_ids), (&role(&roles[0]), &ids(&["p2"])));
+    assert_eq!((&told[2].0, told[2].1.known), (&role(&roles[1]), false), "nobody has a role that is none");
+    assert!(told[2].1.object_ids.is_empty());
+    let few = stage.provider.members(GroupsAndRoles { groups: &asked, roles: &[] }, 2).await;
+    assert!(
+        matches!(&few[..], [(_, Err(ProviderError::Refused(m)))] if m.reason == "too_many_members"),
+        "{few:?}"
+    );
+    // A group that is not there: Okta cannot tell it from one that it does not show.
+    let gone = stage.provider.members(GroupsAndRoles { groups: &owned(&[third]), roles: &[] }, 2).await;
+    assert!(!gone[0].1.as_ref().is_ok_and(|members| members.known), "{gone:?}");
+}
+
+pub async fn members_that_may_not_be_read_are_an_error_each(of: &'static Subject) {
+    let stage = Stage::with(of, groups(of), Granted::ReadingOnly).await;
+    let (asked, roles) = (owned(&of.groups[..1]), owned(&[of.role]));
+    let read = stage.provider.members(GroupsAndRoles { groups: &asked, roles: &roles }, 1000).await;
+    for ((_, members), permission) in read.iter().zip(of.membership_permissions) {
+        let Err(ProviderError::Refused(missing)) = members else { panic!("not refused: {permission}") };
+        assert!(missing.message.contains(permission), "{missing:?}");
+    }
+    assert_eq!(read.len(), 2);
+}

@@ -25,7 +25,8 @@ use changes::{
 use memberships::{
     a_membership_that_may_not_be_read_is_an_error_that_names_what_to_grant,
     an_account_has_those_of_the_groups_and_roles_asked_for_that_are_its_own,
-    asking_for_nothing_costs_no_call,
+    asking_for_nothing_costs_no_call, everybody_who_has_a_group_or_role_is_listed_and_too_many_are_an_error,
+    members_that_may_not_be_read_are_an_error_each,
 };
 use subject::{ENTRA_ID, Granted, OKTA, RIGHT, Stage, Subject, directory, people};
 
@@ -49,6 +50,8 @@ conformance!(
     an_account_has_those_of_the_groups_and_roles_asked_for_that_are_its_own,
     a_membership_that_may_not_be_read_is_an_error_that_names_what_to_grant,
     asking_for_nothing_costs_no_call,
+    everybody_who_has_a_group_or_role_is_listed_and_too_many_are_an_error,
+    members_that_may_not_be_read_are_an_error_each,
     each_password_gets_the_verdict_its_answer_proves,
     each_answer_proves_what_the_reference_says,
     a_locked_account_is_never_called_wrong_and_never_tried_again,

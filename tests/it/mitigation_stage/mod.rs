@@ -11,7 +11,7 @@ use std::{
 #[cfg(feature = "fail-points")]
 use e2e::process;
 use e2e::{Bus, Idp, free_port};
-use idp_simulator::model::Directory;
+use idp_simulator::model::{Directory, Kind, Link};
 use mitigation_executor::{
     config::{Config, Keys, Tuning},
     planner,
@@ -22,7 +22,8 @@ use shared::{
     db::Db,
     grpc,
     id::{
-        AccountId, ExposureId, IntegrationId, MessageId, MitigationRequestId, ProviderKind, TenantId, WorkId,
+        AccountId, ExposureId, IntegrationId, MessageId, MitigationRequestId, ProviderKind, SyncRunId,
+        TenantId, WorkId,
     },
     inbox,
     outbox::{self, Topic},
@@ -30,7 +31,10 @@ use shared::{
     provider::{Action, okta::keys},
     sealing::{Owner, Purpose, TopKey, column},
     service::{ListenConfig, PeerConfig, TlsFiles},
-    wire::{events::MitigationRequested, internal::containment_service_client::ContainmentServiceClient},
+    wire::{
+        events::{MitigationRequested, SyncRequested},
+        internal::containment_service_client::ContainmentServiceClient,
+    },
     work::{self, NewWork},
 };
 use sqlx::Row as _;
@@ -45,6 +49,14 @@ const SERVICE: &str = "parapet.internal.v1.ContainmentService";
 const ORG: &str = "00oacme0000000000001";
 const ENTRA: &str = "7c2f1f6e-1111-4222-8333-444455556666";
 const CLIENT: &str = "0oaparapet0000000001";
+/// Groups at Entra ID: one, another within it, and one whose members are hidden from us.
+pub const GROUPS: [&str; 3] = [
+    "6d1f8f6e-1f0a-4a53-9d2e-000000000001",
+    "6d1f8f6e-1f0a-4a53-9d2e-000000000002",
+    "6d1f8f6e-1f0a-4a53-9d2e-000000000003",
+];
+/// A group at Okta.
+pub const OKTA_GROUP: &str = "00gpilot000000000001";
 const ENTRA_CLIENT: &str = "11112222-3333-4444-8555-666677778888";
 
 /// The world.
@@ -130,7 +142,7 @@ impl Stage {
             ProviderKind::Okta => {
                 let key = tokio::task::spawn_blocking(keys::generate).await.unwrap().unwrap();
                 let app = json!({ "client_id": CLIENT, "roles": ["SUPER_ADMIN"], "jwks": keys::jwks(std::slice::from_ref(&key.public)),
-                    "scopes": ["okta.users.read", "okta.users.manage", "okta.policies.read", "okta.roles.read",
+                    "scopes": ["okta.users.read", "okta.users.manage", "okta.groups.read", "okta.policies.read", "okta.roles.read",
                         "okta.logs.read", "okta.userRisk.manage", "okta.userRisk.read"] });
                 let okta = json!({ "org_id": ORG, "subdomain": "acme", "mail_domain": "acme.example", "buckets": null, "apps": [app] });
                 let sealed = sealer.seal(&owner(column::CLIENT_KEY), key.pkcs8.expose()).unwrap();
@@ -159,7 +171,17 @@ impl Stage {
                 )
             }
         };
-        let directory = idp.directory(json!({ "name": "Acme", "provider": spec, "accounts": accounts }));
+        let [outer, inner, hidden] = GROUPS;
+        let groups = match provider {
+            ProviderKind::EntraId => json!([
+                { "id": outer, "name": "Protected", "groups": [inner] },
+                { "id": inner, "name": "Within" },
+                { "id": hidden, "name": "Hidden", "hidden": true },
+            ]),
+            ProviderKind::Okta => json!([{ "id": OKTA_GROUP, "name": "Protected" }]),
+        };
+        let directory = idp
+            .directory(json!({ "name": "Acme", "provider": spec, "accounts": accounts, "groups": groups }));
         sqlx::query(
             "INSERT INTO api.integrations (tenant_id, integration_id, name, provider, config, settings, status, status_reason,
                                            status_message, directory_id, created_by, updated_by)
@@ -184,8 +206,11 @@ impl Stage {
                 .await
                 .unwrap();
         }
-        Certificates::prepare(files.path(), &["mitigation-executor", "integration-api", "audit-writer"])
-            .unwrap();
+        Certificates::prepare(
+            files.path(),
+            &["mitigation-executor", "identity-sync-worker", "integration-api", "audit-writer"],
+        )
+        .unwrap();
         let mut common = bus.common_as("parapet_mitigation");
         common.tls = Some(tls(files.path(), "mitigation-executor"));
         common.grpc = ListenConfig {
@@ -270,6 +295,56 @@ impl Stage {
         let (stop, ended) = self.running.take().unwrap();
         stop.send(()).unwrap();
         assert_eq!(format!("{:?}", ended.await.unwrap().unwrap()), format!("{:?}", ExitCode::SUCCESS));
+    }
+
+    /// Starts a worker that syncs the directory.
+    pub fn sync_worker(&self) -> (oneshot::Sender<()>, JoinHandle<anyhow::Result<ExitCode>>) {
+        let mut common = self.bus.common_as("parapet_sync");
+        common.tls = Some(tls(self.files.path(), "identity-sync-worker"));
+        let listen = ([127, 0, 0, 1], free_ports::<1>().unwrap()[0]).into();
+        common.grpc = ListenConfig { listen, ..ListenConfig::default() };
+        let config = identity_sync_worker::Config {
+            common,
+            idp: self.idp.egress_config(),
+            keys: identity_sync_worker::KeyConfig {
+                integration: self.config.keys.integration.clone(),
+                ..identity_sync_worker::KeyConfig::default()
+            },
+            ..identity_sync_worker::Config::default()
+        };
+        let (stop, asked) = oneshot::channel::<()>();
+        let run = identity_sync_worker::run(config, async move {
+            if asked.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        });
+        (stop, tokio::spawn(run))
+    }
+
+    /// Has the directory read in full by a worker that runs, and waits until so many protected groups and roles were
+    /// looked at.
+    pub async fn read_again(&self, sets: i64) {
+        let mut root = self.bus.superuser().await;
+        sqlx::query("UPDATE sync.protected_sets SET tried_at = 'epoch'").execute(&mut root).await.unwrap();
+        let message = SyncRequested {
+            tenant_id: self.tenant.to_string(),
+            integration_id: self.integration.to_string(),
+            run_id: SyncRunId::new().to_string(),
+            full: true,
+            ..SyncRequested::default()
+        };
+        let db = Db::connect(&self.bus.common_as("parapet_sync").database).await.unwrap();
+        let mut tx = db.system().await.unwrap();
+        outbox::enqueue(&mut tx, Topic::SyncRequested, Some(self.tenant), &message).await.unwrap();
+        tx.commit().await.unwrap();
+        self.until("SELECT count(*) FROM sync.protected_sets WHERE tried_at > 'epoch'", sets).await;
+    }
+
+    /// Somebody joins a group, or leaves it.
+    pub fn member(&self, login: &str, group: &str, member: bool) {
+        let id = self.directory.accounts.by_login(login).unwrap().id;
+        let link = Link::new(Kind::Member, group, &id);
+        self.directory.links.set(link, member, self.idp.simulator.world.now());
     }
 
     /// A client of the executor that shows this service's certificate.

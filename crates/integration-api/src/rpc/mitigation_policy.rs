@@ -34,6 +34,18 @@ pub(super) async fn get(db: &Db, caller: &Caller) -> Result<v1::GetPolicyRespons
         policy: Some(policy_out(&mut tx, tenant, policy).await?),
         ..Default::default()
     };
+    for (kind, name) in policies::unknown(&mut tx, tenant).await? {
+        let named = match kind.as_str() {
+            "group" => policy.protected.group_ids.contains(&name),
+            _ => policy.protected.roles.contains(&name),
+        };
+        // What was named before is kept until the next sync.
+        if named {
+            answer
+                .warnings
+                .push(format!("{kind} {name}: no directory knows one of that name; it protects nobody"));
+        }
+    }
     tx.rollback().await?;
     if let Some(Version { version, policy: _, updater_name, created_at }) = found {
         answer.version = version;

@@ -32,6 +32,17 @@ pub async fn newest(tx: &mut Tx, tenant: TenantId) -> Result<Option<Version>, St
     .await?)
 }
 
+/// Kinds and names of protected groups and roles that were looked for, and that no directory of the tenant knew.
+pub async fn unknown(tx: &mut Tx, tenant: TenantId) -> Result<Vec<(String, String)>, StoreError> {
+    Ok(sqlx::query_as(
+        "SELECT kind, name FROM sync.protected_sets_v WHERE tenant_id = $1
+         GROUP BY kind, name HAVING bool_and(read_at IS NOT NULL AND NOT known) ORDER BY kind, name",
+    )
+    .bind(tenant)
+    .fetch_all(&mut **tx)
+    .await?)
+}
+
 /// Puts a version in force; false when somebody else has made it meanwhile.
 pub async fn insert(
     tx: &mut Tx,

@@ -44,19 +44,15 @@ const SIMULATED: [output::Column; 8] = [
     ("EXPOSURE", "exposure_id"),
 ];
 
-/// What a plan, made of what is stored, cannot foresee.
-const UNFORESEEN: &str =
-    "Who is in a protected group or holds a protected role is read just before an action, and held then.";
-
 /// A plan for people: how many accounts, how old what is known, then why, then one by one at most `limit`.
 pub fn told(plan: &api::MitigationPlan, limit: u32) -> anyhow::Result<String> {
-    tell(plan, limit, &ITEMS, &format!("It follows {}.{}\n{UNFORESEEN}", policy(plan), age(plan)))
+    tell(plan, limit, &ITEMS, &format!("It follows {}.{}{}", policy(plan), age(plan), foreseen(plan)))
 }
 
 /// What another policy would have done, likewise: each action with the verdict that it would have followed.
 pub fn simulated(plan: &api::MitigationPlan, limit: u32) -> anyhow::Result<String> {
     let note = "Verdicts are those of that time; accounts and switches are those of today.";
-    tell(plan, limit, &SIMULATED, &format!("{note}{}\n{UNFORESEEN}", age(plan)))
+    tell(plan, limit, &SIMULATED, &format!("{note}{}{}", age(plan), foreseen(plan)))
 }
 
 fn tell(
@@ -168,6 +164,29 @@ fn age(plan: &api::MitigationPlan) -> String {
     })
 }
 
+// Whom protected groups and roles protect, as far as that is known before it is read just before an action.
+fn foreseen(plan: &api::MitigationPlan) -> String {
+    let mut text = String::new();
+    let read =
+        plan.memberships_known_since.and_then(|at| OffsetDateTime::from_unix_timestamp(at.seconds).ok());
+    if let Some(at) = read {
+        let ago = output::distance(at);
+        text = format!(
+            "\nMembers of protected groups and roles were read {ago} or later, and are read again just before."
+        );
+    }
+    for warning in &plan.warnings {
+        text = format!("{text}\nWARNING: {warning}.");
+    }
+    if !plan.unforeseen.is_empty() {
+        text = format!("{text}\nCANNOT BE FORESEEN, and is held just before an action: who has");
+        for of in &plan.unforeseen {
+            text = format!("{text}\n  {of}");
+        }
+    }
+    text
+}
+
 fn things(count: i64, thing: &str) -> String {
     if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
 }
@@ -238,6 +257,22 @@ mod tests {
         assert!(!text.contains("more"), "{text}");
         let disabled = text.lines().find(|line| line.starts_with("hybrid@")).unwrap();
         assert!(disabled.contains("would be refused"), "what does not run comes first: {text}");
+    }
+
+    #[test]
+    fn what_cannot_be_foreseen_is_said_only_where_it_is_true() {
+        let text = told(&plan(), 100).unwrap();
+        assert!(!text.contains("FORESEEN") && !text.contains("protected groups"), "{text}");
+        let read_at = plan().known_since;
+        let known = api::MitigationPlan { memberships_known_since: read_at, ..plan() };
+        let text = told(&known, 100).unwrap();
+        assert!(
+            text.contains("protected groups and roles were read 3 h ago") && !text.contains("FORESEEN"),
+            "{text}"
+        );
+        let unread = api::MitigationPlan { unforeseen: vec!["group 00g1: it is hidden".into()], ..plan() };
+        let text = told(&unread, 100).unwrap();
+        assert!(text.contains("CANNOT BE FORESEEN") && text.contains("group 00g1: it is hidden"), "{text}");
     }
 
     #[test]

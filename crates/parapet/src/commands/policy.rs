@@ -381,6 +381,7 @@ mod tests {
             version: 3,
             updated_by: "Ann".into(),
             updated_at: Some(prost_types::Timestamp::default()),
+            warnings: vec!["role Tier 0: no directory knows one of that name".into()],
         };
         let text = output::json("GetPolicyResponse", &printed).unwrap().to_string();
         assert_eq!(from_text(&text).unwrap(), (policy.clone(), Some(3)));

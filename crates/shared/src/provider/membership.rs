@@ -1,5 +1,7 @@
 //! Which groups and roles an account has, of those that protect accounts.
 
+use std::collections::BTreeSet;
+
 use uuid::Uuid;
 
 use super::{Missing, ProviderError};
@@ -17,12 +19,33 @@ pub struct GroupsAndRoles<'a> {
 }
 
 /// A group that an account is in, or a role that it has, directly or through groups; spelled as it was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Membership {
     /// The id of a group.
     Group(String),
     /// The name of a role.
     Role(String),
+}
+
+/// Everybody who has a group or role.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Object ids of users.
+    pub object_ids: BTreeSet<String>,
+    /// False: the directory knows no such group or role, so that nobody has it.
+    pub known: bool,
+}
+
+/// What was read of each group and role that was asked about, if the provider is of a kind that can have it.
+pub type Read = Vec<(Membership, Result<Members, ProviderError>)>;
+
+/// More than are wanted.
+pub(super) fn too_many(most: usize) -> ProviderError {
+    ProviderError::Refused(Missing {
+        reason: "too_many_members",
+        message: format!("it has more than {most} members"),
+        not_granted: false,
+    })
 }
 
 impl<'a> GroupsAndRoles<'a> {
@@ -32,19 +55,23 @@ impl<'a> GroupsAndRoles<'a> {
     pub(super) fn groups_at(self, provider: ProviderKind) -> Result<Vec<&'a String>, ProviderError> {
         let mut groups = Vec::with_capacity(self.groups.len());
         for group in self.groups {
-            match group_kind(group) {
-                Some(kind) if kind == provider => groups.push(group),
-                Some(_) => {}
-                None => {
-                    return Err(ProviderError::Refused(Missing {
-                        reason: "group_id_invalid",
-                        message: format!("{group:?} is not the id of a group; change the protected groups."),
-                        not_granted: false,
-                    }));
-                }
+            if is_group_at(group, provider)? {
+                groups.push(group);
             }
         }
         Ok(groups)
+    }
+}
+
+/// Whether this kind of provider can have a group with this id.
+pub(super) fn is_group_at(group: &str, provider: ProviderKind) -> Result<bool, ProviderError> {
+    match group_kind(group) {
+        Some(kind) => Ok(kind == provider),
+        None => Err(ProviderError::Refused(Missing {
+            reason: "group_id_invalid",
+            message: format!("{group:?} is not the id of a group; change the protected groups."),
+            not_granted: false,
+        })),
     }
 }
 

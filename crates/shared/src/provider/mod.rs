@@ -33,7 +33,7 @@ mod sign_ins;
 pub use attempt::AttemptConnection;
 pub use changes::{Asked, Change};
 pub use containment::{Acted, Action, Containment};
-pub use membership::{GroupsAndRoles, Membership, group_kind, is_role_known};
+pub use membership::{GroupsAndRoles, Members, Membership, Read as MembersRead, group_kind, is_role_known};
 pub use page::{Cursor, Listing, Next, Page, Within};
 pub use sign_ins::{OwnSignIn, SignIn, SignIns};
 
@@ -288,6 +288,9 @@ pub trait Provider: Send + Sync {
         object_id: &str,
         of: GroupsAndRoles<'_>,
     ) -> Result<Vec<Membership>, ProviderError>;
+    /// Everybody who has these groups and roles, as [`memberships`](Self::memberships) counts them: what is foreseen. Of
+    /// each what could be read, at most `most` members; one with more is an error of its own.
+    async fn members(&self, of: GroupsAndRoles<'_>, most: usize) -> MembersRead;
     /// The lockout policy, as far as it may be read.
     async fn lockout_policy(&self) -> Result<LockoutPolicy, ProviderError>;
     /// Failed sign-ins that lock this account, where the directory's policies can be told apart by account. `None`: no

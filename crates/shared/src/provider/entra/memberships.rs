@@ -18,7 +18,7 @@ use crate::{
     provider::{GroupsAndRoles, Membership, Missing, ProviderError, membership::is_role},
 };
 
-const DEFINITIONS: &str = "/roleManagement/directory/roleDefinitions";
+pub(super) const DEFINITIONS: &str = "/roleManagement/directory/roleDefinitions";
 const ASSIGNMENTS: &str = "/roleManagement/directory/roleAssignments";
 /// Most groups of one question.
 const MOST_ASKED: usize = 20;
@@ -29,11 +29,14 @@ const MOST_KEPT: usize = 1_000;
 pub(super) type Visible = Mutex<BTreeSet<String>>;
 
 /// Who has a role.
-struct Holders {
+#[derive(Default)]
+pub(super) struct Holders {
     /// Object ids of all kinds, lower case.
-    principals: BTreeSet<String>,
+    pub principals: BTreeSet<String>,
     /// Those that may be groups.
-    groups: BTreeSet<String>,
+    pub groups: BTreeSet<String>,
+    /// Those that are no users.
+    pub others: BTreeSet<String>,
 }
 
 impl Entra {
@@ -90,11 +93,7 @@ impl Entra {
         if groups.is_empty() {
             return Ok(found);
         }
-        // Graph may leave out what the caller is not to know, and call that an answer.
-        let granted = self.graph.permissions().await?;
-        if let Some(missing) = granted.and_then(|granted| lacking_any(GROUP_READERS, &granted)) {
-            return Err(ProviderError::Refused(missing));
-        }
+        self.may_read_groups().await?;
         let path = format!("/users/{account}/checkMemberGroups");
         let groups: Vec<&String> = groups.iter().copied().collect();
         for asked in groups.chunks(MOST_ASKED) {
@@ -105,9 +104,16 @@ impl Entra {
         Ok(found)
     }
 
+    /// Graph may leave out what the caller is not to know, and call that an answer.
+    pub(super) async fn may_read_groups(&self) -> Result<(), ProviderError> {
+        let granted = self.graph.permissions().await?;
+        let missing = granted.and_then(|granted| lacking_any(GROUP_READERS, &granted));
+        missing.map_or(Ok(()), |missing| Err(ProviderError::Refused(missing)))
+    }
+
     /// Passes if not being named as a member of a group means not being one: nobody is a member of a group that is
     /// gone, but anybody may be one of a group whose members are hidden from us.
-    async fn absence_tells(&self, group: &str) -> Result<(), ProviderError> {
+    pub(super) async fn absence_tells(&self, group: &str) -> Result<(), ProviderError> {
         #[derive(Deserialize)]
         struct Group {
             visibility: Option<String>,
@@ -132,11 +138,15 @@ impl Entra {
     }
 
     /// Who has a role, over the whole directory or a part of it.
-    async fn holders(&self, asked: &str, definitions: &[Definition]) -> Result<Holders, ProviderError> {
+    pub(super) async fn holders(
+        &self,
+        asked: &str,
+        definitions: &[Definition],
+    ) -> Result<Holders, ProviderError> {
         if definitions.is_empty() {
             return Err(ProviderError::Protocol("a tenant without roles")); // it always has the built-in ones
         }
-        let mut holders = Holders { principals: BTreeSet::new(), groups: BTreeSet::new() };
+        let mut holders = Holders::default();
         for definition in definitions.iter().filter(|definition| definition.is(asked)) {
             let id = object_id_segment(&definition.id)?;
             let path = format!("{ASSIGNMENTS}?$filter=roleDefinitionId eq '{id}'&$expand=principal");
@@ -149,6 +159,7 @@ impl Entra {
                     Some("#microsoft.graph.user" | "#microsoft.graph.servicePrincipal")
                 );
                 holders.groups.extend((!alone).then(|| id.clone()));
+                holders.others.extend((kind.as_deref() != Some("#microsoft.graph.user")).then(|| id.clone()));
                 holders.principals.insert(id);
             }
         }
@@ -158,14 +169,14 @@ impl Entra {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Definition {
+pub(super) struct Definition {
     id: String,
     template_id: Option<String>,
     display_name: Option<String>,
 }
 
 impl Definition {
-    fn is(&self, asked: &str) -> bool {
+    pub(super) fn is(&self, asked: &str) -> bool {
         let names = [Some(&self.id), self.template_id.as_ref(), self.display_name.as_ref()];
         names.into_iter().flatten().any(|name| is_role(asked, name))
     }
@@ -185,7 +196,7 @@ struct Principal {
 }
 
 /// Names the permission that a refusal is about; Graph does not.
-fn naming<T>(read: Result<T, ProviderError>, permission: Permission) -> Result<T, ProviderError> {
+pub(super) fn naming<T>(read: Result<T, ProviderError>, permission: Permission) -> Result<T, ProviderError> {
     read.map_err(|error| match error {
         ProviderError::Refused(refused @ Missing { reason: "consent_missing", .. }) => {
             let named = lacking_any(&[&[permission]], &BTreeSet::new());

@@ -13,6 +13,7 @@ mod expiry;
 pub(super) mod fuzz;
 mod graph;
 mod listing;
+mod members;
 mod memberships;
 pub mod permission;
 mod policy;
@@ -36,8 +37,8 @@ use tokio::sync::Mutex;
 
 use super::{
     Account, Acted, Action, Asked, AttemptConnection, Attempted, Capability, Change, Containment, Cursor,
-    GroupsAndRoles, Listing, LockoutPolicy, Membership, Missing, OwnSignIn, Page, PasswordRules, Provider,
-    ProviderError, SignIns, TestReport, Verifier,
+    GroupsAndRoles, Listing, LockoutPolicy, MembersRead, Membership, Missing, OwnSignIn, Page, PasswordRules,
+    Provider, ProviderError, SignIns, TestReport, Verifier,
     changes::Log,
     http::Egress,
     pace::{Pace, Share},
@@ -275,6 +276,10 @@ impl Provider for Entra {
         of: GroupsAndRoles<'_>,
     ) -> Result<Vec<Membership>, ProviderError> {
         self.read_memberships(object_id, of).await
+    }
+
+    async fn members(&self, of: GroupsAndRoles<'_>, most: usize) -> MembersRead {
+        self.read_members(of, most).await
     }
 
     /// "Password Rule Settings" exist only once somebody customised them; else the cloud's default holds (entra.md §6).

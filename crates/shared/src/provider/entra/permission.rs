@@ -86,7 +86,8 @@ pub const SIGN_INS: Optional = Optional {
     or: &[],
     reason: "sign_ins_unknown",
     cost: "the owner's sign-ins and wrong tries are unknown, so that an account's reserve is given back only by a new \
-        password and ignores what the owner spent",
+        password and ignores what the owner spent; and an undo does not see who else enabled an account since (with \
+        Directory.Read.All)",
     condition: Some("needs Entra ID P1"),
 };
 /// Tells how many wrong passwords lock an account.

@@ -236,7 +236,7 @@ pub(super) async fn group_is_readable(client: &Client, group: &str) -> Result<()
     }
 }
 
-fn members_path(group: &str) -> Result<String, ProviderError> {
+pub(super) fn members_path(group: &str) -> Result<String, ProviderError> {
     let plain = !group.is_empty() && group.bytes().all(|b| b.is_ascii_alphanumeric());
     plain
         .then(|| format!("/api/v1/groups/{group}/users"))

@@ -14,13 +14,14 @@ use crate::{
 };
 
 /// What it takes to see groups and roles, for a person.
-const FOR_GROUPS: &str = "protected groups need okta.groups.read and an admin role that covers the groups";
-const FOR_ROLES: &str = "protected roles need okta.roles.read and an admin role that may view administrators \
+pub(super) const FOR_GROUPS: &str =
+    "protected groups need okta.groups.read and an admin role that covers the groups";
+pub(super) const FOR_ROLES: &str = "protected roles need okta.roles.read and an admin role that may view administrators \
      (Super Administrator, or okta.iam.read)";
 
 /// A role of a user. Those that come through a group are listed too, as `assignmentType` GROUP.
 #[derive(Deserialize)]
-struct Role {
+pub(super) struct Role {
     #[serde(rename = "type")]
     kind: String,
     label: Option<String>,
@@ -30,7 +31,7 @@ struct Role {
 }
 
 impl Role {
-    fn is(&self, asked: &str) -> bool {
+    pub(super) fn is(&self, asked: &str) -> bool {
         let names = [Some(&self.kind), self.label.as_ref(), self.id.as_ref()];
         names.into_iter().flatten().any(|name| is_role(asked, name))
     }
@@ -63,7 +64,7 @@ pub(super) async fn read(
 
 /// Passes if the app's role shows a group. Okta lists a user's groups as far as that role goes: one that it hides
 /// looks like one that the user is not in.
-async fn is_shown(client: &Client, group: &str) -> Result<(), ProviderError> {
+pub(super) async fn is_shown(client: &Client, group: &str) -> Result<(), ProviderError> {
     let answer = client.call(Method::GET, "group", &format!("/api/v1/groups/{group}")).await?;
     match answer.status {
         200 => Ok(()),
@@ -82,7 +83,7 @@ async fn is_shown(client: &Client, group: &str) -> Result<(), ProviderError> {
 }
 
 /// Adds to a refusal for want of a grant what it was for.
-fn explained<T>(read: Result<T, ProviderError>, needs: &str) -> Result<T, ProviderError> {
+pub(super) fn explained<T>(read: Result<T, ProviderError>, needs: &str) -> Result<T, ProviderError> {
     read.map_err(|error| match error {
         ProviderError::Refused(refused) if refused.not_granted => {
             let message = format!("{}; {needs}", refused.message);

@@ -15,8 +15,8 @@ use time::OffsetDateTime;
 use self::client::Client;
 use super::{
     Account, Acted, Action, Asked, AttemptConnection, Attempted, Capability, Change, Containment, Cursor,
-    GroupsAndRoles, Listing, LockoutPolicy, Membership, Missing, OwnSignIn, Page, PasswordRules, Provider,
-    ProviderError, SignIns, TestReport, Verifier,
+    GroupsAndRoles, Listing, LockoutPolicy, MembersRead, Membership, Missing, OwnSignIn, Page, PasswordRules,
+    Provider, ProviderError, SignIns, TestReport, Verifier,
     changes::Log,
     http::Egress,
     pace::{Pace, Share},
@@ -39,6 +39,7 @@ pub mod host;
 pub mod keys;
 mod listing;
 mod log;
+mod members;
 mod memberships;
 mod policies;
 mod probe;
@@ -201,6 +202,10 @@ impl Provider for Okta {
         of: GroupsAndRoles<'_>,
     ) -> Result<Vec<Membership>, ProviderError> {
         memberships::read(&self.client, object_id, of).await
+    }
+
+    async fn members(&self, of: GroupsAndRoles<'_>, most: usize) -> MembersRead {
+        members::read(&self.client, of, most).await
     }
 
     async fn lockout_policy(&self) -> Result<LockoutPolicy, ProviderError> {
