@@ -42,9 +42,9 @@ pub struct Stage {
 // The product's times, compressed. INVARIANT: as `okta::rotation` has them: a key is published for longer than a set is kept
 // (there is nothing in between that remembers it), and kept for longer than an adapter signs and a signed call takes.
 pub const SET_KEPT: Duration = Duration::from_millis(400);
-const PUBLISHED: Duration = Duration::from_secs(2);
+pub const PUBLISHED: Duration = Duration::from_secs(2);
 pub const HELD: Duration = Duration::from_secs(3);
-const CALL: Duration = Duration::from_secs(3);
+pub const CALL: Duration = Duration::from_secs(3);
 
 /// As fast as these times allow.
 pub fn fast() -> ClientKeyConfig {
@@ -172,12 +172,12 @@ impl Stage {
         }
     }
 
-    /// INVARIANT: public members of keys that are not retired, nothing else.
+    /// INVARIANT: public members of the keys that there are, of each, and nothing else.
     pub fn check_published(&self) {
         let fetched = self.fetched.lock().unwrap();
         assert!(!fetched.is_empty(), "control");
         for Served { of: _, set, there } in fetched.iter() {
-            assert!(kids(set).is_subset(there), "a retired key is published: {set}");
+            assert_eq!(&kids(set), there, "{set}");
             for key in set["keys"].as_array().unwrap() {
                 let members = key.as_object().unwrap();
                 assert!(PRIVATE.iter().all(|private| !members.contains_key(*private)), "{key}");
@@ -195,14 +195,30 @@ fn kids(set: &Value) -> HashSet<String> {
     set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Keeps what is told to the audit log.
+/// Keeps what is told to the audit log, and when a key came to which state.
 const RECORD: &str = "CREATE TABLE public.told (kind text NOT NULL);
     CREATE FUNCTION public.hear() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
     BEGIN
         INSERT INTO public.told SELECT m[1] FROM regexp_matches(encode(NEW.body, 'escape'), '(client_key[.][a-z]+)') m;
         RETURN NULL;
     END $$;
-    CREATE TRIGGER hear AFTER INSERT ON sync.outbox FOR EACH ROW EXECUTE FUNCTION public.hear()";
+    CREATE TRIGGER hear AFTER INSERT ON sync.outbox FOR EACH ROW EXECUTE FUNCTION public.hear();
+    CREATE TABLE public.lives (kid text PRIMARY KEY, published_at timestamptz, signed_at timestamptz,
+                               replaced_at timestamptz, gone_at timestamptz);
+    CREATE FUNCTION public.live() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+    BEGIN
+        IF TG_OP = 'INSERT' THEN
+            INSERT INTO public.lives (kid, published_at) VALUES (NEW.kid, clock_timestamp());
+        ELSIF TG_OP = 'DELETE' THEN
+            UPDATE public.lives SET gone_at = clock_timestamp() WHERE kid = OLD.kid;
+        ELSIF NEW.state = 'signing' THEN
+            UPDATE public.lives SET signed_at = clock_timestamp() WHERE kid = NEW.kid;
+        ELSIF NEW.state = 'old' THEN
+            UPDATE public.lives SET replaced_at = clock_timestamp() WHERE kid = NEW.kid;
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER live AFTER INSERT OR UPDATE OR DELETE ON sync.client_keys FOR EACH ROW EXECUTE FUNCTION public.live()";
 
 /// Serves key sets as integration-api does, without remembering them, and notes what it served.
 async fn serve(db: Db, tenant: TenantId, fetched: Fetched) -> String {

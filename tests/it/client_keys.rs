@@ -14,7 +14,7 @@ use identity_sync_worker::ClientKeyConfig;
 use serde_json::json;
 use shared::provider::{Listing, ProviderError};
 
-use crate::client_key_stage::{SET_KEPT, Stage, fast, is_refused_for_the_key, timed};
+use crate::client_key_stage::{CALL, HELD, PUBLISHED, SET_KEPT, Stage, fast, is_refused_for_the_key, timed};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_token_call_fails_during_a_hundred_rotations_at_an_org_that_keeps_our_keys() {
@@ -41,7 +41,6 @@ async fn no_token_call_fails_during_a_hundred_rotations_at_an_org_that_keeps_our
             assert!(stage.rotate(integration, false).await);
             stage.until_step(integration, "activated").await;
             assert_ne!(stage.signing(integration).await, before);
-            assert!(stage.published(integration).await.contains(&before), "it stays published for a while");
             stage.until_step(integration, "idle").await;
             assert_eq!(stage.published(integration).await, HashSet::from([stage.signing(integration).await]));
         }
@@ -58,6 +57,20 @@ async fn no_token_call_fails_during_a_hundred_rotations_at_an_org_that_keeps_our
         "{late:?} late, {calls:?} not"
     );
     stage.check_published();
+    // The first keys were made before anybody looked.
+    let waits = "SELECT count(*) FILTER (WHERE signed_at >= published_at + make_interval(secs => $1)),
+                        count(*) FILTER (WHERE gone_at >= replaced_at + make_interval(secs => $2)) FROM public.lives";
+    let waited: (i64, i64) = sqlx::query_as(waits)
+        .bind(PUBLISHED.as_secs_f64())
+        .bind((HELD + CALL).as_secs_f64())
+        .fetch_one(&mut stage.synced.bus.superuser().await)
+        .await
+        .unwrap();
+    assert_eq!(
+        waited,
+        (100, 90),
+        "keys that signed when they could be known, and went when nothing of theirs was on its way"
+    );
     for kind in ["published", "activated", "retired"] {
         let told: i64 =
             sqlx::query_scalar("SELECT count(*) FROM public.told WHERE kind = 'client_key.' || $1")
@@ -87,11 +100,11 @@ async fn a_key_that_signs_as_soon_as_it_is_published_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_adapter_that_was_held_for_too_long_signs_no_more_until_it_is_connected_again() {
-    const HELD: Duration = Duration::from_millis(1500);
+    const HELD_HERE: Duration = Duration::from_millis(1500);
     let stage = Stage::new(1, fast(), SET_KEPT.as_secs_f64()).await;
     let integration = stage.integrations[0];
     let mut caller = stage.caller().await;
-    caller.directories = caller.directories.holding(HELD);
+    caller.directories = caller.directories.holding(HELD_HERE);
     let adapter = caller.connect(integration).await;
     let begun = Instant::now();
     let refused = loop {
@@ -102,7 +115,7 @@ async fn an_adapter_that_was_held_for_too_long_signs_no_more_until_it_is_connect
         assert!(begun.elapsed() < Duration::from_mins(1), "it signs for ever");
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
-    assert!(begun.elapsed() >= HELD && matches!(refused, ProviderError::NotSent(_)), "{refused:?}");
+    assert!(begun.elapsed() >= HELD_HERE && matches!(refused, ProviderError::NotSent(_)), "{refused:?}");
     let again = caller.connect(integration).await;
     assert!(Arc::ptr_eq(&adapter, &again), "the adapter is kept");
     adapter.accounts(Listing::Full, None).await.unwrap();
@@ -114,7 +127,7 @@ async fn a_step_whose_claim_was_lost_is_not_taken() {
     let stage = Stage::new(2, hasty, 0.0).await;
     let (slow, next) = (stage.integrations[0], stage.integrations[1]);
     let before = stage.signing(slow).await;
-    stage.synced.idp.fault(json!({ "operation": "okta.token", "effect": { "delay": { "ms": 3000 } } }));
+    stage.synced.idp.fault(json!({ "operation": "okta.token", "effect": { "delay": { "ms": 10_000 } } }));
     stage.rotate(slow, false).await;
     let proving = "SELECT count(*) FROM sync.client_key_rotations
                    WHERE step = 'published' AND due_at > clock_timestamp() + interval '20 s'";
@@ -177,7 +190,7 @@ async fn after_an_emergency_work_waits_until_the_org_has_the_new_key_and_nothing
             Err(ProviderError::Unavailable { .. }) => waited += 1,
             Err(error) => panic!("{error:?}"),
         }
-        assert!(begun.elapsed() < kept + Duration::from_secs(3), "later than the org's cache ends");
+        assert!(begun.elapsed() < kept + Duration::from_secs(30), "later than the org's cache ends");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(waited > 0, "control");

@@ -34,7 +34,8 @@ impl Integrations {
             return Err(ApiError::Precondition {
                 reason: "NO_CLIENT_KEY",
                 message:
-                    "only Okta integrations have a key of ours; give a new secret with UpdateIntegration"
+                    "only Okta integrations have a key of ours; give a new secret with UpdateIntegration \
+                     (`parapet integration update`)"
                         .into(),
             });
         }

@@ -45,7 +45,11 @@ impl RotateKey {
             let request = api::GetIntegrationRequest { id: id.clone() };
             keys = keys_of(client.get_integration(request).await?.into_inner().integration);
         }
-        output::show(global, &output::json("ClientKeys", &keys)?)
+        let mut told = output::json("ClientKeys", &keys)?;
+        if let Some(fields) = told.as_object_mut() {
+            fields.insert("begun".into(), answer.begun.into());
+        }
+        output::show(global, &told)
     }
 }
 
