@@ -40,7 +40,7 @@ There is nothing to build images with. Any of these will do:
   buildah   needs no daemon and no root: apt-get install buildah, dnf install buildah
   podman    likewise
   docker    with a running daemon that you may use (`docker info` answers)
-then run make images again. The programs themselves need none of them: make images BUILT=... uses what is built.
+then run make images again.
 END
     exit 1
 fi
