@@ -5,7 +5,7 @@
 #   ENGINE=podman                    this engine, not the first that works of buildah, podman and docker
 #   BUILT=DIR                        static programs that are built already
 #
-# Result: target/images/PROGRAM.tar, an OCI archive, which every engine loads. Two builds of one commit by one toolchain and
+# Result: target/images/PROGRAM.tar, an OCI archive. Two builds of one commit by one toolchain and
 # engine have the same digests.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -40,7 +40,7 @@ There is nothing to build images with. Any of these will do:
   buildah   needs no daemon and no root: apt-get install buildah, dnf install buildah
   podman    likewise
   docker    with a running daemon that you may use (`docker info` answers)
-then run make images again. The programs themselves need none of them: make images BUILT=... uses what is built.
+then run make images again.
 END
     exit 1
 fi
@@ -118,6 +118,7 @@ for program in $programs; do
 done
 rm -rf "$store"
 for program in $programs; do
-    digest=$(tar -xOf "$out/$program.tar" index.json | sed 's/.*"digest":"\([^"]*\)".*/\1/')
-    echo "parapet-$program@$digest"
+    # Docker older than 25 saves an archive of its own kind, without.
+    digest=$(tar -xOf "$out/$program.tar" index.json 2> /dev/null | sed 's/.*"digest":"\([^"]*\)".*/\1/')
+    echo "parapet-$program@${digest:-(told by the registry)}"
 done

@@ -56,7 +56,7 @@ impl Broker {
     pub async fn run(self, global: &Global) -> anyhow::Result<()> {
         let Self::Declare(declare) = self;
         declare_topology(&declare.config()?).await.context(
-            "the queues were not declared; a queue that exists with other arguments must be emptied and deleted first",
+            "the queues were not declared (one with other arguments has to be emptied and deleted first)",
         )?;
         output::show(global, &json!({ "declared": true }))
     }
