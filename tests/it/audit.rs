@@ -237,7 +237,7 @@ async fn a_replaced_signing_key_signs_from_then_on_and_what_the_old_one_signed_s
             keys.push(parapet::keys::rotate_checkpoint_key(&file).unwrap());
             assert_eq!(stage.key().public_key(), keys[round]);
         }
-        stage.record(Some(tenant), "demo.signed", 1000).await;
+        stage.record(Some(tenant), names::EXPOSURE_RECEIVED, 1000).await;
         let signed = format!(
             "SELECT count(*) FROM audit.checkpoints WHERE sequence = {} AND public_key = '\\x{}'",
             events,

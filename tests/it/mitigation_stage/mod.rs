@@ -301,7 +301,7 @@ impl Stage {
     pub fn sync_worker(&self) -> (oneshot::Sender<()>, JoinHandle<anyhow::Result<ExitCode>>) {
         let mut common = self.bus.common_as("parapet_sync");
         common.tls = Some(tls(self.files.path(), "identity-sync-worker"));
-        let listen = ([127, 0, 0, 1], free_ports::<1>().unwrap()[0]).into();
+        let listen = ([127, 0, 0, 1], free_port()).into();
         common.grpc = ListenConfig { listen, ..ListenConfig::default() };
         let config = identity_sync_worker::Config {
             common,
