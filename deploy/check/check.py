@@ -229,6 +229,16 @@ def operators():
             )
 
 
+def readme(chart):
+    """The values that the page shows are values that install."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (DEPLOY / "README.md").read_text(), re.DOTALL)
+    shown = [yaml.safe_load(block) for block in blocks if block.startswith("image:")]
+    check(len(shown) == 1, "the page shows one set of values")
+    for values in shown:
+        found = hardening.findings(objects_of(render(chart, values)), values)
+        check(not found, f"the values that the page shows: {found}")
+
+
 def alerts(npm):
     """Every rule has a page and two cases, one in which it fires, and names what the code exports."""
     rules = sorted((DEPLOY / "alerts").glob("*.yaml"))
@@ -296,6 +306,7 @@ def main():
         check(hardening.findings(objects, sets["smallest"]), f"a chart with this fault is found: {what}")
     refusals(chart, sets["smallest"])
     operators()
+    readme(chart)
     alerts(npm)
     print(f"check-deploy: {passed} passed, {len(failures)} failed")
     return 1 if failures else 0
