@@ -87,7 +87,7 @@ impl SigningKey {
             format!("checkpoint signing key {}: not an Ed25519 key in PKCS#8 PEM", path.display())
         })
     }
-    fn parse(pem: &str) -> anyhow::Result<Self> {
+    pub(crate) fn parse(pem: &str) -> anyhow::Result<Self> {
         let body: Zeroizing<String> =
             Zeroizing::new(pem.lines().filter(|line| !line.starts_with("-----")).map(str::trim).collect());
         let der = Zeroizing::new(BASE64_STANDARD.decode(body.as_bytes())?);
