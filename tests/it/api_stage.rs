@@ -6,6 +6,7 @@ use std::{
     process::{ExitCode, Stdio},
 };
 
+use audit_writer::checkpoint::SigningKey;
 use e2e::{Bus, Idp, bus::until, free_port};
 use identity_sync_worker::SyncConfig;
 use integration_api::{ApiConfig, CertifiedService, Config, KeysConfig, OidcConfig, PublicTls};
@@ -47,6 +48,8 @@ pub struct Stage {
     pub sync_worker: u16,
     /// Where it looks for the mitigation executor, likewise.
     executor: u16,
+    /// Where it looks for the audit writer, likewise.
+    audit_writer: u16,
     issuer: Issuer,
     integration_key: TopKey,
     leak_key: TopKey,
@@ -196,10 +199,13 @@ impl Stage {
         let (leak_key, leak_verifier) = top(Purpose::Leak, "leak.pub");
         let mut common = bus.common_as("parapet_api");
         common.tls = Some(tls(dir, "integration-api"));
-        let (grpc, http, sync_worker, executor) = (free_port(), free_port(), free_port(), free_port());
-        // Nobody answers at port 1: what needs a peer is tested where the peer is.
-        let peers =
-            [("identity-sync-worker", sync_worker), ("mitigation-executor", executor), ("audit-writer", 1)];
+        let (grpc, http) = (free_port(), free_port());
+        let (sync_worker, executor, audit_writer) = (free_port(), free_port(), free_port());
+        let peers = [
+            ("identity-sync-worker", sync_worker),
+            ("mitigation-executor", executor),
+            ("audit-writer", audit_writer),
+        ];
         for (peer, port) in peers {
             let away = PeerConfig {
                 address: format!("https://127.0.0.1:{port}"),
@@ -251,6 +257,7 @@ impl Stage {
             leak_key,
             sync_worker,
             executor,
+            audit_writer,
             files,
             running: vec![Running { stop, ended }],
         };
@@ -317,6 +324,35 @@ impl Stage {
         self.running.push(Running { stop, ended: tokio::spawn(executor) });
         let port = self.executor;
         until("the mitigation executor listens", || async {
+            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+        })
+        .await;
+    }
+
+    /// Starts an audit writer that the API finds.
+    pub async fn start_audit_writer(&mut self) {
+        let dir = self.files.path();
+        let key_file = self.file("checkpoint.pem", &SigningKey::generate_pem().unwrap());
+        let mut common = self.bus.common_as("parapet_audit");
+        common.tls = Some(tls(dir, "audit-writer"));
+        common.grpc = ListenConfig {
+            listen: ([127, 0, 0, 1], self.audit_writer).into(),
+            allow: [(
+                "parapet.internal.v1.AuditQueryService".to_owned(),
+                vec![service_name("integration-api")],
+            )]
+            .into(),
+            ..ListenConfig::default()
+        };
+        let config = audit_writer::Config {
+            common,
+            checkpoint: audit_writer::CheckpointConfig { key_file, trusted_keys: Vec::new() },
+        };
+        let (stop, stopped) = oneshot::channel();
+        let writer = audit_writer::run(config, async { drop(stopped.await) });
+        self.running.push(Running { stop, ended: tokio::spawn(writer) });
+        let port = self.audit_writer;
+        until("the audit writer listens", || async {
             tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
         })
         .await;

@@ -12,6 +12,7 @@ mod api_lists;
 mod api_stage;
 mod approvals;
 mod audit;
+mod audit_commands;
 mod auditor;
 mod callers;
 mod canary;

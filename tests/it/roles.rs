@@ -63,7 +63,11 @@ const MATRIX: &[(&str, &str, &str)] = &[
     ("MitigationService", "UpdatePolicy", ADMINS),
     ("RemovalService", "ListRemovalPlans GetRemovalPlan", READERS),
     ("RemovalService", "ApplyRemovalPlan DropRemovalPlan", ADMINS),
-    ("AuditService", "SearchAuditEvents VerifyAuditChain", "auditor operator"),
+    (
+        "AuditService",
+        "SearchAuditEvents ListAuditEventTypes ExportAuditEvents TailAuditEvents VerifyAuditChain",
+        "auditor operator",
+    ),
     (
         "TenantService",
         "CreateOrganization CreateTenant UpdateTenantPackage UpdateTenantTimeZone ListOrganizations ListTenants \

@@ -97,7 +97,7 @@ impl SigningKey {
             format!("checkpoint signing key {}: not an Ed25519 key in PKCS#8 PEM", path.display())
         })
     }
-    fn parse(pem: &str) -> anyhow::Result<Self> {
+    pub(crate) fn parse(pem: &str) -> anyhow::Result<Self> {
         let blocks = blocks(pem, PEM_LABEL)?;
         Ok(Self(Ed25519KeyPair::from_pkcs8(blocks.first().context("holds no private key")?)?))
     }

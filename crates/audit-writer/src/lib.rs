@@ -1,12 +1,16 @@
 //! `audit-writer`: keeps the audit log, one hash chain per tenant and one for the installation.
 //!
-//! Belongs here: appending events to their chains, signing checkpoints, answering searches, deriving a chain again.
+//! Belongs here: appending events to their chains, signing checkpoints, answering searches, exports, deriving a chain again.
 //! Does not: deciding what is recorded; every service writes its events to its own outbox (`shared::audit`).
 
 pub mod chain;
 pub mod checkpoint;
+pub mod export;
+pub mod offline;
 mod rpc;
+mod search;
 mod store;
+mod tail;
 pub mod verify;
 mod wire;
 mod writer;
@@ -78,7 +82,7 @@ pub async fn run(
     queue::spawn_batch_consumer(&service, Topic::AuditRecorded, PREFETCH, writer, MAX_BATCH, LINGER);
     service.spawn("checkpoints", checkpoint::run(db.clone(), Arc::clone(&keys), service.stop_token()));
     grpc::Server::new()
-        .add(AuditQueryServiceServer::new(rpc::AuditQuery { db, keys }))
+        .add(AuditQueryServiceServer::new(rpc::AuditQuery { db, keys, stop: service.stop_token() }))
         .listen(&service, &config.common.grpc, Callers::Peers, config.common.tls.as_ref())
         .await?;
     service.run().await

@@ -259,71 +259,32 @@ pub(crate) async fn checkpoints_between(
         .collect()
 }
 
-/// Which events are wanted. None, or empty, does not restrict.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Filter {
-    pub from: Option<OffsetDateTime>,
-    pub until: Option<OffsetDateTime>,
-    pub types: Vec<String>,
-    pub type_prefixes: Vec<String>,
-    pub integration: Option<Uuid>,
-    pub actor: Option<String>,
-    pub user: Option<String>,
-    pub outcomes: Vec<String>,
-    pub cause: Option<Uuid>,
-    pub object: Option<String>,
-    pub before: Option<(OffsetDateTime, i64)>,
-}
-
-/// Events of one chain, newest first.
-pub(crate) async fn search(
+/// The place of the last event stored before an instant, of those up to `last`; 0 when there is none. Halves the range
+/// each time: the times of storing grow with the places.
+pub(crate) async fn last_before(
     db: &Db,
     chain: Chain,
-    filter: &Filter,
-    limit: i64,
-) -> Result<Vec<Link>, StoreError> {
+    at: OffsetDateTime,
+    last: i64,
+) -> Result<i64, StoreError> {
     let mut tx = db.tenant(chain.tenant()).await?;
-    let rows = sqlx::query(
-        "SELECT * FROM events
-         WHERE tenant_id = $1
-           AND ($2::timestamptz IS NULL OR occurred_at >= $2)
-           AND ($3::timestamptz IS NULL OR occurred_at < $3)
-           AND ((cardinality($4::text[]) = 0 AND cardinality($5::text[]) = 0) OR type = ANY ($4)
-                OR EXISTS (SELECT FROM unnest($5::text[]) AS prefix WHERE starts_with(type, prefix)))
-           AND ($6::uuid IS NULL OR integration_id = $6)
-           AND ($7::text IS NULL OR actor_id = $7)
-           AND ($8::text IS NULL OR (user_object_id <> '' AND user_object_id = $8)
-                OR (user_name <> '' AND lower(user_name) = lower($8)))
-           AND (cardinality($9::text[]) = 0 OR outcome = ANY ($9))
-           AND ($10::uuid IS NULL OR cause_id = $10)
-           AND ($11::text IS NULL OR (object_id <> '' AND object_id = $11))
-           AND ($12::timestamptz IS NULL OR (occurred_at, sequence) < ($12, $13))
-         ORDER BY occurred_at DESC, sequence DESC
-         LIMIT $14",
-    )
-    // Planned for each call, so that absent filters fall away and the present ones choose the index.
-    .persistent(false)
-    .bind(chain.uuid())
-    .bind(filter.from)
-    .bind(filter.until)
-    .bind(&filter.types)
-    .bind(&filter.type_prefixes)
-    .bind(filter.integration)
-    .bind(&filter.actor)
-    .bind(&filter.user)
-    .bind(&filter.outcomes)
-    .bind(filter.cause)
-    .bind(&filter.object)
-    .bind(filter.before.map(|(at, _)| at))
-    .bind(filter.before.map(|(_, sequence)| sequence))
-    .bind(limit)
-    .fetch_all(&mut *tx)
-    .await?;
+    let (mut before, mut not) = (0, last + 1);
+    while before + 1 < not {
+        let middle = before + (not - before) / 2;
+        let stored: Option<OffsetDateTime> =
+            sqlx::query_scalar("SELECT stored_at FROM events WHERE tenant_id = $1 AND sequence = $2")
+                .bind(chain.uuid())
+                .bind(middle)
+                .fetch_optional(&mut *tx)
+                .await?;
+        if stored.is_none_or(|stored| stored < at) { before = middle } else { not = middle }
+    }
     tx.rollback().await?;
-    rows.iter().map(link).collect()
+    Ok(before)
 }
 
-fn link(row: &PgRow) -> Result<Link, StoreError> {
+/// An event as it is stored.
+pub(crate) fn link(row: &PgRow) -> Result<Link, StoreError> {
     Ok(Link {
         event: Event {
             event_id: row.try_get("event_id")?,

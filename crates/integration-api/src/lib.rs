@@ -129,7 +129,7 @@ pub async fn run(
             MOST_REQUEST_BYTES
         ))
         .add(guarded!(KeyServiceServer, rpc::keys::Keys::new(db.clone()), MOST_REQUEST_BYTES))
-        .add(guarded!(AuditServiceServer, rpc::audit::Audit::new(peers), MOST_REQUEST_BYTES))
+        .add(guarded!(AuditServiceServer, rpc::audit::Audit::new(db.clone(), peers), MOST_REQUEST_BYTES))
         .add(guarded!(TenantServiceServer, rpc::tenant::Tenants::new(db.clone()), MOST_REQUEST_BYTES))
         .add(guarded!(
             InstallationServiceServer,

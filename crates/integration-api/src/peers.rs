@@ -9,9 +9,10 @@ use shared::{
     service::Common,
     wire::internal::{
         ApplyRemovalsRequest, CancelRequest, CancelResponse, DecideRequest, Draft, DropRemovalsRequest,
-        EnsureClientKeyRequest, PlanRequest, PlanResponse, PreviewScopeRequest, PreviewScopeResponse,
-        RemovalDecision, RotateClientKeyRequest, SearchRequest, SearchResponse, SimulateRequest,
-        SimulateResponse, TestConnectionRequest, TestConnectionResponse, VerifyRequest, VerifyResponse,
+        EnsureClientKeyRequest, ExportRequest, ExportResponse, PlanRequest, PlanResponse,
+        PreviewScopeRequest, PreviewScopeResponse, RemovalDecision, RotateClientKeyRequest, SearchRequest,
+        SearchResponse, SimulateRequest, SimulateResponse, TailRequest, TailResponse, TestConnectionRequest,
+        TestConnectionResponse, VerifyRequest, VerifyResponse,
         audit_query_service_client::AuditQueryServiceClient,
         containment_service_client::ContainmentServiceClient,
         directory_service_client::DirectoryServiceClient, removal_service_client::RemovalServiceClient,
@@ -192,8 +193,26 @@ impl Peers {
     pub async fn search(&self, search: SearchRequest) -> Result<SearchResponse, ApiError> {
         let mut request = Request::new(search);
         request.set_timeout(SEARCH_TIMEOUT);
-        let answer = self.audit.clone().search(request).await;
-        Ok(answer.map_err(|status| away(&status, "the audit log cannot be read now"))?.into_inner())
+        match self.audit.clone().search(request).await {
+            Ok(answer) => Ok(answer.into_inner()),
+            Err(status) if status.code() == Code::ResourceExhausted => Err(ApiError::Precondition {
+                reason: "SEARCH_TOO_WIDE",
+                message: format!("{}: a shorter time, a type, a user, an integration", status.message()),
+            }),
+            Err(status) => Err(away(&status, LOG_AWAY)),
+        }
+    }
+
+    /// Exports a part of a chain; the pieces come as they are taken.
+    pub async fn export(&self, export: ExportRequest) -> Result<Streaming<ExportResponse>, ApiError> {
+        let answer = self.audit.clone().export(Request::new(export)).await;
+        Ok(answer.map_err(|status| away(&status, LOG_AWAY))?.into_inner())
+    }
+
+    /// Follows a chain.
+    pub async fn tail(&self, tail: TailRequest) -> Result<Streaming<TailResponse>, ApiError> {
+        let answer = self.audit.clone().tail(Request::new(tail)).await;
+        Ok(answer.map_err(|status| away(&status, LOG_AWAY))?.into_inner())
     }
 
     /// Verifies a chain.
@@ -205,6 +224,7 @@ impl Peers {
     }
 }
 
+const LOG_AWAY: &str = "the audit log cannot be read now";
 const LATE: &str = "the mitigation executor did not answer in time; repeat the call, nothing happens twice";
 
 // The reason that a peer gives, if it is one of these.

@@ -45,7 +45,7 @@ pub fn about(
         event = event.detail("undoes", undone);
     }
     if let Some(request) = m.request {
-        event = event.detail("request_id", request);
+        event = event.detail("mitigation_request_id", request);
     }
     if let Some(approval) = m.approval {
         event = event.detail("approval_id", approval);

@@ -1,6 +1,7 @@
 //! The services of `parapet.v1`: wire in, decisions and store in between, wire out.
 
 pub mod audit;
+mod audit_stream;
 mod budget;
 mod client_keys;
 mod convert;

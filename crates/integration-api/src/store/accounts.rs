@@ -220,6 +220,15 @@ pub async fn budget_facts(
     .await?)
 }
 
+/// The directory's id of an account, also of one that was removed.
+pub async fn object_of(tx: &mut Tx, tenant: TenantId, id: AccountId) -> Result<Option<String>, StoreError> {
+    Ok(sqlx::query_scalar("SELECT object_id FROM sync.accounts_v WHERE tenant_id = $1 AND account_id = $2")
+        .bind(tenant)
+        .bind(id)
+        .fetch_optional(&mut **tx)
+        .await?)
+}
+
 /// An account's budget now, as the limiter explains it.
 #[derive(Clone, Debug, FromRow)]
 pub struct Budget {

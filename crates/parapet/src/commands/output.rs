@@ -99,6 +99,11 @@ fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
     path.split('.').try_fold(value, |value, key| value.get(key))
 }
 
+/// A field of a row as a person reads it.
+pub fn text(row: &Value, path: &str) -> String {
+    cell(at(row, path))
+}
+
 /// A value as a person reads it: enum names without their prefix, instants relative to now.
 fn cell(value: Option<&Value>) -> String {
     match value {

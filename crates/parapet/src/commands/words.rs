@@ -198,6 +198,18 @@ typed! {
 }
 
 typed! {
+    /// How exported events are written, as typed.
+    ExportFormat as AuditExportFormat {
+        /// JSON, a line each, with checkpoints
+        Ndjson,
+        /// For spreadsheets
+        Csv,
+        /// The Open Cybersecurity Schema Framework
+        Ocsf,
+    }
+}
+
+typed! {
     /// The outcome of an audited event, as typed.
     Outcome as AuditOutcome {
         /// About to happen

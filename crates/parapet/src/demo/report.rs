@@ -56,6 +56,8 @@ pub struct Report {
     pub written_back_account: Option<String>,
     /// Audit events of both tenants.
     pub audit_events: usize,
+    /// One credential's way through the audit log, from the feed's record to what became of the account.
+    pub followed: Vec<String>,
     /// Places where a secret of the run was found. Must be 0.
     pub secrets_found: usize,
     /// Seconds from the start of the stack to the end of the judgement.
@@ -177,6 +179,10 @@ impl Report {
             println!("    held: {count} because of {why}");
         }
         self.print_acts();
+        println!("\nOne credential, followed through the audit log by one id");
+        for event in &self.followed {
+            println!("  {event}");
+        }
         println!(
             "\n{} audit events, both chains verified. {} places with a password or client secret in clear.",
             self.audit_events, self.secrets_found

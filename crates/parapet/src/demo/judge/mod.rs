@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use anyhow::Context as _;
 use shared::wire::v1::{
     self as api, audit_service_client::AuditServiceClient,
     installation_service_client::InstallationServiceClient,
@@ -76,6 +77,7 @@ pub async fn judge(
     let events = audit(&mut report, run, &submissions).await?;
     containment::Acted { run, acts, told: &told, truth: &truth, changes: &changes, events: &events }
         .judge(&mut report);
+    follow(&mut report, run, &events).await?;
     run.stage.say("searching logs, tables, messages and audit events for every password of the run");
     secrets(&mut report, run, feeds).await?;
     report.elapsed_s = run.elapsed_s();
@@ -308,6 +310,34 @@ async fn audit(
         }
     }
     Ok(kept)
+}
+
+/// Follows one credential through the audit log by one id: from the record of a feed to what became of its account; one
+/// whose account was contained and given back, if there is one.
+async fn follow(report: &mut Report, run: &Run, events: &[(String, api::AuditEvent)]) -> anyhow::Result<()> {
+    let exposure = |of: &dyn Fn(&api::AuditEvent) -> bool| {
+        let mut events = events.iter().filter(|(_, e)| e.outcome() == api::AuditOutcome::Success && of(e));
+        events.find_map(|(directory, e)| Some((directory, e.details.get("exposure_id")?)))
+    };
+    let undone = exposure(&|e| e.r#type == "mitigation.performed" && e.details.contains_key("undoes"));
+    let Some((directory, cause)) = undone.or_else(|| exposure(&|e| e.r#type == "mitigation.verified")) else {
+        report.object("no credential can be followed through the audit log".to_owned());
+        return Ok(());
+    };
+    let side = run.sides.iter().find(|side| side.directory.id.eq_ignore_ascii_case(directory));
+    let side = side.context("an event of a directory that is not there")?;
+    let mut client = AuditServiceClient::new(run.api("auditor", side).await?);
+    let request = api::SearchAuditEventsRequest { cause_id: cause.clone(), ..Default::default() };
+    let mut events = client.search_audit_events(request).await?.into_inner().events;
+    events.reverse();
+    for needed in ["exposure.received", "exposure.verdict", "mitigation.performed", "mitigation.verified"] {
+        if !events.iter().any(|e| e.r#type == needed) {
+            report.object(format!("following exposure {cause} through the audit log, there is no {needed}"));
+        }
+    }
+    let told = |e: &api::AuditEvent| format!("{:>6}  {:<24}  {}", e.sequence, e.r#type, e.message);
+    report.followed = events.iter().map(told).collect();
+    Ok(())
 }
 
 /// No password and no client secret of the run lies anywhere but where it was put in.

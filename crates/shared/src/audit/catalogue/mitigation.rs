@@ -10,7 +10,7 @@ const MITIGATION: &[Detail] = &[
     public("exposure_id", "the exposure that led to it"),
     public("undoes", "the mitigation that it takes back"),
     public("approval_id", "the approval it waits or waited for"),
-    cause("request_id", "the request that it belongs to"),
+    cause("mitigation_request_id", "the request that it belongs to"),
     personal("released_by", "who let it run, by id"),
 ];
 /// An approval that is needed or was given.
