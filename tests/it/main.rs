@@ -28,6 +28,8 @@ mod doctor;
 mod entra;
 mod feeds;
 mod garbage;
+mod hub;
+mod installation_doctor;
 mod interruptions;
 mod kept_plans;
 mod keys;

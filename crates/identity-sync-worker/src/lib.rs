@@ -11,6 +11,7 @@ mod drive;
 mod ending;
 mod expiry;
 mod forget;
+mod health;
 mod keys;
 mod page;
 mod preview;
@@ -22,6 +23,7 @@ mod schedule;
 mod statistics;
 mod store_accounts;
 mod store_directories;
+mod store_health;
 mod store_identities;
 mod store_keys;
 mod store_preview;
@@ -84,6 +86,9 @@ pub struct SyncConfig {
     pub concurrency: u16,
     /// Seconds between incremental runs.
     pub changes_every_seconds: u64,
+    /// Seconds between two looks at the health of an integration. A broken credential counts at the first look, a
+    /// directory that does not answer at the second: 100 keeps both below five minutes.
+    pub check_every_seconds: u64,
     /// Seconds a worker stays with one directory before another has its turn.
     pub slice_seconds: u64,
     /// A full run that does not find more than this share of the accounts, in per cent, is held: nothing is removed
@@ -98,6 +103,7 @@ impl Default for SyncConfig {
         Self {
             concurrency: 4,
             changes_every_seconds: 300,
+            check_every_seconds: 100,
             slice_seconds: 10,
             hold_percent: 10,
             hold_accounts: 500,
@@ -110,8 +116,14 @@ impl Configuration for Config {
         &self.common
     }
     fn check(&self, faults: &mut Faults) {
-        let SyncConfig { concurrency, changes_every_seconds, slice_seconds, hold_percent, hold_accounts: _ } =
-            self.sync;
+        let SyncConfig {
+            concurrency,
+            changes_every_seconds,
+            check_every_seconds,
+            slice_seconds,
+            hold_percent,
+            hold_accounts: _,
+        } = self.sync;
         self.keys.integration.check(faults, "keys.integration");
         self.keys.rotation.check(faults, "keys.rotation");
         faults.require(self.common.tls.is_some(), "common.tls", "is required");
@@ -119,6 +131,11 @@ impl Configuration for Config {
         faults.require(
             (1..=86_400).contains(&changes_every_seconds),
             "sync.changes_every_seconds",
+            "must be 1 to 86400",
+        );
+        faults.require(
+            (1..=86_400).contains(&check_every_seconds),
+            "sync.check_every_seconds",
             "must be 1 to 86400",
         );
         // Below the lease of work rows and the broker's patience.
@@ -166,6 +183,13 @@ pub async fn run(
     };
     service.spawn("rotation of keys", rotation.run(service.stop_token()));
     service.spawn("deleted tenants", rotation::forget_deleted(db.clone(), service.stop_token()));
+    let watch = health::Watch {
+        db: db.clone(),
+        directories: Arc::clone(&directories),
+        every: Duration::from_secs(config.sync.check_every_seconds),
+        stop: service.stop_token(),
+    };
+    service.spawn("health", watch.run());
     service.spawn("keys", keys::reconcile(db.clone(), Arc::clone(&directories), service.stop_token()));
     grpc::Server::new()
         .add(RemovalServiceServer::new(rpc_removals::Rpc { db: db.clone() }))
