@@ -70,5 +70,6 @@ mod trust;
 mod undo;
 mod validator;
 mod vault;
+mod wall_views;
 mod walls;
 mod work;
