@@ -92,7 +92,9 @@ deny: $(CARGO_DENY) ## Check licences, sources and banned crates
 	$(CARGO_DENY) --locked check bans licenses sources
 
 advisories: $(CARGO_DENY) ## Check the dependencies for known vulnerabilities (fetches the advisory database from its repository)
-	$(CARGO_DENY) --locked check advisories
+	@$(CARGO_DENY) fetch db || { echo "make advisories reads https://github.com/RustSec/advisory-db and could not: let this machine reach it,"; \
+	  echo "or name a mirror of it in .deny.toml ([advisories] db-urls); nothing was checked"; exit 1; }
+	$(CARGO_DENY) --locked check --disable-fetch advisories
 
 licences: $(CARGO_DENY) ## List the licences of everything that is built in
 	$(CARGO_DENY) --locked list
@@ -113,6 +115,7 @@ check-deploy: $(DEPLOY_READY) build ## Check chart, alerts and what is deployed 
 
 fuzz: $(CARGO_FUZZ) ## Search every reader of outside bytes for a panic: SECONDS each (60), TARGET=one of them; needs nightly Rust
 	@rustup run nightly rustc --version > /dev/null 2>&1 || { echo "make fuzz needs nightly Rust: rustup toolchain install nightly"; exit 1; }
+	cp Cargo.lock tests/fuzz/Cargo.lock # what is built in, not what is newest
 	for target in $(or $(TARGET),answer token message feed_file feed_record); do \
 	  mkdir -p tests/fuzz/corpus/$$target && \
 	  CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/fuzz PATH="$(TOOLS)/bin:$$PATH" cargo +nightly fuzz run --fuzz-dir tests/fuzz $$target \

@@ -96,6 +96,12 @@ impl Bus {
         sqlx::ConnectOptions::connect(&self.superuser).await.unwrap()
     }
 
+    /// The URL of the database, as the file for `parapet migrate` and `parapet doctor` holds it.
+    pub fn superuser_url(&self) -> String {
+        // sqlx writes the file of the authority as `file: PATH`, and reads PATH.
+        sqlx::ConnectOptions::to_url_lossy(&self.superuser).as_str().replace("file%3A+", "")
+    }
+
     /// Runs statements as superuser.
     pub async fn execute(&self, statements: &'static str) {
         sqlx::raw_sql(statements).execute(&mut self.superuser().await).await.unwrap();

@@ -154,10 +154,30 @@ async fn changing_credentials_undoes_the_test_and_a_stale_etag_changes_nothing()
         "untested"
     );
     let mut owner = IntegrationServiceClient::new(stage.by("ann", &["org_admin"]));
-    owner
-        .delete_integration(v1::DeleteIntegrationRequest { id: made.id.clone(), etag: String::new() })
-        .await
-        .unwrap();
+    let delete = |confirmation: String| v1::DeleteIntegrationRequest {
+        id: made.id.clone(),
+        confirmation,
+        ..Default::default()
+    };
+    let unconfirmed = owner.delete_integration(delete(String::new())).await.unwrap_err();
+    assert_eq!(reason(&unconfirmed), "CONFIRMATION_NEEDED");
+    let prepare = v1::PrepareDeletionRequest { id: made.id.clone() };
+    let told = owner.prepare_deletion(prepare.clone()).await.unwrap().into_inner();
+    assert_eq!(told.integration.unwrap().id, made.id);
+    // It counts for who was told, and for what was told.
+    let mut other = IntegrationServiceClient::new(stage.by("bob", &["org_admin"]));
+    assert_eq!(
+        reason(&other.delete_integration(delete(told.confirmation.clone())).await.unwrap_err()),
+        "CONFIRMATION_NEEDED"
+    );
+    let again = v1::DisableIntegrationRequest { id: made.id.clone(), reason: String::new() };
+    admin.disable_integration(again).await.unwrap();
+    assert_eq!(
+        reason(&owner.delete_integration(delete(told.confirmation)).await.unwrap_err()),
+        "CONFIRMATION_NEEDED"
+    );
+    let told = owner.prepare_deletion(prepare).await.unwrap().into_inner();
+    owner.delete_integration(delete(told.confirmation)).await.unwrap();
     assert_eq!(stage.bus.count("SELECT count(*) FROM api.integration_secrets").await, 0);
     // The worker is told, and finds nothing to sync: it destroys what it holds for the integration.
     let (_connection, channel) = stage.bus.channel().await;
@@ -274,7 +294,7 @@ async fn a_tenant_sees_and_changes_nothing_of_another() {
     );
     codes.push(
         other
-            .delete_integration(v1::DeleteIntegrationRequest { id: id.clone(), etag: String::new() })
+            .delete_integration(v1::DeleteIntegrationRequest { id: id.clone(), ..Default::default() })
             .await
             .unwrap_err()
             .code(),

@@ -27,10 +27,10 @@ const OPERATOR: &str = "operator";
 const MATRIX: &[(&str, &str, &str)] = &[
     (
         "IntegrationService",
-        "ListProviders GetIntegration ListIntegrations ListDailyMaxRequests WatchSync",
+        "ListProviders GetIntegration ListIntegrations GetOverview ListDailyMaxRequests WatchSync",
         READERS,
     ),
-    ("IntegrationService", "CreateIntegration DeleteIntegration", "org_admin"),
+    ("IntegrationService", "CreateIntegration PrepareDeletion DeleteIntegration", "org_admin"),
     (
         "IntegrationService",
         "UpdateIntegration TestIntegration PreviewScope EnableIntegration DisableIntegration RequestDailyMax RotateClientKey StartSync",

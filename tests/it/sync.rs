@@ -116,6 +116,31 @@ async fn a_sync_that_was_interrupted_is_finished_by_another_worker_from_its_page
 }
 
 #[tokio::test]
+async fn a_run_may_end_when_a_person_disables_its_integration_but_not_when_its_test_is_undone() {
+    for (reason, state) in [("disabled_by_person", "finished"), ("untested", "failed")] {
+        let stage = Stage::new(generated(900), CAP).await;
+        stage.idp.fault(json!({ "operation": "okta.users.list", "skip": 2, "times": 1, "effect": { "status": { "status": 503 } } }));
+        let run = SyncRunId::new();
+        stage.request(run, true, 1).await;
+        until("the fault was met", || async { stage.run(run).await.is_some_and(|r| !r.message.is_empty()) })
+            .await;
+        sqlx::query("UPDATE api.integrations SET status = 'disabled', status_reason = $1")
+            .bind(reason)
+            .execute(&mut stage.bus.superuser().await)
+            .await
+            .unwrap();
+        let after = stage.ended(run).await;
+        assert_eq!(after.state, state, "{reason}: {after:?}");
+        // Nothing new begins.
+        stage
+            .bus
+            .until_count("SELECT count(*) FROM sync.work WHERE state <> 'parked' AND due_at < now()", 0)
+            .await;
+        assert_eq!(stage.bus.count("SELECT count(*) FROM sync.runs").await, 1);
+    }
+}
+
+#[tokio::test]
 async fn a_directory_that_answers_with_nothing_deletes_nothing() {
     let stage = Stage::new(generated(60), CAP).await;
     stage.sync(true).await;

@@ -5,8 +5,8 @@ use e2e::Bus;
 use shared::id::TenantId;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 
-const SCHEMAS: &str = "('api', 'sync', 'validator', 'budget', 'mitigation', 'audit')";
-const ROLES: [&str; 5] =
+pub const SCHEMAS: &str = "('api', 'sync', 'validator', 'budget', 'mitigation', 'audit')";
+pub const ROLES: [&str; 5] =
     ["parapet_api", "parapet_sync", "parapet_validator", "parapet_mitigation", "parapet_audit"];
 
 /// What the catalogue says against the walls; nothing, when they stand.
@@ -100,6 +100,7 @@ async fn tenant_tables(db: &mut PgConnection) -> Vec<Table> {
                         WHEN 'bytea' THEN 'decode(repeat(''00'', 32), ''hex'')'
                         WHEN 'boolean' THEN 'true'
                         WHEN 'jsonb' THEN '''{{}}''::jsonb'
+                        WHEN 'date' THEN 'current_date'
                         WHEN 'timestamp with time zone' THEN 'clock_timestamp()'
                         WHEN 'smallint' THEN '1' WHEN 'integer' THEN '1' WHEN 'bigint' THEN '1'
                         ELSE quote_literal('{{}}') || '::' || format_type(a.atttypid, a.atttypmod) END
@@ -118,23 +119,39 @@ async fn tenant_tables(db: &mut PgConnection) -> Vec<Table> {
         .collect()
 }
 
-/// Takes away everything else that may stand in the way of a row, and grants every right to every service: what then
-/// still holds is row security alone.
+/// Takes away what may stand in the way of a row: constraints and triggers.
+pub async fn take_constraints_away(db: &mut PgConnection) {
+    run_each(
+        db,
+        format!(
+            "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I CASCADE', conrelid::regclass, conname) FROM pg_constraint
+                 WHERE connamespace::regnamespace::text IN {SCHEMAS} AND contype IN ('c', 'f') AND conislocal
+             UNION ALL
+             SELECT format('ALTER TABLE %s DISABLE TRIGGER USER', tgrelid::regclass) FROM pg_trigger WHERE NOT tgisinternal"
+        ),
+    )
+    .await;
+}
+
+/// The same, and grants every right to every service: what then still holds is row security alone.
 async fn leave_nothing_but_row_security(db: &mut PgConnection) {
-    let statements: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
-        "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I CASCADE', conrelid::regclass, conname) FROM pg_constraint
-             WHERE connamespace::regnamespace::text IN {SCHEMAS} AND contype IN ('c', 'f') AND conislocal
-         UNION ALL
-         SELECT format('ALTER TABLE %s DISABLE TRIGGER USER', tgrelid::regclass) FROM pg_trigger WHERE NOT tgisinternal
-         UNION ALL
-         SELECT format('GRANT USAGE ON SCHEMA %1$I TO %2$s; GRANT ALL ON ALL TABLES IN SCHEMA %1$I TO %2$s',
-                       nspname, '{}')
+    take_constraints_away(db).await;
+    run_each(
+        db,
+        format!(
+            "SELECT format('GRANT USAGE ON SCHEMA %1$I TO %2$s; GRANT ALL ON ALL TABLES IN SCHEMA %1$I TO %2$s',
+                           nspname, '{}')
              FROM pg_namespace WHERE nspname IN {SCHEMAS}",
-        ROLES.join(", ")
-    )))
-    .fetch_all(&mut *db)
-    .await
-    .unwrap();
+            ROLES.join(", ")
+        ),
+    )
+    .await;
+}
+
+/// Runs the statements that the question answers.
+async fn run_each(db: &mut PgConnection, question: String) {
+    let statements: Vec<String> =
+        sqlx::query_scalar(AssertSqlSafe(question)).fetch_all(&mut *db).await.unwrap();
     for statement in statements {
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *db).await.unwrap();
     }

@@ -191,8 +191,12 @@ impl Sync {
     ) -> Result<Opened, HandlerError> {
         let mut tx = self.db.tenant(tenant).await?;
         let entitled = integration_store::entitled(&mut tx, id).await?;
-        let Some((integration, package)) = entitled.filter(|(i, _)| i.status != Status::Disabled) else {
-            if let Some(run) = store::running(&mut tx, tenant, id).await? {
+        let running = store::running(&mut tx, tenant, id).await?;
+        // Who disables stops new work: a run that goes on may end.
+        let may_end = running.is_some() && integration_store::disabled_by_person(&mut tx, id).await?;
+        let usable = entitled.filter(|(i, _)| i.status != Status::Disabled || may_end);
+        let Some((integration, package)) = usable else {
+            if let Some(run) = running {
                 store::end(&mut tx, tenant, run.id, End::Failed, "the integration was disabled or deleted")
                     .await?;
             }
@@ -202,7 +206,7 @@ impl Sync {
             return Ok(Opened::Nothing);
         };
         let directory = directories::lock_directory(&mut tx, tenant, id, integration.provider).await?;
-        if store::running(&mut tx, tenant, id).await?.is_none() {
+        if running.is_none() {
             let now = tx.clock().await?;
             let changes = directory.next_changes_at <= now;
             let full = directory.next_full_at <= now || (changes && directory.changes_cursor.is_none());

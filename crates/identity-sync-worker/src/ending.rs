@@ -11,6 +11,7 @@ use shared::{
     provider::{Capability, ProviderError, Retry},
     wire::events,
 };
+use time::OffsetDateTime;
 
 use crate::{
     NAME,
@@ -63,6 +64,7 @@ impl Sync {
                 );
                 store::end(&mut tx, tenant, run.id, End::Held, &message).await?;
                 directories::succeeded(&mut tx, tenant, integration.id, run, next).await?;
+                directories::count(&mut tx, tenant, integration.id, Some(run.id)).await?;
                 let event = scope.event(names::SYNC_HELD, Outcome::Refused, message.as_str());
                 audit::record(&mut tx, &event.detail("accounts_known", known).detail("accounts_gone", gone))
                     .await?;
@@ -72,6 +74,7 @@ impl Sync {
             None => {
                 store::end(&mut tx, tenant, run.id, End::Finished, &beyond_cap(&scope, run.skipped)).await?;
                 directories::succeeded(&mut tx, tenant, integration.id, run, next).await?;
+                directories::count(&mut tx, tenant, integration.id, Some(run.id)).await?;
                 let event =
                     scope.event(names::SYNC_FINISHED, Outcome::Success, "the accounts are up to date");
                 let event = event.detail("accounts_seen", run.seen).detail("full", run.full);
@@ -256,27 +259,48 @@ impl Sync {
         sync_ended: Option<events::SyncEnded>,
     ) -> Result<(), StoreError> {
         let now = tx.clock().await?;
-        let (reason, message) = read.err().unwrap_or_default();
-        let observed = events::IntegrationObserved {
-            tenant_id: integration.tenant.to_string(),
-            integration_id: integration.id.to_string(),
-            observer: NAME.to_owned(),
-            observed_at: Some(prost_types::Timestamp {
-                seconds: now.unix_timestamp(),
-                nanos: i32::try_from(now.nanosecond()).unwrap_or_default(),
-            }),
-            capabilities: vec![events::CapabilityObservation {
-                capability: Capability::Read.as_str().to_owned(),
-                working: read.is_ok(),
-                reason: reason.to_owned(),
-                message: message.to_owned(),
-            }],
-            directory_id: directory.unwrap_or_default().to_owned(),
-            sync_ended,
-        };
-        outbox::enqueue(tx, Topic::IntegrationObserved, Some(integration.tenant), &observed).await?;
-        Ok(())
+        let seen = vec![observation(Capability::Read, read)];
+        report(tx, integration, now, seen, directory, sync_ended).await
     }
+}
+
+/// What was seen of one capability.
+pub(crate) fn observation(
+    capability: Capability,
+    result: Result<(), (&str, &str)>,
+) -> events::CapabilityObservation {
+    let (reason, message) = result.err().unwrap_or_default();
+    events::CapabilityObservation {
+        capability: capability.as_str().to_owned(),
+        working: result.is_ok(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+    }
+}
+
+/// Tells integration-api what was seen of an integration at an instant.
+pub(crate) async fn report(
+    tx: &mut Tx,
+    integration: &Integration,
+    at: OffsetDateTime,
+    capabilities: Vec<events::CapabilityObservation>,
+    directory: Option<&str>,
+    sync_ended: Option<events::SyncEnded>,
+) -> Result<(), StoreError> {
+    let observed = events::IntegrationObserved {
+        tenant_id: integration.tenant.to_string(),
+        integration_id: integration.id.to_string(),
+        observer: NAME.to_owned(),
+        observed_at: Some(prost_types::Timestamp {
+            seconds: at.unix_timestamp(),
+            nanos: i32::try_from(at.nanosecond()).unwrap_or_default(),
+        }),
+        capabilities,
+        directory_id: directory.unwrap_or_default().to_owned(),
+        sync_ended,
+    };
+    outbox::enqueue(tx, Topic::IntegrationObserved, Some(integration.tenant), &observed).await?;
+    Ok(())
 }
 
 /// What a run that ended well has to say: how many identifiers it could not make, and whom to ask.

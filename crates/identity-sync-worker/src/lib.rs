@@ -12,6 +12,7 @@ mod drive;
 mod ending;
 mod expiry;
 mod forget;
+mod health;
 mod keys;
 mod members;
 mod page;
@@ -25,6 +26,7 @@ mod statistics;
 mod store_accounts;
 mod store_client_keys;
 mod store_directories;
+mod store_health;
 mod store_identities;
 mod store_keys;
 mod store_members;
@@ -92,6 +94,9 @@ pub struct SyncConfig {
     pub concurrency: u16,
     /// Seconds between incremental runs.
     pub changes_every_seconds: u64,
+    /// Seconds between two looks at the health of an integration. A broken credential counts at the first look, a
+    /// directory that does not answer at the second: 100 keeps both below five minutes.
+    pub check_every_seconds: u64,
     /// Seconds a worker stays with one directory before another has its turn.
     pub slice_seconds: u64,
     /// A full run that does not find more than this share of the accounts, in per cent, is held: nothing is removed
@@ -106,6 +111,7 @@ impl Default for SyncConfig {
         Self {
             concurrency: 4,
             changes_every_seconds: 300,
+            check_every_seconds: 100,
             slice_seconds: 10,
             hold_percent: 10,
             hold_accounts: 500,
@@ -118,8 +124,14 @@ impl Configuration for Config {
         &self.common
     }
     fn check(&self, faults: &mut Faults) {
-        let SyncConfig { concurrency, changes_every_seconds, slice_seconds, hold_percent, hold_accounts: _ } =
-            self.sync;
+        let SyncConfig {
+            concurrency,
+            changes_every_seconds,
+            check_every_seconds,
+            slice_seconds,
+            hold_percent,
+            hold_accounts: _,
+        } = self.sync;
         self.keys.integration.check(faults, "keys.integration");
         self.idp.check(faults, "idp");
         self.keys.rotation.check(faults, "keys.rotation");
@@ -129,6 +141,11 @@ impl Configuration for Config {
         faults.require(
             (1..=86_400).contains(&changes_every_seconds),
             "sync.changes_every_seconds",
+            "must be 1 to 86400",
+        );
+        faults.require(
+            (1..=86_400).contains(&check_every_seconds),
+            "sync.check_every_seconds",
             "must be 1 to 86400",
         );
         // Below the lease of work rows and the broker's patience.
@@ -176,6 +193,13 @@ pub async fn run(
     };
     service.spawn("rotation of keys", rotation.run(service.stop_token()));
     service.spawn("deleted tenants", rotation::forget_deleted(db.clone(), service.stop_token()));
+    let watch = health::Watch {
+        db: db.clone(),
+        directories: Arc::clone(&directories),
+        every: Duration::from_secs(config.sync.check_every_seconds),
+        stop: service.stop_token(),
+    };
+    service.spawn("health", watch.run());
     service.spawn("keys", keys::reconcile(db.clone(), Arc::clone(&directories), service.stop_token()));
     let client_keys = Arc::new(client_keys::ClientKeys {
         db: db.clone(),

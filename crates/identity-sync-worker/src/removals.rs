@@ -13,7 +13,7 @@ use crate::{
     absence::HoldReason,
     apply::{IDS_PER_MESSAGE, Scope},
     store_accounts::{self, Absent},
-    store_identities,
+    store_directories as directories, store_identities,
     store_removals::{self as store, Decided, Plan, State},
 };
 
@@ -182,6 +182,7 @@ pub(crate) async fn decide(db: &Db, decision: &Decision, wish: Wish) -> Result<(
         .detail("identities", gone.identities)
         .detail("identifiers", gone.identifiers);
     audit::record(&mut tx, &event).await?;
+    directories::count(&mut tx, tenant, plan.integration, None).await?;
     Ok(tx.commit().await?)
 }
 

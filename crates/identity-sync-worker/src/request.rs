@@ -16,7 +16,7 @@ use crate::{NAME, drive::Sync, store_directories as directories, store_runs as s
 
 /// Kind of the one work row each integration has.
 pub(crate) const WORK: &str = "sync";
-const ASKED: i16 = 1;
+pub(crate) const ASKED: i16 = 1;
 
 /// A message of topic `sync.requested`, understood.
 #[derive(Clone, Copy, Debug)]

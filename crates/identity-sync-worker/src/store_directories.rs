@@ -2,7 +2,7 @@
 
 use shared::{
     db::{StoreError, Tx},
-    id::{IntegrationId, ProviderKind, TenantId},
+    id::{IntegrationId, ProviderKind, SyncRunId, TenantId},
     provider::{Cursor, PasswordRules},
 };
 use sqlx::Row;
@@ -38,6 +38,14 @@ pub(crate) async fn lock_directory(
     .bind(tenant)
     .bind(integration)
     .bind(provider.as_str())
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query(
+        "INSERT INTO health_checks (integration_id, tenant_id, next_check_at)
+         VALUES ($1, $2, clock_timestamp() + interval '1 minute') ON CONFLICT (integration_id) DO NOTHING",
+    )
+    .bind(integration)
+    .bind(tenant)
     .execute(&mut **tx)
     .await?;
     let row =
@@ -170,6 +178,59 @@ pub(crate) async fn succeeded(
     Ok(())
 }
 
+/// Counts what came of a directory, for whoever looks; after a run, only if it changed something.
+pub(crate) async fn count(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    run: Option<SyncRunId>,
+) -> Result<(), StoreError> {
+    if let Some(run) = run {
+        let changed: bool = sqlx::query_scalar(
+            "SELECT is_full OR accounts_seen + accounts_removed + identities_created + identifiers_created > 0
+             FROM runs WHERE tenant_id = $1 AND run_id = $2",
+        )
+        .bind(tenant)
+        .bind(run)
+        .fetch_one(&mut **tx)
+        .await?;
+        if !changed {
+            return Ok(());
+        }
+    }
+    sqlx::query(
+        "UPDATE directories d SET accounts = a.accounts, identities = a.identities, hybrid_accounts = a.hybrid,
+             identifiers = (SELECT count(*) FROM identifiers i JOIN accounts o USING (tenant_id, account_id)
+                            WHERE i.tenant_id = $1 AND o.integration_id = $2),
+             counted_at = clock_timestamp()
+         FROM (SELECT count(*) AS accounts, count(DISTINCT identity_id) AS identities,
+                      count(*) FILTER (WHERE hybrid) AS hybrid
+               FROM accounts WHERE tenant_id = $1 AND integration_id = $2 AND removed_at IS NULL) a
+         WHERE d.tenant_id = $1 AND d.integration_id = $2",
+    )
+    .bind(tenant)
+    .bind(integration)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Stores what the last look at everything found worth telling.
+pub(crate) async fn notice(
+    tx: &mut Tx,
+    tenant: TenantId,
+    integration: IntegrationId,
+    notices: &serde_json::Value,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE directories SET notices = $3 WHERE tenant_id = $1 AND integration_id = $2")
+        .bind(tenant)
+        .bind(integration)
+        .bind(notices)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
 /// Reading works again.
 pub(crate) async fn recovered(
     tx: &mut Tx,
@@ -243,6 +304,7 @@ pub(crate) async fn forget_directory(
     for statement in [
         "DELETE FROM directory_policies WHERE tenant_id = $1 AND integration_id = $2",
         "DELETE FROM directories WHERE tenant_id = $1 AND integration_id = $2",
+        "DELETE FROM health_checks WHERE tenant_id = $1 AND integration_id = $2",
     ] {
         change(tx, statement, tenant, integration).await?;
     }

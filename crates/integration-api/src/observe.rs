@@ -14,8 +14,13 @@ use time::OffsetDateTime;
 use crate::{
     NAME,
     integration::{CapabilityState, Health, Integration, Status},
-    store::integrations,
+    store::{hub, integrations},
 };
+
+/// The service that looks at integrations from outside.
+const LOOKS: &str = "identity-sync-worker";
+/// Reasons of a refusal for want of a grant, as `shared::provider` names them.
+const GRANTS: [&str; 4] = ["consent_missing", "role_missing", "licence_missing", "resource_set_empty"];
 
 /// Takes in `integration.observed`.
 #[derive(Clone, Debug)]
@@ -36,7 +41,7 @@ impl Handler for Observer {
         let IntegrationObserved {
             tenant_id,
             integration_id,
-            observer: _,
+            observer,
             observed_at,
             capabilities,
             directory_id,
@@ -54,8 +59,10 @@ impl Handler for Observer {
         // Deleted meanwhile: there is nothing left to know about it.
         if let Some(before) = integrations::lock(&mut tx, tenant, integration).await? {
             let mut after = before.clone();
+            let stopped = hub::stopped(&mut tx, tenant, integration, before.directory_id.as_deref()).await?;
             for observation in capabilities {
-                if let Some(health) = health(observation, seen_at) {
+                if let Some(health) = health(observation, seen_at).filter(|h| believed(h, &observer, stopped))
+                {
                     after.observe(health);
                 }
             }
@@ -68,6 +75,17 @@ impl Handler for Observer {
         tx.commit().await?;
         Ok(Outcome::Done)
     }
+}
+
+/// A look from outside does not take for working what the service itself has stopped: an address that is blocked, say,
+/// shows only to who tries passwords.
+fn believed(seen: &Health, observer: &str, (validation, mitigation): (bool, bool)) -> bool {
+    let stopped = match seen.capability {
+        Capability::Read => false,
+        Capability::Validate => validation,
+        Capability::RevokeSessions | Capability::DisableAccount | Capability::MarkCompromised => mitigation,
+    };
+    seen.state != CapabilityState::Working || observer != LOOKS || !stopped
 }
 
 async fn store(
@@ -136,7 +154,11 @@ fn changes(tenant: TenantId, before: &Integration, after: &Integration) -> Vec<E
 
 fn health(observation: CapabilityObservation, seen_at: OffsetDateTime) -> Option<Health> {
     let CapabilityObservation { capability, working, reason, message } = observation;
-    let state = if working { CapabilityState::Working } else { CapabilityState::Failed };
+    let state = match working {
+        true => CapabilityState::Working,
+        false if GRANTS.contains(&reason.as_str()) => CapabilityState::NotGranted,
+        false => CapabilityState::Failed,
+    };
     let capability = Capability::parse(&capability)?;
     Some(Health { capability, state, reason, message, since: seen_at, observed_at: seen_at })
 }

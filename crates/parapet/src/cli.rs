@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::client::Failure;
 use crate::data::DataDir;
-use crate::{bootstrap, commands, demo, issuer, login, migrate, stack};
+use crate::{bootstrap, commands, demo, doctor, issuer, login, migrate, stack};
 
 /// Finds out which leaked passwords still work, without locking anyone out, and contains the exposed accounts.
 #[derive(Debug, Parser)]
@@ -77,6 +78,7 @@ enum Command {
     Clean,
     /// Install the server programs that are missing, or name the command that does
     Setup,
+    Doctor(doctor::Doctor),
     /// Bring a database to the newest version; services never do this themselves
     Migrate(migrate::Migrate),
     /// Get an access token and keep it for the other commands
@@ -89,6 +91,7 @@ enum Command {
     Tenant(commands::Tenant),
     #[command(subcommand)]
     Integration(commands::Integration),
+    Overview(commands::Overview),
     #[command(subcommand)]
     Sync(commands::Sync),
     #[command(subcommand)]
@@ -122,6 +125,11 @@ enum Command {
     Broker(commands::Broker),
     /// Run the main job on sample feeds, in front of an independent judge
     Demo(demo::Demo),
+    /// Print what a shell needs to complete commands: `source <(parapet completion bash)`
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
     /// Run the development token issuer
     #[command(hide = true)]
     Issuer(issuer::Args),
@@ -138,12 +146,14 @@ impl Cli {
             Command::Logs(args) => args.run(&global).await,
             Command::Clean => stack::clean(&global).await,
             Command::Setup => crate::servers::ensure_all().await,
+            Command::Doctor(args) => args.run(&global).await,
             Command::Migrate(args) => args.run(&global).await,
             Command::Login(args) => args.run(&global).await,
             Command::Bootstrap(args) => args.run(&global).await,
             Command::Organization(args) => args.run(&global).await,
             Command::Tenant(args) => args.run(&global).await,
             Command::Integration(args) => args.run(&global).await,
+            Command::Overview(args) => args.run(&global).await,
             Command::Sync(args) => args.run(&global).await,
             Command::Removal(args) => args.run(&global).await,
             Command::Identity(args) => args.run(&global).await,
@@ -161,6 +171,10 @@ impl Cli {
             Command::Keys(args) => args.run(&global).await,
             Command::Broker(args) => args.run(&global).await,
             Command::Demo(args) => args.run(&global).await,
+            Command::Completion { shell } => {
+                clap_complete::generate(shell, &mut Self::command(), "parapet", &mut std::io::stdout());
+                Ok(())
+            }
             Command::Issuer(args) => issuer::run(args).await,
         }
     }
@@ -190,6 +204,18 @@ pub async fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+
+    #[test]
+    fn every_shell_is_given_completions_that_know_the_commands() {
+        for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut super::Cli::command(), "parapet", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            for command in ["overview", "integration", "mitigation"] {
+                assert!(script.contains(command), "{shell}: {command}");
+            }
+        }
+    }
 
     #[test]
     fn the_command_line_is_well_formed() {

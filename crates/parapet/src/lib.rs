@@ -11,6 +11,7 @@ pub mod client;
 pub mod commands;
 pub mod data;
 pub mod demo;
+pub mod doctor;
 pub mod feed;
 pub mod issuer;
 pub mod keys;

@@ -25,9 +25,7 @@ impl Migrate {
     /// Migrates and says to which version.
     pub async fn run(self, global: &Global) -> anyhow::Result<()> {
         let version = if let Some(file) = self.url_file {
-            let url =
-                std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            run(&target(url.trim()).with_context(|| file.display().to_string())?).await?
+            run(&target_in(&file)?).await?
         } else {
             let data = global.data()?;
             let running = crate::stack::is_running(&data);
@@ -48,6 +46,12 @@ impl Migrate {
         }
         Ok(())
     }
+}
+
+/// Where the URL in a file leads.
+pub fn target_in(file: &std::path::Path) -> anyhow::Result<PgConnectOptions> {
+    let url = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    target(url.trim()).with_context(|| file.display().to_string())
 }
 
 /// Where a URL leads; nowhere in clear but on this machine.

@@ -70,6 +70,18 @@ pub async fn integration(tx: &mut Tx, id: IntegrationId) -> Result<Option<Integr
     row.as_ref().map(|row| integration_of(id, row)).transpose()
 }
 
+/// Whether an integration is disabled because a person disabled it: what runs may end. Otherwise it is disabled because
+/// nothing proves any more that it may be used.
+pub async fn disabled_by_person(tx: &mut Tx, id: IntegrationId) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM api.integrations_v
+                        WHERE integration_id = $1 AND status = 'disabled' AND status_reason = 'disabled_by_person')",
+    )
+    .bind(id)
+    .fetch_one(&mut **tx)
+    .await?)
+}
+
 /// Reads every integration of the transaction's tenant.
 pub async fn integrations(tx: &mut Tx) -> Result<Vec<Integration>, StoreError> {
     let rows = sqlx::query(

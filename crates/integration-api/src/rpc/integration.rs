@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{
     client_keys, convert, daily_max, edit, id,
     integration_events::{health_in, let_go, request_sync, status_changed, tested_event},
-    integration_view, mitigation_warnings, optional_id, watch,
+    integration_view, integration_warnings, mitigation_warnings, optional_id, watch,
 };
 use crate::{
     auth::Caller,
@@ -64,14 +64,16 @@ impl Integrations {
         Ok(self.shown_all(tx, tenant, vec![integration]).await?.remove(0))
     }
 
-    async fn shown_all(
+    pub(super) async fn shown_all(
         &self,
         tx: &mut Tx,
         tenant: TenantId,
         rows: Vec<Integration>,
     ) -> Result<Vec<v1::Integration>, ApiError> {
         let ids: Vec<_> = rows.iter().map(|i| i.id).collect();
-        let (runs, accounts) = syncs::summaries(tx, tenant, &ids).await?;
+        let runs = syncs::newest_of(tx, tenant, &ids).await?;
+        let activity = store::hub::activity(tx, tenant, &ids).await?;
+        let now = tx.clock().await?;
         let readings = syncs::readings(tx, tenant, &ids).await?;
         let thresholds = store::daily_max::thresholds(tx, tenant, &ids).await?;
         let mut asked = store::daily_max::waiting(tx, tenant, &ids).await?;
@@ -82,9 +84,9 @@ impl Integrations {
         for row in rows {
             let reading = readings.iter().find(|r| r.integration_id == row.id);
             let run = runs.iter().find(|r| r.integration_id == row.id);
-            let count = accounts.iter().find(|(id, _)| *id == row.id).map_or(0, |(_, count)| *count);
             let threshold = thresholds.iter().find(|(id, _)| *id == row.id).map(|(_, read)| *read);
             let mut warnings = daily_max::warnings(tx, &row, threshold).await?;
+            warnings.extend(integration_warnings::warnings(&row, reading, threshold, now));
             let look_at = attention.iter().find(|a| a.integration_id == row.id);
             warnings.extend(look_at.map(mitigation_warnings::warnings).into_iter().flatten());
             if let Err(left_out) = edit::check_provider(row.provider, &package) {
@@ -95,11 +97,27 @@ impl Integrations {
             warnings.extend(client_keys.as_ref().and_then(client_keys::warning));
             let waiting =
                 asked.iter().position(|r| r.integration_id == row.id).map(|at| asked.swap_remove(at));
+            let accounts = match reading.and_then(|reading| reading.accounts) {
+                Some(counted) => counted,
+                None => syncs::accounts_so_far(tx, tenant, row.id).await?,
+            };
+            let done = activity.iter().find(|a| a.integration_id == row.id);
+            let counts = v1::IntegrationCounts {
+                accounts,
+                identities: reading.and_then(|r| r.identities).unwrap_or_default(),
+                identifiers: reading.and_then(|r| r.identifiers).unwrap_or_default(),
+                identifiers_skipped: run.map_or(0, |run| run.skipped_by_cap),
+                counted_at: reading.and_then(|r| r.counted_at).map(convert::timestamp),
+                attempts_today: done.map_or(0, |a| a.attempts_today),
+                deferred: done.map_or(0, |a| a.deferred),
+                approvals: done.map_or(0, |a| a.approvals) + i64::from(waiting.is_some()),
+            };
             shown.push(v1::Integration {
                 warnings,
                 client_keys,
+                counts: Some(counts),
                 daily_max_request: waiting.map(daily_max::shown),
-                ..integration_view::integration(row, &self.public_url, run, reading, count)
+                ..integration_view::integration(row, &self.public_url, run, reading, accounts)
             });
         }
         Ok(shown)
@@ -258,6 +276,27 @@ impl Integrations {
         Ok(shown)
     }
 
+    pub(super) async fn prepare_deletion(
+        &self,
+        caller: &Caller,
+        request: v1::PrepareDeletionRequest,
+    ) -> Result<v1::PrepareDeletionResponse, ApiError> {
+        let tenant = caller.tenant()?;
+        let integration = id("id", &request.id)?;
+        let mut tx = self.db.tenant(tenant).await?;
+        let found = locked(&mut tx, tenant, integration, "").await?;
+        let subject = &caller.claims.subject;
+        let (confirmation, expires_at) =
+            integrations::ask_deletion(&mut tx, tenant, integration, subject, found.version).await?;
+        let shown = self.shown(&mut tx, tenant, integration).await?;
+        tx.commit().await?;
+        Ok(v1::PrepareDeletionResponse {
+            integration: Some(shown),
+            confirmation: confirmation.to_string(),
+            expires_at: Some(convert::timestamp(expires_at)),
+        })
+    }
+
     pub(super) async fn delete(
         &self,
         caller: &Caller,
@@ -267,6 +306,17 @@ impl Integrations {
         let integration = id("id", &request.id)?;
         let mut tx = self.db.tenant(tenant).await?;
         let gone = locked(&mut tx, tenant, integration, &request.etag).await?;
+        let confirmation = optional_id("confirmation", &request.confirmation)?;
+        let subject = &caller.claims.subject;
+        if !integrations::confirmed(&mut tx, tenant, integration, confirmation, subject, gone.version).await?
+        {
+            return Err(ApiError::Precondition {
+                reason: "CONFIRMATION_NEEDED",
+                message: "ask PrepareDeletion what goes with it, and delete with its confirmation within ten minutes, before \
+                          anything about the integration changes"
+                    .into(),
+            });
+        }
         integrations::delete(&mut tx, tenant, integration).await?;
         let event = Event::new(
             Some(tenant),

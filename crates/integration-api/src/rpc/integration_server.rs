@@ -84,6 +84,20 @@ impl IntegrationService for Integrations {
         let integration = self.switch(&caller, id("id", &text)?, Some(reason)).await?;
         Ok(Response::new(v1::DisableIntegrationResponse { integration: Some(integration) }))
     }
+    async fn get_overview(
+        &self,
+        request: Request<v1::GetOverviewRequest>,
+    ) -> Result<Response<v1::GetOverviewResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(self.overview(&caller, request.into_inner()).await?))
+    }
+    async fn prepare_deletion(
+        &self,
+        request: Request<v1::PrepareDeletionRequest>,
+    ) -> Result<Response<v1::PrepareDeletionResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(self.prepare_deletion(&caller, request.into_inner()).await?))
+    }
     async fn delete_integration(
         &self,
         request: Request<v1::DeleteIntegrationRequest>,

@@ -7,6 +7,7 @@ use shared::{
 };
 use sqlx::{FromRow, types::Json};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::integration::{Health, Integration, Status};
 
@@ -347,6 +348,52 @@ pub async fn set_secret(
     .execute(&mut **tx)
     .await?;
     Ok(())
+}
+
+/// Notes that a person was told what goes with an integration; returns the confirmation and its end.
+pub async fn ask_deletion(
+    tx: &mut Tx,
+    tenant: TenantId,
+    id: IntegrationId,
+    subject: &str,
+    version: i64,
+) -> Result<(Uuid, OffsetDateTime), StoreError> {
+    Ok(sqlx::query_as(
+        "INSERT INTO deletions_asked (tenant_id, integration_id, confirmation, asked_by, version, expires_at)
+         VALUES ($1, $2, gen_random_uuid(), $3, $4, clock_timestamp() + interval '10 minutes')
+         ON CONFLICT (tenant_id, integration_id) DO UPDATE SET confirmation = excluded.confirmation,
+             asked_by = excluded.asked_by, version = excluded.version, expires_at = excluded.expires_at
+         RETURNING confirmation, expires_at",
+    )
+    .bind(tenant)
+    .bind(id)
+    .bind(subject)
+    .bind(version)
+    .fetch_one(&mut **tx)
+    .await?)
+}
+
+/// Whether this is the confirmation that this person was given of the integration as it is now.
+pub async fn confirmed(
+    tx: &mut Tx,
+    tenant: TenantId,
+    id: IntegrationId,
+    confirmation: Option<Uuid>,
+    subject: &str,
+    version: i64,
+) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM deletions_asked
+                        WHERE tenant_id = $1 AND integration_id = $2 AND confirmation = $3 AND asked_by = $4
+                          AND version = $5 AND expires_at > clock_timestamp())",
+    )
+    .bind(tenant)
+    .bind(id)
+    .bind(confirmation)
+    .bind(subject)
+    .bind(version)
+    .fetch_one(&mut **tx)
+    .await?)
 }
 
 /// Removes an integration with everything sealed under it.

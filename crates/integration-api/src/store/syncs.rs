@@ -1,10 +1,11 @@
 //! Sync runs and counts, as the sync worker shows them.
 
+use serde::Deserialize;
 use shared::{
     db::{StoreError, Tx},
     id::{IntegrationId, SyncRunId, TenantId},
 };
-use sqlx::FromRow;
+use sqlx::{FromRow, types::Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -107,6 +108,27 @@ pub struct Reading {
     pub lost_message: Option<String>,
     /// End of the credential.
     pub credential_expires_at: Option<OffsetDateTime>,
+    /// Accounts, when they were counted.
+    pub accounts: Option<i64>,
+    /// Identities, likewise.
+    pub identities: Option<i64>,
+    /// Identifiers, likewise.
+    pub identifiers: Option<i64>,
+    /// Accounts that Active Directory masters, likewise.
+    pub hybrid_accounts: Option<i64>,
+    /// When they were counted.
+    pub counted_at: Option<OffsetDateTime>,
+    /// What the last look at everything found worth telling.
+    pub notices: Json<Vec<Notice>>,
+}
+
+/// What a look at an integration found worth telling.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Notice {
+    /// Stable reason.
+    pub reason: String,
+    /// One sentence.
+    pub message: String,
 }
 
 /// How reading goes, per integration that was read once.
@@ -117,7 +139,7 @@ pub async fn readings(
 ) -> Result<Vec<Reading>, StoreError> {
     Ok(sqlx::query_as(
         "SELECT integration_id, last_success_at, last_full_at, next_changes_at, next_full_at, failing_since, lost_message,
-                credential_expires_at
+                credential_expires_at, accounts, identities, identifiers, hybrid_accounts, counted_at, notices
          FROM sync.directories_v WHERE tenant_id = $1 AND integration_id = ANY ($2)",
     )
     .bind(tenant)
@@ -126,14 +148,10 @@ pub async fn readings(
     .await?)
 }
 
-/// Newest run and number of accounts, per integration.
-pub async fn summaries(
-    tx: &mut Tx,
-    tenant: TenantId,
-    ids: &[IntegrationId],
-) -> Result<(Vec<Run>, Vec<(IntegrationId, i64)>), StoreError> {
+/// Newest run, per integration.
+pub async fn newest_of(tx: &mut Tx, tenant: TenantId, ids: &[IntegrationId]) -> Result<Vec<Run>, StoreError> {
     let ids: Vec<Uuid> = ids.iter().map(|i| i.uuid()).collect();
-    let runs = sqlx::query_as(
+    Ok(sqlx::query_as(
         "SELECT DISTINCT ON (integration_id) run_id, integration_id, is_full, phase, state, joined_run_id, accounts_seen,
                 accounts_expected, created, changed, accounts_removed, identities_created, identifiers_created, skipped_by_cap, message,
                 started_at, updated_at, finished_at
@@ -143,14 +161,16 @@ pub async fn summaries(
     .bind(tenant)
     .bind(&ids)
     .fetch_all(&mut **tx)
-    .await?;
-    let accounts = sqlx::query_as(
-        "SELECT integration_id, count(*) FROM sync.accounts_v
-         WHERE tenant_id = $1 AND integration_id = ANY ($2) AND removed_at IS NULL GROUP BY integration_id",
+    .await?)
+}
+
+/// Accounts of an integration whose first run has not ended: they are counted one by one.
+pub async fn accounts_so_far(tx: &mut Tx, tenant: TenantId, id: IntegrationId) -> Result<i64, StoreError> {
+    Ok(sqlx::query_scalar(
+        "SELECT count(*) FROM sync.accounts_v WHERE tenant_id = $1 AND integration_id = $2 AND removed_at IS NULL",
     )
     .bind(tenant)
-    .bind(&ids)
-    .fetch_all(&mut **tx)
-    .await?;
-    Ok((runs, accounts))
+    .bind(id)
+    .fetch_one(&mut **tx)
+    .await?)
 }

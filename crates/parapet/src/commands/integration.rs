@@ -14,6 +14,7 @@ use super::{
     integration_scope::Preview,
     integration_update::Update,
     integrations, output, providers, removal,
+    watch::Watch,
     words::{self, Action, Cloud, Rule, Status},
 };
 use crate::{cli::Global, client};
@@ -47,10 +48,13 @@ pub enum Integration {
         #[arg(long, default_value = "")]
         reason: String,
     },
-    /// Delete a connection and its secret; its audit events and attempt budgets stay
+    /// Delete a connection and its secret, after telling what goes with it; its audit events and attempt budgets stay
     Delete {
         /// Name or id
         integration: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
     /// Replace the key with which Parapet comes to Okta: the next one is published, signs when Okta can know it (a day), and
     /// the old one is destroyed a day after that; `integration show` tells how far it is
@@ -63,6 +67,9 @@ pub enum Integration {
         /// Only with this status
         #[arg(long, value_enum)]
         status: Option<Status>,
+        /// Once, or again and again
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Show one connection
     Show {
@@ -315,36 +322,55 @@ impl Integration {
                     .into_inner();
                 print(global, done.integration)
             }
-            Self::Delete { integration } => {
+            Self::Delete { integration, yes } => {
                 let id = integration_id(&api, &integration).await?;
-                let shown =
-                    client.get_integration(api::GetIntegrationRequest { id: id.clone() }).await?.into_inner();
-                let etag = shown.integration.unwrap_or_default().etag;
-                client.delete_integration(api::DeleteIntegrationRequest { id, etag }).await?;
+                let request = api::PrepareDeletionRequest { id: id.clone() };
+                let api::PrepareDeletionResponse { integration: shown, confirmation, .. } =
+                    client.prepare_deletion(request).await?.into_inner();
+                if !yes {
+                    asked(&shown.unwrap_or_default())?;
+                }
+                let request = api::DeleteIntegrationRequest { id, confirmation, ..Default::default() };
+                client.delete_integration(request).await?;
                 if !global.json {
                     println!("deleted {integration}; its audit events and attempt budgets stay");
                 }
                 Ok(())
             }
             Self::RotateKey(rotate) => rotate.run(global, &api).await,
-            Self::List { provider, status } => {
+            Self::List { provider, status, watch } => {
                 let which = api::ListIntegrationsRequest {
                     provider: provider.map(words::Provider::wire).unwrap_or_default(),
                     status: status.map(Status::wire).unwrap_or_default(),
                     ..Default::default()
                 };
-                let rows = output::rows("Integration", &integrations(&api, which).await?)?;
                 let columns = [
                     ("NAME", "name"),
                     ("PROVIDER", "provider"),
                     ("STATUS", "status"),
                     ("REASON", "status_reason"),
+                    ("SINCE", "status_since"),
                     ("CONNECTION", "connection"),
-                    ("ACCOUNTS", "accounts"),
-                    ("LAST SYNC", "last_sync.ended_at"),
+                    ("ACCOUNTS", "counts.accounts"),
+                    ("TRIED TODAY", "counts.attempts_today"),
+                    ("DEFERRED", "counts.deferred"),
+                    ("TO APPROVE", "counts.approvals"),
+                    ("LAST SYNC", "sync_health.last_success_at"),
+                    ("NEXT SYNC", "sync_health.next_due_at"),
+                    ("WARNINGS", "warnings.*.reason"),
                     ("ID", "id"),
                 ];
-                output::list(global, &columns, &rows, "no integrations; `parapet integration add` makes one")
+                watch
+                    .each(global, async || {
+                        let rows = output::rows("Integration", &integrations(&api, which.clone()).await?)?;
+                        output::list(
+                            global,
+                            &columns,
+                            &rows,
+                            "no integrations; `parapet integration add` makes one",
+                        )
+                    })
+                    .await
             }
             Self::Show { integration } => {
                 let id = integration_id(&api, &integration).await?;
@@ -378,6 +404,26 @@ fn tried(global: &Global, tested: &api::TestIntegrationResponse, next: &str) -> 
     }
     if !global.json {
         eprintln!("\npassed; {next}");
+    }
+    Ok(())
+}
+
+/// Tells what goes with a connection, and has its name typed.
+fn asked(integration: &api::Integration) -> anyhow::Result<()> {
+    let input = std::io::stdin();
+    if !input.is_terminal() {
+        bail!("deleting asks for the name; where nobody can type it, give --yes");
+    }
+    let counts = integration.counts.unwrap_or_default();
+    eprintln!(
+        "{} is deleted with its credentials, {} accounts, {} identities and {} identifiers; audit events and attempt budgets stay",
+        integration.name, counts.accounts, counts.identities, counts.identifiers
+    );
+    eprint!("type its name to delete it: ");
+    let mut line = String::new();
+    input.lock().read_line(&mut line)?;
+    if line.trim() != integration.name {
+        bail!("not deleted");
     }
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! One way to print: tables for people, the API's messages in protobuf's own JSON for programs.
 
+use std::io::IsTerminal as _;
+
 use anyhow::Context;
-use comfy_table::{Table, presets};
+use comfy_table::{Cell, Color, Table, presets};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
 use serde_json::Value;
@@ -51,16 +53,48 @@ pub fn list(global: &Global, columns: &[Column], rows: &[Value], empty: &str) ->
 
 /// A table for people.
 pub fn table(columns: &[Column], rows: &[Value]) -> String {
+    painted(columns, rows, colours())
+}
+
+fn painted(columns: &[Column], rows: &[Value], colours: bool) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(columns.iter().map(|(heading, _)| *heading));
     for row in rows {
-        table.add_row(columns.iter().map(|(_, path)| cell(at(row, path))));
+        table.add_row(columns.iter().map(|(_, path)| coloured(cell(at(row, path).as_ref()), colours)));
+    }
+    if colours {
+        table.enforce_styling();
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
     table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether whoever reads our output is a person at a terminal who has not asked for plain text (no-color.org).
+fn colours() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// A cell whose word tells good news, bad news, or that something waits.
+fn coloured(text: String, colours: bool) -> Cell {
+    let colour = match text.as_str() {
+        "active" | "working" | "passed" | "verified" | "done" => Some(Color::Green),
+        "error"
+        | "failed"
+        | "not_granted"
+        | "valid"
+        | "valid_second_factor"
+        | "valid_expired"
+        | "reverted" => Some(Color::Red),
+        "disabled" | "untested" | "held" | "waiting" | "deferred" | "unknown" => Some(Color::Yellow),
+        _ => None,
+    };
+    match colour.filter(|_| colours) {
+        Some(colour) => Cell::new(text).fg(colour),
+        None => Cell::new(text),
+    }
 }
 
 /// Prints one object, field by field.
@@ -95,8 +129,17 @@ fn flatten(prefix: &str, value: &Value, lines: &mut Vec<(String, String)>) {
     }
 }
 
-fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
-    path.split('.').try_fold(value, |value, key| value.get(key))
+/// What is found at a path, in which `*` stands for every item of a list.
+fn at(value: &Value, path: &str) -> Option<Value> {
+    let (key, rest) = path.split_once('.').map_or((path, None), |(key, rest)| (key, Some(rest)));
+    let found = |value: &Value| match rest {
+        Some(rest) => at(value, rest),
+        None => Some(value.clone()),
+    };
+    match (key, value) {
+        ("*", Value::Array(items)) => Some(Value::Array(items.iter().filter_map(found).collect())),
+        _ => found(value.get(key)?),
+    }
 }
 
 /// A field of a row as a person reads it.
@@ -179,7 +222,19 @@ fn span(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
     use shared::wire::v1 as api;
+
+    #[test]
+    fn a_table_is_coloured_for_a_terminal_only_and_aligned_either_way() {
+        let rows = [
+            json!({"name": "contoso", "status": "INTEGRATION_STATUS_ERROR", "warnings": [{"reason": "a"}, {"reason": "b"}]}),
+        ];
+        let columns = [("NAME", "name"), ("STATUS", "status"), ("WARNINGS", "warnings.*.reason")];
+        assert_eq!(painted(&columns, &rows, false), "NAME     STATUS  WARNINGS\ncontoso  error   a, b");
+        let coloured = painted(&columns, &rows, true);
+        assert!(coloured.contains("\x1b[38;5;9merror") && !coloured.contains("9mcontoso"), "{coloured:?}");
+    }
 
     #[test]
     fn an_enum_is_a_word_and_an_instant_is_a_distance_for_people() {
@@ -193,8 +248,8 @@ mod tests {
             ..Default::default()
         };
         let json = json("Exposure", &exposure).unwrap();
-        assert_eq!(cell(at(&json, "verdict.kind")), "valid_second_factor");
-        assert!(cell(at(&json, "created_at")).ends_with("days ago"));
-        assert_eq!(cell(at(&json, "login")), "-");
+        assert_eq!(cell(at(&json, "verdict.kind").as_ref()), "valid_second_factor");
+        assert!(cell(at(&json, "created_at").as_ref()).ends_with("days ago"));
+        assert_eq!(cell(at(&json, "login").as_ref()), "-");
     }
 }

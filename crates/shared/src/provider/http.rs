@@ -343,6 +343,15 @@ impl ProviderError {
     }
 }
 
+impl Missing {
+    /// Whether the network or a busy moment of the directory may be all that is wrong: true of everything but a
+    /// refusal ([`ProviderError::Refused`]).
+    pub fn may_pass(&self) -> bool {
+        ["unreachable", "answer_lost", "throttled", "unavailable", "protocol"].contains(&self.reason)
+            || NETWORK.iter().any(|(_, reason, _)| *reason == self.reason)
+    }
+}
+
 /// `Retry-After` in every spelling seen: whole or fractional seconds, or an HTTP date. Clamped to 1 s ..= 1 h.
 fn retry_after(headers: &http::HeaderMap, now: OffsetDateTime) -> Option<Duration> {
     let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     Entra,
     graph::Graph,
-    permission::{self, GROUP_READERS, OPTIONAL, Optional, Permission, needs},
+    permission::{self, ACTING, GROUP_READERS, OPTIONAL, Optional, Permission, needs},
     ropc, token, verdict,
 };
 use crate::{
@@ -50,6 +50,22 @@ fn warnings(granted: &BTreeSet<String>) -> Vec<Warning> {
         },
     };
     lacking.map(warning).collect()
+}
+
+/// What was granted for a capability that is switched off, by the permission that nothing else needs.
+fn unused(wanted: &BTreeSet<Capability>, granted: &BTreeSet<String>) -> Vec<Warning> {
+    let idle = ACTING
+        .into_iter()
+        .filter(|(capability, permission)| !wanted.contains(capability) && granted.contains(permission.name));
+    idle.map(|(capability, permission)| Warning {
+        reason: "permission_unused",
+        message: format!(
+            "{} is granted and nothing that is switched on needs it; take it back, or switch {} on",
+            permission.name,
+            capability.as_str()
+        ),
+    })
+    .collect()
 }
 
 /// The service plan of Entra ID P2. A plan id, not a SKU id: confusing them is a common fault (entra.md §15).
@@ -126,6 +142,7 @@ impl Entra {
             capabilities.push(CapabilityTest { capability, result });
         }
         let mut warnings = warnings(&granted);
+        warnings.extend(unused(wanted, &granted));
         // What cannot be known is no reason to fail a test.
         let end = self.expiry().await.ok().flatten();
         warnings.extend(end.and_then(|end| expires_soon(end, OffsetDateTime::now_utc())));

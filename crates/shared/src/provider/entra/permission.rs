@@ -52,6 +52,13 @@ pub(super) const fn needs(capability: Capability) -> &'static [&'static [Permiss
     }
 }
 
+/// What acting takes, by the permission that serves nothing else.
+pub(super) const ACTING: [(Capability, Permission); 3] = [
+    (Capability::RevokeSessions, USER_REVOKE_SESSIONS),
+    (Capability::DisableAccount, USER_ENABLE_DISABLE),
+    (Capability::MarkCompromised, RISKY_USER_READ_WRITE),
+];
+
 /// Sets of permissions that suffice to read who is in which group, besides reading users (entra.md §9).
 pub(super) const GROUP_READERS: &[&[Permission]] =
     &[&[GROUP_MEMBER_READ], &[GROUP_READ], &[DIRECTORY_READ], &[DIRECTORY_READ_WRITE]];
