@@ -157,7 +157,8 @@ impl ClientKeys {
             store::insert(&mut tx, tenant, integration, &made, "signing").await?;
             store::first(&mut tx, tenant, integration).await?;
             let message = "the integration's client key was made";
-            let event = event(tenant, integration, names::KEY_CREATED, message).detail("purpose", "client_key");
+            let event =
+                event(tenant, integration, names::KEY_CREATED, message).detail("purpose", "client_key");
             audit::record(&mut tx, &event.detail("kid", &made.key.kid)).await?;
         }
         let jwks = store_keys::public_jwks(&mut tx, integration).await?;

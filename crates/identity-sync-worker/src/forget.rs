@@ -14,7 +14,8 @@ use crate::{
     drive::Sync,
     removals::{self, Gone},
     request::WORK,
-    store_accounts, store_client_keys, store_directories as directories, store_keys, store_members, store_removals,
+    store_accounts, store_client_keys, store_directories as directories, store_keys, store_members,
+    store_removals,
     store_runs::{self as store, End},
 };
 

@@ -62,8 +62,13 @@ async fn round(db: &Db, directories: &Directories) -> Result<usize, KeyError> {
         let mut tx = db.tenant(*tenant).await?;
         if store::insert_sealing_key(&mut tx, *tenant, FIRST, &pair).await? {
             let message = "the tenant's sealing key of purpose integration was made";
-            let event =
-                Event::new(Some(*tenant), names::KEY_CREATED, Actor::Service(NAME), Outcome::Success, message);
+            let event = Event::new(
+                Some(*tenant),
+                names::KEY_CREATED,
+                Actor::Service(NAME),
+                Outcome::Success,
+                message,
+            );
             audit::record(&mut tx, &event.detail("purpose", "integration").detail("version", FIRST)).await?;
         }
         tx.commit().await?;

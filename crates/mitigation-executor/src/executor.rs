@@ -286,9 +286,13 @@ impl Executor {
         m.attempt += 1;
         store::save(&mut tx, &mut m).await?;
         store::open_ledger(&mut tx, &m, &seen.containment).await?;
-        let mut intent =
-            events::about(&m, names::MITIGATION_PERFORMED, Audited::Intent, "the directory is about to be asked")
-                .detail("attempt", m.attempt);
+        let mut intent = events::about(
+            &m,
+            names::MITIGATION_PERFORMED,
+            Audited::Intent,
+            "the directory is about to be asked",
+        )
+        .detail("attempt", m.attempt);
         if let Some(unseen) = m.details.get("changes_unseen") {
             intent = intent.detail("changes_unseen", unseen);
         }

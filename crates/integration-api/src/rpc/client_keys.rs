@@ -44,7 +44,13 @@ impl Integrations {
         } else {
             "the rotation of an integration's client key was asked for"
         };
-        let event = Event::new(Some(tenant), names::CLIENT_KEY_ROTATION_REQUESTED, caller.actor(), Outcome::Success, message);
+        let event = Event::new(
+            Some(tenant),
+            names::CLIENT_KEY_ROTATION_REQUESTED,
+            caller.actor(),
+            Outcome::Success,
+            message,
+        );
         let event = event.integration(integration).object("integration", integration);
         audit::record(&mut tx, &event.detail("emergency", emergency)).await?;
         tx.commit().await?;

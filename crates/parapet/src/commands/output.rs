@@ -144,7 +144,7 @@ fn at(value: &Value, path: &str) -> Option<Value> {
 
 /// A field of a row as a person reads it.
 pub fn text(row: &Value, path: &str) -> String {
-    cell(at(row, path))
+    cell(at(row, path).as_ref())
 }
 
 /// A value as a person reads it: enum names without their prefix, instants relative to now.
