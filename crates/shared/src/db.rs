@@ -204,7 +204,7 @@ impl Db {
                     Err(error) => match error.into() {
                         // Lost while nobody used it, perhaps, and so may be the others of the pool. Nothing has begun.
                         StoreError::Unavailable(_) if lost < pool.options().get_max_connections() => {
-                            lost += 1
+                            lost += 1;
                         }
                         error => return Err(error),
                     },
