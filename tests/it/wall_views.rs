@@ -212,13 +212,13 @@ impl World {
         before: &str,
     ) -> Result<Vec<String>, String> {
         let mark = self.other;
-        let mut absent: String = self
+        let mut first: Vec<String> = self
             .tables
             .iter()
             .map(|table| format!("DELETE FROM {table} t WHERE to_jsonb(t)::text LIKE '%{mark}%';"))
             .collect();
-        absent.push_str(before);
-        self.outcome(role, tenant, what, &absent).await.answer
+        first.push(before.to_owned());
+        self.outcome(role, tenant, what, &first.concat()).await.answer
     }
 
     /// What a stranger's call tells or changes of the other tenant's rows; and whether the tenant's own call does, without

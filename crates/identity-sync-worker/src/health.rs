@@ -8,9 +8,9 @@ use std::{sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use serde_json::json;
-use shared::id::WorkId;
 use shared::{
     db::{Db, StoreError},
+    id::WorkId,
     integration_store::{self, Integration, Status},
     provider::{
         Capability, CapabilityTest, Missing, TestReport,

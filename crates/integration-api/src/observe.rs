@@ -154,10 +154,12 @@ fn changes(tenant: TenantId, before: &Integration, after: &Integration) -> Vec<E
 
 fn health(observation: CapabilityObservation, seen_at: OffsetDateTime) -> Option<Health> {
     let CapabilityObservation { capability, working, reason, message } = observation;
-    let state = match working {
-        true => CapabilityState::Working,
-        false if GRANTS.contains(&reason.as_str()) => CapabilityState::NotGranted,
-        false => CapabilityState::Failed,
+    let state = if working {
+        CapabilityState::Working
+    } else if GRANTS.contains(&reason.as_str()) {
+        CapabilityState::NotGranted
+    } else {
+        CapabilityState::Failed
     };
     let capability = Capability::parse(&capability)?;
     Some(Health { capability, state, reason, message, since: seen_at, observed_at: seen_at })
