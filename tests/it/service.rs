@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, process::ExitCode, time::Duration};
 
 use e2e::{Bus, Proxy, until};
+use futures::stream;
 use parapet::servers::process::{Child, Program};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -12,7 +13,8 @@ use shared::{
     grpc::{self, Callers},
     service::{PeerConfig, Service, TlsFiles},
     wire::internal::{
-        SearchRequest, SearchResponse, VerifyRequest, VerifyResponse,
+        ExportRequest, ExportResponse, SearchRequest, SearchResponse, TailRequest, TailResponse,
+        VerifyRequest, VerifyResponse,
         audit_query_service_client::AuditQueryServiceClient,
         audit_query_service_server::{AuditQueryService, AuditQueryServiceServer},
     },
@@ -159,6 +161,14 @@ impl AuditQueryService for Query {
     }
     async fn verify(&self, _: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
         Ok(Response::new(VerifyResponse::default()))
+    }
+    type ExportStream = stream::Empty<Result<ExportResponse, Status>>;
+    async fn export(&self, _: Request<ExportRequest>) -> Result<Response<Self::ExportStream>, Status> {
+        Ok(Response::new(stream::empty()))
+    }
+    type TailStream = stream::Empty<Result<TailResponse, Status>>;
+    async fn tail(&self, _: Request<TailRequest>) -> Result<Response<Self::TailStream>, Status> {
+        Ok(Response::new(stream::empty()))
     }
 }
 
