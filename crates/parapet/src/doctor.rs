@@ -305,7 +305,8 @@ async fn service(url: &str, found: &mut Findings) {
             return found.add(&check, Verdict::Failed, format!("does not answer: {error}"), advice);
         }
     };
-    let faults = serde_json::from_str::<serde_json::Value>(&ready).ok().map(|told| told["faults"].clone());
+    let faults =
+        serde_json::from_str::<serde_json::Value>(&ready).ok().and_then(|told| told.get("faults").cloned());
     if faults.as_ref().and_then(|f| f.as_array()).is_none_or(|faults| !faults.is_empty()) {
         let said = faults.unwrap_or_default().to_string();
         return found.add(&check, Verdict::Failed, said, "it says what it lacks; its log tells more");

@@ -11,7 +11,7 @@ use time::Date;
 pub const DAYS: i32 = 30;
 
 /// What happened on one day of a tenant.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Copy, Debug, FromRow)]
 pub struct Day {
     /// The day, in the tenant's time zone.
     pub day: Date,
