@@ -22,6 +22,10 @@ pub struct Change {
     pub by: String,
 }
 
+/// What a log of changes tells of an account: `None`, it may not be read or does not tell; `Some(None)`, nobody else did
+/// anything.
+pub type Others = Option<Option<Change>>;
+
 /// What a log is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {
@@ -108,7 +112,7 @@ impl Log {
         Asked { since, at }: Asked,
         kept: time::Duration,
         read: impl Fn(Place) -> F,
-    ) -> Result<Option<Option<Change>>, ProviderError>
+    ) -> Result<Others, ProviderError>
     where
         F: Future<Output = Result<Option<Page>, ProviderError>> + Send,
     {
@@ -136,9 +140,10 @@ impl Log {
         while let Some(place) = reading.place.clone() {
             let page = if reading.pages < MOST_PAGES { read(place).await? } else { None };
             reading.pages += 1;
-            match page {
-                Some(page) => reading.note(page),
-                None => (reading.place, reading.unread) = (None, true),
+            if let Some(page) = page {
+                reading.note(page);
+            } else {
+                (reading.place, reading.unread) = (None, true);
             }
         }
         let known = reading.last.get(&(action, account.to_owned())).cloned();

@@ -27,7 +27,8 @@ const LIFECYCLE: [&str; 4] = [
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Event {
-    event_type: String,
+    #[serde(rename = "eventType")]
+    kind: String,
     published: String,
     actor: Option<Actor>,
     outcome: Option<Outcome>,
@@ -101,7 +102,7 @@ impl Event {
             .map_err(|_| ProviderError::Protocol("an event without a date"))?;
         let names = self.actor.map(|actor| [actor.alternate_id, actor.display_name, actor.id]);
         let by = names.into_iter().flatten().flatten().find(|name| name != "unknown").unwrap_or_default();
-        let action = if self.event_type == RISK { Action::MarkCompromised } else { Action::DisableAccount };
+        let action = if self.kind == RISK { Action::MarkCompromised } else { Action::DisableAccount };
         let users = self.target.into_iter().flatten().filter(|target| target.kind.as_deref() == Some("User"));
         let ids = users.filter_map(|target| target.id);
         Ok(ids.map(|id| (action, id, Change { at, by: by.clone() })).collect())
