@@ -53,7 +53,7 @@ async fn undo(stage: &Stage) {
 }
 
 async fn what_somebody_disabled_again_stays_disabled(provider: ProviderKind) {
-    let mut stage = contained(provider, 2, Action::DisableAccount, None).await;
+    let mut stage = Box::pin(contained(provider, 2, Action::DisableAccount, None)).await;
     let calls = stage.done().len();
     enabled_and_disabled(&stage, provider, ANN);
     undo(&stage).await;
@@ -87,7 +87,7 @@ async fn an_okta_account_that_somebody_unsuspended_and_suspended_again_is_left_a
 #[tokio::test(flavor = "multi_thread")]
 async fn an_okta_account_shows_that_somebody_changed_it_where_the_log_may_not_be_read() {
     let provider = ProviderKind::Okta;
-    let mut stage = contained(provider, 2, Action::DisableAccount, Some("okta.logs.read")).await;
+    let mut stage = Box::pin(contained(provider, 2, Action::DisableAccount, Some("okta.logs.read"))).await;
     enabled_and_disabled(&stage, provider, ANN);
     undo(&stage).await;
     stage.until(REFUSED, 1).await;
@@ -102,7 +102,7 @@ async fn an_okta_account_shows_that_somebody_changed_it_where_the_log_may_not_be
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_risk_that_somebody_else_confirmed_again_is_not_dismissed() {
-    let mut stage = contained(ProviderKind::EntraId, 2, Action::MarkCompromised, None).await;
+    let mut stage = Box::pin(contained(ProviderKind::EntraId, 2, Action::MarkCompromised, None)).await;
     // One list of risks answers for five seconds (entra.md §7.4).
     let outdated =
         "SELECT count(*) FROM mitigation.mitigations WHERE clock_timestamp() - verified_at > interval '9 s'";
@@ -121,7 +121,7 @@ async fn a_risk_that_somebody_else_confirmed_again_is_not_dismissed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_okta_risk_that_somebody_else_raised_again_is_not_lowered() {
-    let mut stage = contained(ProviderKind::Okta, 2, Action::MarkCompromised, None).await;
+    let mut stage = Box::pin(contained(ProviderKind::Okta, 2, Action::MarkCompromised, None)).await;
     let calls = stage.done().len();
     for level in ["low", "high"] {
         stage.somebody(ANN, &json!({ "risk": { "level": level } }));
@@ -135,7 +135,7 @@ async fn an_okta_risk_that_somebody_else_raised_again_is_not_lowered() {
 }
 
 async fn what_we_did_ourselves_is_nobody_elses(provider: ProviderKind, action: Action) {
-    let mut stage = contained(provider, 1, action, None).await;
+    let mut stage = Box::pin(contained(provider, 1, action, None)).await;
     undo(&stage).await;
     stage.until(UNDONE, 1).await;
     contain(&stage, 1, action).await;
@@ -167,7 +167,7 @@ async fn a_second_mark_of_ours_is_undone_like_the_first_at_okta() {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_log_may_not_be_read_an_undo_goes_by_the_state_and_says_so() {
     let provider = ProviderKind::EntraId;
-    let mut stage = contained(provider, 1, Action::DisableAccount, Some("AuditLog.Read.All")).await;
+    let mut stage = Box::pin(contained(provider, 1, Action::DisableAccount, Some("AuditLog.Read.All"))).await;
     enabled_and_disabled(&stage, provider, ANN);
     undo(&stage).await;
     stage.until(UNDONE, 1).await;
@@ -179,7 +179,7 @@ async fn where_the_log_may_not_be_read_an_undo_goes_by_the_state_and_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_does_not_answer_is_waited_for_and_then_decides() {
     let provider = ProviderKind::EntraId;
-    let mut stage = contained(provider, 1, Action::DisableAccount, None).await;
+    let mut stage = Box::pin(contained(provider, 1, Action::DisableAccount, None)).await;
     enabled_and_disabled(&stage, provider, ANN);
     let calls = stage.done().len();
     stage.idp.fault(json!({ "operation": "graph.audits", "effect": { "throttle": {} } }));
@@ -194,7 +194,7 @@ async fn a_log_that_does_not_answer_is_waited_for_and_then_decides() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_undos_share_one_reading_of_the_log() {
-    let mut stage = contained(ProviderKind::EntraId, 40, Action::DisableAccount, None).await;
+    let mut stage = Box::pin(contained(ProviderKind::EntraId, 40, Action::DisableAccount, None)).await;
     let many = 1000;
     stage
         .idp

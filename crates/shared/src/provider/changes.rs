@@ -22,6 +22,10 @@ pub struct Change {
     pub by: String,
 }
 
+/// What a log of changes tells of an account: `None`, it may not be read or does not tell; `Some(None)`, nobody else did
+/// anything.
+pub type Others = Option<Option<Change>>;
+
 /// What a log is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {
@@ -108,7 +112,7 @@ impl Log {
         Asked { since, at }: Asked,
         kept: time::Duration,
         read: impl Fn(Place) -> F,
-    ) -> Result<Option<Option<Change>>, ProviderError>
+    ) -> Result<Others, ProviderError>
     where
         F: Future<Output = Result<Option<Page>, ProviderError>> + Send,
     {

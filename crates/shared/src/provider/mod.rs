@@ -31,7 +31,7 @@ pub mod resolver;
 mod sign_ins;
 
 pub use attempt::AttemptConnection;
-pub use changes::{Asked, Change};
+pub use changes::{Asked, Change, Others};
 pub use containment::{Acted, Action, Containment};
 pub use membership::{GroupsAndRoles, Members, Membership, Read as MembersRead, group_kind, is_role_known};
 pub use page::{Cursor, Listing, Next, Page, Within};
@@ -326,7 +326,7 @@ pub trait Provider: Send + Sync {
     /// What the given action does not change may be left unread: risk, for one, is rationed to a call a second.
     async fn containment(&self, object_id: &str, of: Action) -> Result<Option<Containment>, ProviderError>;
     /// The last thing that somebody else did to what an action changes of an account, since an instant, as the directory's
-    /// own log of changes tells it: outer `None`, it may not be read or does not tell; inner `None`, nobody did anything.
+    /// own log of changes tells it.
     ///
     /// Logs are rationed by the call and late by minutes. So one reading answers for all accounts for a while, and as
     /// [`ProviderError::Paced`] says when to ask again while it is under way.
@@ -335,7 +335,7 @@ pub trait Provider: Send + Sync {
         _object_id: &str,
         _of: Action,
         _asked: Asked,
-    ) -> Result<Option<Option<Change>>, ProviderError> {
+    ) -> Result<Others, ProviderError> {
         Ok(None)
     }
     /// Carries out one action on one account, exactly one request. Repeating it is harmless.

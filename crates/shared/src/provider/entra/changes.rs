@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{Entra, account::date, optional, sign_ins::written};
 use crate::provider::{
-    Action, Asked, Change, ProviderError,
+    Action, Asked, Change, Others, ProviderError,
     changes::{Page, Place},
 };
 
@@ -58,7 +58,7 @@ impl Entra {
         &self,
         object_id: &str,
         asked: Asked,
-    ) -> Result<Option<Option<Change>>, ProviderError> {
+    ) -> Result<Others, ProviderError> {
         let account = object_id.to_ascii_lowercase();
         self.changes.tells((Action::DisableAccount, &account), asked, KEPT, |place| self.audits(place)).await
     }

@@ -36,9 +36,9 @@ use time::OffsetDateTime;
 use tokio::sync::Mutex;
 
 use super::{
-    Account, Acted, Action, Asked, AttemptConnection, Attempted, Capability, Change, Containment, Cursor,
-    GroupsAndRoles, Listing, LockoutPolicy, MembersRead, Membership, Missing, OwnSignIn, Page, PasswordRules,
-    Provider, ProviderError, SignIns, TestReport, Verifier,
+    Account, Acted, Action, Asked, AttemptConnection, Attempted, Capability, Containment, Cursor,
+    GroupsAndRoles, Listing, LockoutPolicy, MembersRead, Membership, Missing, Others, OwnSignIn, Page,
+    PasswordRules, Provider, ProviderError, SignIns, TestReport, Verifier,
     changes::Log,
     http::Egress,
     pace::{Pace, Share},
@@ -344,7 +344,7 @@ impl Provider for Entra {
         object_id: &str,
         of: Action,
         asked: Asked,
-    ) -> Result<Option<Option<Change>>, ProviderError> {
+    ) -> Result<Others, ProviderError> {
         match of {
             Action::DisableAccount => self.enabled_by_others(object_id, asked).await,
             Action::RevokeSessions | Action::MarkCompromised => Ok(None),

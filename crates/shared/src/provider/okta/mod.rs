@@ -14,9 +14,9 @@ use time::OffsetDateTime;
 
 use self::client::Client;
 use super::{
-    Account, Acted, Action, Asked, AttemptConnection, Attempted, Capability, Change, Containment, Cursor,
-    GroupsAndRoles, Listing, LockoutPolicy, MembersRead, Membership, Missing, OwnSignIn, Page, PasswordRules,
-    Provider, ProviderError, SignIns, TestReport, Verifier,
+    Account, Acted, Action, Asked, AttemptConnection, Attempted, Capability, Containment, Cursor,
+    GroupsAndRoles, Listing, LockoutPolicy, MembersRead, Membership, Missing, Others, OwnSignIn, Page,
+    PasswordRules, Provider, ProviderError, SignIns, TestReport, Verifier,
     changes::Log,
     http::Egress,
     pace::{Pace, Share},
@@ -235,7 +235,7 @@ impl Provider for Okta {
         object_id: &str,
         of: Action,
         asked: Asked,
-    ) -> Result<Option<Option<Change>>, ProviderError> {
+    ) -> Result<Others, ProviderError> {
         if of == Action::RevokeSessions {
             return Ok(None);
         }
