@@ -54,7 +54,7 @@ pub(crate) enum SearchError {
 impl From<sqlx::Error> for SearchError {
     fn from(error: sqlx::Error) -> Self {
         // query_canceled: the statement's timeout
-        if error.as_database_error().and_then(|e| e.code()).as_deref() == Some("57014") {
+        if error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some("57014") {
             Self::TooWide
         } else {
             Self::Store(error.into())

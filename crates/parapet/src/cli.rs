@@ -195,7 +195,7 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
 pub async fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.global.json;
-    match cli.run().await {
+    match Box::pin(cli.run()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error, json),
     }
