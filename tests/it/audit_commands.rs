@@ -212,7 +212,7 @@ async fn the_log_is_followed_as_it_grows_and_goes_on_where_it_was() {
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         (child, lines)
     };
-    let (_first, mut lines) = follow("--json audit tail");
+    let (first, mut lines) = follow("--json audit tail");
     // It begins at its own beginning, which is in the log.
     until_chained(&stage, "type = 'audit.tailed'", 1).await;
     record(&stage, &(0..120).map(|n| verdict(&stage, &format!("after {n}"))).collect::<Vec<_>>()).await;
@@ -224,10 +224,10 @@ async fn the_log_is_followed_as_it_grows_and_goes_on_where_it_was() {
     for sequence in 2..=122 {
         assert_eq!(next().await, sequence);
     }
-    let (_second, mut lines) = follow("--json audit tail --after 100");
+    let (second, mut lines) = follow("--json audit tail --after 100");
     let line = tokio::time::timeout(Duration::from_secs(30), lines.next_line()).await.unwrap().unwrap();
     assert!(line.unwrap().contains("\"sequence\":\"101\""));
     drop(auditor);
-    drop((_first, _second));
+    drop((first, second));
     stage.stop().await;
 }

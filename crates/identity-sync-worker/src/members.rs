@@ -18,7 +18,7 @@ use crate::{
 /// Most members of a group or role that are kept (I11); of a larger one nobody is foreseen.
 const MOST: usize = 200_000;
 /// Longest time for one group, or for all roles together.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Runs come every few minutes, and groups may be large: after one that was not a full one, members of the same groups are
 /// read no more often.
 const EVERY: time::Duration = time::Duration::HOUR;

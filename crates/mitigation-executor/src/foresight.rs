@@ -164,7 +164,9 @@ mod tests {
     const GROUP: &str = "6d1f8f6e-1f0a-4a53-9d2e-000000000001";
     const READ: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
 
-    fn of(sets: &[(&str, &str, Option<OffsetDateTime>, bool, Option<&str>)]) -> Foresight {
+    type Set<'a> = (&'a str, &'a str, Option<OffsetDateTime>, bool, Option<&'a str>);
+
+    fn of(sets: &[Set<'_>]) -> Foresight {
         let integration = Uuid::from_u128(1);
         let mut protected = Protected::default();
         protected.group_ids.extend([GROUP.to_owned(), "00gpilot000000000001".to_owned()]);

@@ -248,7 +248,7 @@ async fn tail(
                     println!(
                         "{:>8}  {}  {}  {}  {}  {}",
                         cell("sequence"),
-                        row.get("occurred_at").and_then(Value::as_str).unwrap_or_default(),
+                        row.get("occurred_at").and_then(serde_json::Value::as_str).unwrap_or_default(),
                         cell("type"),
                         cell("outcome"),
                         cell("actor.id"),
