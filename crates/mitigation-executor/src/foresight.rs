@@ -164,9 +164,9 @@ mod tests {
     const GROUP: &str = "6d1f8f6e-1f0a-4a53-9d2e-000000000001";
     const READ: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
 
-    type Set<'a> = (&'a str, &'a str, Option<OffsetDateTime>, bool, Option<&'a str>);
+    type Row<'a> = (&'a str, &'a str, Option<OffsetDateTime>, bool, Option<&'a str>);
 
-    fn of(sets: &[Set<'_>]) -> Foresight {
+    fn of(sets: &[Row<'_>]) -> Foresight {
         let integration = Uuid::from_u128(1);
         let mut protected = Protected::default();
         protected.group_ids.extend([GROUP.to_owned(), "00gpilot000000000001".to_owned()]);
