@@ -86,7 +86,7 @@ pub fn held(first: &Mitigation, by: Hold, approval: ApprovalId, accounts: usize)
             format!("{sentence}: {so_far}; what else is stopped for it joins approval {approval}");
     }
     if let Some(request) = first.request {
-        event = event.detail("request_id", request);
+        event = event.detail("mitigation_request_id", request);
     }
     event
         .detail("held_by", by.as_str())

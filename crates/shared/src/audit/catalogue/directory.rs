@@ -36,7 +36,10 @@ super::entries! {
     /// Fields of an integration changed, each told before and after.
     INTEGRATION_UPDATED = "integration.updated"
         by [Caller] ends [Success] about [Integration, Object("integration")]
-        with [secret("credentials", "there when new credentials were given")] and CHANGES;
+        with [
+            secret("credentials", "there when new credentials were given"),
+            public("test", "there when the change undid the test, which has to pass again"),
+        ] and CHANGES;
     /// An integration was deleted, with its credentials.
     INTEGRATION_DELETED = "integration.deleted"
         by [Caller] ends [Success] about [Integration, Object("integration")]

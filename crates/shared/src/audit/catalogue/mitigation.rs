@@ -99,7 +99,8 @@ super::entries! {
         by [Service] ends [Info] about [Integration, User, Object("mitigation"), Object("approval")]
         with [
             public("held_by", "what holds them, as a stable word"),
-            public("accounts", "accounts concerned"),
+            public("accounts", "accounts concerned so far"),
+            public("policy_version", "the policy that was in force"),
         ] and MITIGATION;
     /// Alert: an account whose owner must never be shut out was to be acted on.
     ALERT_MITIGATION_REFUSED = "alert.mitigation_refused"
