@@ -157,7 +157,7 @@ pub async fn load(
                 p.rules_since, p.min_length, p.min_lower, p.min_upper, p.min_digits, p.min_classes,
                 t.digests, t.verdicts, t.dates, z.pause_reason, z.pause_until,
                 h.held_until, coalesce(h.held_until > clock_timestamp(), false) AS held, h.reason AS hold_reason,
-                s.secret_version, s.kid, s.sealed, budget.log_matters(e.provider, k.directory, k.object) AS log_matters,
+                s.secret_version, s.kid, s.sealed, s.unproven, budget.log_matters(e.provider, k.directory, k.object) AS log_matters,
                 e.state = 'waiting' AND w.state = 'in_flight' AS due
          FROM exposures e
          JOIN work w ON w.tenant_id = e.tenant_id AND w.subject = e.exposure_id AND w.work_id = $3
