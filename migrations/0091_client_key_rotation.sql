@@ -29,7 +29,8 @@ COMMENT ON TABLE sync.client_key_rotations IS
 CREATE INDEX ON sync.client_key_rotations (due_at);
 GRANT SELECT, INSERT, UPDATE, DELETE ON sync.client_key_rotations TO parapet_sync;
 CREATE VIEW sync.client_key_rotations_v WITH (security_invoker = true) AS
-    SELECT tenant_id, integration_id, step, due_at, last_error FROM sync.client_key_rotations;
+    SELECT tenant_id, integration_id, step, due_at, last_error FROM sync.client_key_rotations
+    WHERE tenant_id = platform.current_tenant(); -- the table has no wall of its own
 GRANT SELECT ON sync.client_key_rotations, sync.client_key_rotations_v TO parapet_api;
 
 -- What is there already. Row security is forced on its owner as well, who runs this.
