@@ -249,6 +249,25 @@ async fn another_tenant_sees_nothing_of_a_directory() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_tested_before_its_client_key_was_made_gets_one() {
+    let stage = Stage::new(generated(60), CAP).await;
+    let others = stage.ensure_client_key(stage.integration).await;
+    let none = "DELETE FROM sync.client_key_rotations; DELETE FROM sync.client_keys; DELETE FROM sync.public_client_keys";
+    stage.bus.execute(none).await;
+    let request = TestConnectionRequest {
+        tenant_id: stage.tenant.to_string(),
+        integration_id: stage.integration.to_string(),
+        draft: None,
+    };
+    let answer = stage.client("integration-api").await.test_connection(request).await.unwrap().into_inner();
+    let read = answer.results.iter().find(|r| r.capability == "read").unwrap();
+    // The org knows the other key only: what it refuses is a key, not a connection without one.
+    assert_ne!(read.reason, "credentials_missing", "{read:?}");
+    assert_ne!(stage.ensure_client_key(stage.integration).await, others);
+    assert_eq!(stage.bus.count("SELECT count(*) FROM sync.client_keys").await, 1);
+}
+
+#[tokio::test]
 async fn only_the_api_may_have_a_connection_tested() {
     let stage = Stage::new(generated(60), CAP).await;
     let request = || TestConnectionRequest {

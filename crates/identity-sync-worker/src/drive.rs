@@ -17,11 +17,10 @@ use shared::{
     id::{CauseId, IntegrationId, SyncRunId, TenantId, WorkId},
     integration_store::{self, Integration, Package, Status},
     provider::{
-        Cursor, Listing, Missing, Next as After, Page, PasswordRules, Provider, ProviderError, Within,
+        Cursor, Listing, Next as After, Page, PasswordRules, Provider, ProviderError, Within,
         directory::{ConnectError, Directories},
     },
     queue::{Delivery, Handler, HandlerError, Outcome},
-    sealing::SealError,
     wire::events,
     work,
 };
@@ -32,7 +31,9 @@ use crate::{
     apply::{self, Scope},
     expiry,
     request::{Request, WORK, started},
-    statistics, store_accounts, store_directories as directories, store_identities, store_removals,
+    statistics,
+    step::{Step, StepError, unusable},
+    store_accounts, store_directories as directories, store_identities, store_removals,
     store_runs::{self as store, Counts, End, Phase, Run},
 };
 
@@ -92,37 +93,6 @@ impl Job {
             cause: run.cause,
             cap_reported: run.cap_reported,
         }
-    }
-}
-
-/// How a unit ended.
-pub(crate) enum Step {
-    /// Committed; this is where the run stands now.
-    On(Run),
-    /// The run has ended.
-    Ended,
-    /// Another worker has moved the run on.
-    Overtaken,
-    /// Committed so far, but the next page could not be fetched.
-    Failed(Run, ProviderError),
-}
-
-/// Why a unit could not be done.
-#[derive(Debug)]
-pub(crate) enum StepError {
-    Store(StoreError),
-    Provider(ProviderError),
-}
-
-impl From<StoreError> for StepError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-impl From<ProviderError> for StepError {
-    fn from(error: ProviderError) -> Self {
-        Self::Provider(error)
     }
 }
 
@@ -485,22 +455,4 @@ fn moved(run: &Run, counts: Counts, phase: Phase, cursor: Option<Cursor>, cap_re
         cap_reported: run.cap_reported || cap_reached,
         ..run.clone()
     }
-}
-
-fn unusable(error: ConnectError) -> ProviderError {
-    let (reason, message) = match error {
-        ConnectError::Provider(error) => return error,
-        ConnectError::NoCredentials => {
-            ("credentials_missing", "the integration has no credentials; save them".to_owned())
-        }
-        // Nothing is wrong with the secret: the key is away for now, and the integration must not be blamed.
-        ConnectError::Sealed(error @ (SealError::Away { .. } | SealError::NotLoaded { .. })) => {
-            tracing::warn!(%error, "no secret can be opened now");
-            return ProviderError::NotSent("the key that opens the integration's secret is not at hand");
-        }
-        ConnectError::NoKey | ConnectError::Sealed(_) | ConnectError::Store(_) => {
-            ("secret_unreadable", format!("{error}; save the integration's secret again"))
-        }
-    };
-    ProviderError::Refused(Missing { reason, message, not_granted: false })
 }

@@ -23,6 +23,7 @@ mod rpc;
 mod rpc_removals;
 mod schedule;
 mod statistics;
+mod step;
 mod store_accounts;
 mod store_client_keys;
 mod store_directories;

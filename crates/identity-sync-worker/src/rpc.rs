@@ -49,6 +49,13 @@ impl DirectoryService for Rpc {
         let (integration, provider) = match draft {
             None => {
                 let integration = saved(&mut tx, id).await?;
+                if let Connection::Okta(_) = integration.connection {
+                    tx.rollback().await?;
+                    // The tenant's own keys may have been in the making when the integration was created.
+                    let made = self.client_keys.ensure(tenant, id).await;
+                    made.map_err(|error| not_made(tenant, id, error))?;
+                    tx = self.db.tenant(tenant).await?;
+                }
                 let provider = self.directories.connect(&mut tx, &integration).await;
                 (integration, provider)
             }
