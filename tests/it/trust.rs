@@ -1,6 +1,6 @@
 //! Who may call what between services, asked of the running services of a local stack.
 
-use std::{collections::BTreeSet, error::Error as _, path::Path};
+use std::{collections::BTreeSet, error::Error as _, path::Path, time::Duration};
 
 use parapet::{certs::service_name, servers::process::Program, stack::SERVICES};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, date_time_ymd};
@@ -34,6 +34,9 @@ struct Callee<'a> {
     ca: &'a str,
 }
 
+/// How long a method may take to begin its answer to an empty message.
+const ANSWERS: Duration = Duration::from_secs(60);
+
 /// Calls a method with an empty message.
 async fn call(callee: &Callee<'_>, identity: Option<&Identity>, method: &str) -> Outcome {
     let mut tls = ClientTlsConfig::new()
@@ -49,8 +52,11 @@ async fn call(callee: &Callee<'_>, identity: Option<&Identity>, method: &str) ->
         return Outcome::NoConnection;
     }
     let path = format!("/{method}").parse().unwrap();
-    let answer: Result<tonic::Response<()>, Status> =
-        client.unary(Request::new(()), path, ProstCodec::<(), ()>::default()).await;
+    // As a stream, whatever it is: its beginning tells whether the caller is admitted, and some never end.
+    let call = client.server_streaming(Request::new(()), path, ProstCodec::<(), ()>::default());
+    let answer: Result<tonic::Response<tonic::Streaming<()>>, Status> = tokio::time::timeout(ANSWERS, call)
+        .await
+        .unwrap_or_else(|_| panic!("{method} did not begin to answer within {ANSWERS:?}"));
     match answer {
         Err(status) if status.source().is_some() => Outcome::NoConnection,
         Err(status)

@@ -217,12 +217,15 @@ fn hinted(response: &mut Response<Bytes>, hint: Option<Hint>, now: OffsetDateTim
             let text = http_date(now + Duration::seconds(ahead));
             wire::set_header(response, RETRY_AFTER.as_str(), &text);
         }
-        Some(Hint::RateLimitReset(ahead)) => rate_limit(response, "1", now + Duration::seconds(ahead)),
-        Some(Hint::Concurrency) => rate_limit(response, "0", now + Duration::minutes(1)),
+        Some(Hint::RateLimitReset(ahead)) => rate_limit(response, "1", now, Duration::seconds(ahead)),
+        Some(Hint::Concurrency) => rate_limit(response, "0", now, Duration::minutes(1)),
     }
 }
 
-fn rate_limit(response: &mut Response<Bytes>, limit: &str, resets: OffsetDateTime) {
+fn rate_limit(response: &mut Response<Bytes>, limit: &str, now: OffsetDateTime, ahead: Duration) {
+    let resets = now + ahead;
+    // A reset is told by the org's clock, and so is the date beside it.
+    wire::set_header(response, "date", &http_date(now));
     wire::set_header(response, "x-rate-limit-limit", limit);
     wire::set_header(response, "x-rate-limit-remaining", "0");
     wire::set_header(response, "x-rate-limit-reset", &resets.unix_timestamp().to_string());
