@@ -54,7 +54,7 @@ clean: ## Stop the local stack and remove all it kept
 	@if [ -x $(PARAPET) ]; then $(PARAPET) clean; fi
 
 test: setup ## Run all tests; what is missing is installed first
-	cargo test --workspace --lib --bins --tests --locked
+	cargo test --workspace --lib --bins --tests --locked --no-fail-fast
 
 clients: $(CLIENTS_READY) ## Run official clients of both providers against the simulator (CLIENT=okta: only those)
 	cargo build --package idp-simulator --bin idp-simulator --locked

@@ -35,7 +35,7 @@ struct Callee<'a> {
 }
 
 /// How long a method may take to begin its answer to an empty message.
-const ANSWERS: Duration = Duration::from_secs(60);
+const ANSWERS: Duration = Duration::from_mins(1);
 
 /// Calls a method with an empty message.
 async fn call(callee: &Callee<'_>, identity: Option<&Identity>, method: &str) -> Outcome {

@@ -280,6 +280,8 @@ fn from_text(text: &str) -> anyhow::Result<(api::MitigationPolicy, Option<i32>)>
         ),
     };
     let (by, at) = (fields.remove("updated_by"), fields.remove("updated_at"));
+    // What is told about a policy is no part of it.
+    fields.remove("warnings");
     let policy = match fields.remove("policy") {
         Some(Value::Object(policy)) => {
             if let Some(name) = fields.keys().next() {
