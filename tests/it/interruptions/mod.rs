@@ -199,8 +199,8 @@ impl World {
     /// What is known of a run that does not go on.
     async fn stuck(&mut self, run: SyncRunId) -> String {
         let work: Vec<String> = sqlx::query_scalar(
-            "SELECT format('%s, %s, now %s', to_jsonb(w), (SELECT jsonb_agg(to_jsonb(d)) FROM sync.directories d), clock_timestamp())
-             FROM sync.work w",
+            "SELECT format('%s, %s, now %s', to_jsonb(w), d, clock_timestamp())
+             FROM sync.work w, (SELECT jsonb_agg(to_jsonb(d)) AS d FROM sync.directories d) AS directories",
         )
         .fetch_all(&mut self.db)
         .await

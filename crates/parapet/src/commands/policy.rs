@@ -280,10 +280,9 @@ fn from_text(text: &str) -> anyhow::Result<(api::MitigationPolicy, Option<i32>)>
         ),
     };
     let (by, at) = (fields.remove("updated_by"), fields.remove("updated_at"));
-    // What is told about a policy is no part of it.
-    fields.remove("warnings");
     let policy = match fields.remove("policy") {
         Some(Value::Object(policy)) => {
+            fields.remove("warnings");
             if let Some(name) = fields.keys().next() {
                 bail!("`{name}` is not part of what `policy show` prints");
             }
@@ -395,6 +394,7 @@ mod tests {
             "{\"brakes\": {}}",
             "brake = 5",
             "verdicts = ['works']",
+            "warnings = []",
             "[1]",
             "{\"policy\": {}, \"order\": []}",
         ] {
