@@ -15,8 +15,11 @@ use aws_lc_rs::{
 };
 use axum::{
     Json, Router,
-    extract::{Path as Route, State},
+    body::Body,
+    extract::{Path as Route, Request, State},
     http::{HeaderMap, StatusCode},
+    middleware::{self, Next},
+    response::Response,
     routing::{get, post},
 };
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -55,6 +58,7 @@ struct Inner {
     wraps: BTreeMap<u32, [u8; 32]>,
     signs: [u8; 32],
     away: bool,
+    endless: bool,
     calls: BTreeMap<String, usize>,
 }
 
@@ -84,6 +88,7 @@ impl Vault {
             wraps: BTreeMap::from([(1, rand::random())]),
             signs: rand::random(),
             away: false,
+            endless: false,
             calls: BTreeMap::new(),
         };
         let inner = Arc::new(Mutex::new(inner));
@@ -94,6 +99,7 @@ impl Vault {
             .route("/v1/transit/rewrap/{key}", post(rewrap))
             .route("/v1/transit/sign/{key}", post(sign))
             .route("/v1/auth/kubernetes/login", post(login))
+            .layer(middleware::from_fn_with_state(Arc::clone(&inner), or_endless))
             .with_state(Arc::clone(&inner));
         let listener = Tls { listener, acceptor: TlsAcceptor::from(Arc::new(tls)) };
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -137,6 +143,11 @@ impl Vault {
         self.lock().away = away;
     }
 
+    /// Answers everything from now on with a body that does not end; or as before again.
+    pub fn endless(&self, endless: bool) {
+        self.lock().endless = endless;
+    }
+
     /// Replaces the token that is accepted.
     pub fn accept_only(&self, token: &str) {
         self.lock().token = token.into();
@@ -177,6 +188,15 @@ impl axum::serve::Listener for Tls {
     fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
+}
+
+async fn or_endless(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    if shared.lock().unwrap().endless {
+        let chunks =
+            futures::stream::repeat_with(|| Ok::<_, std::convert::Infallible>(vec![b' '; 64 * 1024]));
+        return Response::new(Body::from_stream(chunks));
+    }
+    next.run(request).await
 }
 
 fn refused(status: StatusCode, error: &str) -> (StatusCode, Json<Value>) {

@@ -54,6 +54,19 @@ async fn a_token_that_is_not_accepted_opens_nothing_and_a_renewed_one_is_read_fr
 }
 
 #[tokio::test]
+async fn an_answer_that_does_not_end_is_not_read_to_its_end() {
+    let vault = Vault::start().await;
+    let keys = keys(vault.config()).await.kept_for(Duration::ZERO);
+    let tenant = TenantId::new();
+    let pair = keys.new_key_pair(Some(tenant), 1).await.unwrap();
+    vault.endless(true);
+    let refused = opens(&keys, tenant, &pair).await.unwrap_err().to_string();
+    assert!(refused.contains("too long"), "{refused}");
+    vault.endless(false);
+    until("Vault is asked again", async || opens(&keys, tenant, &pair).await.is_ok()).await;
+}
+
+#[tokio::test]
 async fn a_pod_logs_in_once_and_again_when_its_login_ends() {
     let vault = Vault::start().await;
     let keys = keys(vault.kubernetes_config()).await.kept_for(Duration::ZERO);

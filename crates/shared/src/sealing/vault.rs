@@ -22,6 +22,7 @@ use super::{Purpose, SealError, TopId, TopVerifier, top};
 
 /// After a failure nobody asks again for so long: who waits for Vault holds a connection to the database meanwhile.
 const REST: Duration = Duration::from_secs(2);
+/// Bytes of an answer. Far more than the largest batch that is asked for.
 const ANSWER_LIMIT: usize = 4 * 1024 * 1024;
 
 /// A purpose's keys in Vault.
@@ -377,7 +378,7 @@ impl Vault {
         &self,
         request: reqwest::RequestBuilder,
     ) -> Result<T, (Option<u16>, SealError)> {
-        let answer = request.send().await.map_err(|error| {
+        let mut answer = request.send().await.map_err(|error| {
             let fault =
                 if error.is_timeout() { "Vault does not answer in time" } else { "Vault is not reached" };
             (None, self.away(fault))
@@ -391,9 +392,16 @@ impl Vault {
             };
             return Err((Some(status.as_u16()), self.away(&fault)));
         }
-        let body = answer.bytes().await.map_err(|_| (None, self.away("Vault's answer broke off")))?;
-        if body.len() > ANSWER_LIMIT {
-            return Err((None, self.away("Vault's answer is too long")));
+        // It may hold a private half: wiped, and of its final size from the beginning where Vault tells it.
+        let told = answer.content_length().and_then(|n| usize::try_from(n).ok()).unwrap_or_default();
+        let mut body = Zeroizing::new(Vec::with_capacity(told.min(ANSWER_LIMIT)));
+        while let Some(chunk) =
+            answer.chunk().await.map_err(|_| (None, self.away("Vault's answer broke off")))?
+        {
+            if body.len() + chunk.len() > ANSWER_LIMIT {
+                return Err((None, self.away("Vault's answer is too long")));
+            }
+            body.extend_from_slice(&chunk);
         }
         serde_json::from_slice(&body)
             .map_err(|_| (None, self.away("Vault's answer is not what was asked for")))
