@@ -83,8 +83,11 @@ impl Walk<'_> {
             Line::Chain(_) => Err("names a chain for a second time".to_owned()),
             Line::Event(event) => {
                 let link = event.link();
-                let expected = self.at.map_or(shown.first, |(at, _)| at + 1);
                 let sequence = link.sequence;
+                let next = self.at.map_or(Some(shown.first), |(at, _)| at.checked_add(1));
+                let Some(expected) = next else {
+                    return Err(format!("event {sequence} follows the last event that a chain can have"));
+                };
                 if sequence != expected {
                     return Err(format!("event {sequence} stands where event {expected} belongs"));
                 }
@@ -222,6 +225,20 @@ mod tests {
         tail.remove(10 + 1);
         assert!(!fault(&tail, &key).is_empty());
         assert!(fault(&lines[..lines.len() - 1], &key).contains("has no end"));
+    }
+
+    #[test]
+    fn an_event_behind_the_last_possible_place_is_found() {
+        let chain = Chain::from(uuid::Uuid::from_u128(5));
+        let mut previous = Hash::ZERO;
+        let mut lines = vec![Format::Ndjson.head(chain, i64::MAX)];
+        for sequence in [i64::MAX, i64::MIN] {
+            let link = Link::new(chain, sequence, OffsetDateTime::UNIX_EPOCH, previous, event("made up"));
+            previous = link.hash;
+            lines.push(Format::Ndjson.event(chain, &link));
+        }
+        let found = fault(&lines, &key().public_key());
+        assert_eq!(found, format!("line 3: event {} follows the last event that a chain can have", i64::MIN));
     }
 
     #[test]
